@@ -1,0 +1,219 @@
+"""Everything that crosses a process: small frozen records, stamped with the policy version that made them.
+
+This is the public interface of the project. numpy only: no torch, no ray, no vllm is imported here
+(`buffers/tensors.py` turns `TensorData` into torch tensors and back).
+
+    Condition --generator--> Candidates + Clips --ranker--> Verdict --buffer--> Pair --learner--> Snapshot
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+Domain = Literal["human", "general"]
+"""Which rubric judges a video: `human` (human-centric) or `general` (non-human-centric). Paper, appendix C."""
+
+Source = Literal["online", "half-online", "offline"]
+"""Where a pair comes from. Paper, section 3.3."""
+
+DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label"]
+"""Why a verdict is not learned from. Counted, never guessed around."""
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """A tensor as plain bytes, so that bf16 (which numpy and Arrow lack) is stored as it is.
+
+    `data` holds the raw little-endian bytes as a flat uint8 array; `dtype` is torch's name without `torch.`.
+
+    Example: TensorData("bfloat16", (16, 3, 8, 8), <uint8 array of 6144>)
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.data.nbytes)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a video is made from. Made by the prompt stream; read by the generator.
+
+    `domain` is None where the prompt file does not say.
+
+    Example: Condition("c1f0", "a red circle moving left", "general")
+    """
+
+    id: str
+    prompt: str
+    domain: Domain | None = None
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A condition as the transformer takes it; stored once per condition, not once per pair.
+
+    `prompt_embeds`: `[tokens, text_dim]`.
+    """
+
+    condition_id: str
+    prompt_embeds: TensorData
+
+
+@dataclass(frozen=True)
+class Request:
+    """One unit of work for a generator: a batch of conditions, two noise seeds for each.
+
+    Example: Request((condition,), ((11, 12),))
+    """
+
+    conditions: tuple[Condition, ...]
+    seeds: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Two latents of one condition before anybody has judged them. Made by the generator; read by the buffer.
+
+    `latents_a`, `latents_b`: normalised VAE latents `[channels, latent_frames, latent_height, latent_width]`.
+    """
+
+    condition: Condition
+    conditioning: Conditioning
+    seeds: tuple[int, int]
+    latents_a: TensorData
+    latents_b: TensorData
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The same two candidates as pixels. Made by the generator; read by the ranker, then dropped.
+
+    `video_a`, `video_b`: uint8 `[frames, height, width, 3]`; `fps`: frames per second.
+    """
+
+    condition: Condition
+    video_a: np.ndarray
+    video_b: np.ndarray
+    fps: float
+    policy_version: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The ranker's answer about one pair of videos, A and B, in the order (A, B).
+
+    `label`: 1 = A less distorted, 2 = B less distorted, 3 = distortion alike and A moves better, 4 = B moves better.
+    `probabilities`: of the labels 1 to 4, normalised over the four, averaged over both orders (the swapped
+    order mapped back: 1<->2, 3<->4). `label_mass`: the smaller of the two orders' sums of full-vocabulary
+    probability on the four labels; what is missing from 1 went to tokens that are no verdict.
+    `agreed`: both orders named the same video. `first_shown`: how many of the two orders (0, 1, 2) chose the video
+    shown first; an unbiased judge gives 1 whenever it agrees with itself.
+    `dropped`: why the pair must not be learned from, or None.
+
+    Example: Verdict(1, (0.9, 0.04, 0.05, 0.01), 0.99, True, 1, None, "general", "1", "tiny@3fa2")
+    """
+
+    label: int
+    probabilities: tuple[float, float, float, float]
+    label_mass: float
+    agreed: bool
+    first_shown: int
+    dropped: DropReason | None
+    domain: Domain
+    rubric_version: str
+    ranker_version: str
+
+    @property
+    def a_is_chosen(self) -> bool:
+        return self.label in (1, 3)
+
+    @property
+    def confidence(self) -> float:
+        """Probability that the chosen video is the better one, whichever of its two labels says so; in [0, 1]."""
+        p1, p2, p3, p4 = self.probabilities
+        return p1 + p3 if self.a_is_chosen else p2 + p4
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it.
+
+    `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`.
+    """
+
+    id: str
+    condition_id: str
+    chosen: TensorData
+    rejected: TensorData
+    chosen_seed: int
+    rejected_seed: int
+    policy_version: int
+    source: Source
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pairs of one optimizer step (or one rank's share of them) with the conditionings they need.
+
+    `staleness`: for each pair, how many policy versions it was behind when it was taken.
+    """
+
+    step: int
+    pairs: tuple[Pair, ...]
+    conditionings: dict[str, Conditioning]
+    staleness: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The policy's adapter at one version: published whole or not at all.
+
+    `adapters`: expert name (`transformer`, `transformer_2`) -> parameter name -> `TensorData`.
+    `checksum`: sha256 over names, dtypes, shapes and bytes, in sorted order (`buffers.tensors.checksum`).
+
+    Example: Snapshot(3, {"transformer": {"blocks.0.attn1.to_q.lora_A.weight": ...}}, "9f2c...")
+    """
+
+    version: int
+    adapters: dict[str, dict[str, TensorData]]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A generator's answer to new weights; the sender compares it and stops the run where it differs.
+
+    `modules_bound`: expert name -> how many LoRA parameters were really overwritten.
+    """
+
+    version: int
+    modules_bound: dict[str, int]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a meter says of one video; for evaluation only, never for learning.
+
+    `motion`: pixels per frame. `reason`: which rule called it distorted, or "".
+    """
+
+    distorted: bool
+    motion: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RoleTimes:
+    """Seconds a role has spent working and waiting since it started."""
+
+    busy_s: float = 0.0
+    waiting_s: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)

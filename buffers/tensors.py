@@ -1,0 +1,41 @@
+"""torch tensors <-> `TensorData`, bit for bit, and the checksum that a weight swap is held to."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from buffers.records import TensorData
+
+
+def encode(tensor: torch.Tensor) -> TensorData:
+    """The tensor's bytes; bf16 and every other dtype alike. Any device, any shape."""
+    flat = tensor.detach().cpu().contiguous()
+    name = str(flat.dtype).removeprefix("torch.")
+    data = flat.reshape(-1).view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    return TensorData(name, tuple(flat.shape), data)
+
+
+def decode(tensor: TensorData) -> torch.Tensor:
+    """A CPU tensor of its own (a copy: the record's bytes may be a read-only view of shared memory).
+
+    Raises ValueError if the byte count does not fit the dtype and shape.
+    """
+    dtype = getattr(torch, tensor.dtype)
+    wanted = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
+    if tensor.nbytes != wanted:
+        raise ValueError(
+            f"a {tensor.dtype} tensor of shape {tensor.shape} has {wanted} bytes, the record has {tensor.nbytes}"
+        )
+    return torch.from_numpy(np.array(tensor.data)).view(dtype).reshape(tensor.shape)
+
+
+def checksum(adapters: dict[str, dict[str, TensorData]]) -> str:
+    """sha256 over expert, parameter name, dtype, shape and bytes, in sorted order; hexadecimal."""
+    digest = hashlib.sha256()
+    for expert in sorted(adapters):
+        for name in sorted(adapters[expert]):
+            tensor = adapters[expert][name]
+            digest.update(f"{expert}/{name}:{tensor.dtype}:{tensor.shape}".encode())
+            digest.update(np.ascontiguousarray(tensor.data).data)
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""Videos with known answers for the tiny judge: rendered scenes, distortions a generator makes, and mild blemishes.
+
+A pool is a plain set of arrays, so that any source of labelled videos (rendered here, or generated and measured by
+the meter) is trained on in the same way. `augment` draws endless variants of a pool; `draw_pairs` draws labelled pairs.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from examples.miniature.world import BACKGROUND, FRAMES, SIZE, draw_any, render
+
+SPEED_GAP = 0.4
+"""Pixels per frame by which two videos of like distortion must differ for "moves better" to be a fair question."""
+
+
+@dataclass(frozen=True)
+class VideoPool:
+    """`videos` uint8 `[n, 9, 32, 32, 3]`; `distorted`, `human` bool `[n]`; `motion` float32 `[n]`, pixels per frame."""
+
+    videos: np.ndarray
+    distorted: np.ndarray
+    motion: np.ndarray
+    human: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(
+            path, videos=self.videos, distorted=self.distorted, motion=self.motion, human=self.human
+        )
+
+    @staticmethod
+    def load(path: Path) -> "VideoPool":
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"videos", "distorted", "motion", "human"} - set(arrays.files)
+            if missing:
+                raise ValueError(f"{path}: arrays {sorted(missing)} are missing; want videos, distorted, motion, human")
+            videos = arrays["videos"]
+            if videos.dtype != np.uint8 or videos.shape[1:] != (FRAMES, SIZE, SIZE, 3):
+                raise ValueError(f"{path}: videos are {videos.dtype} {videos.shape}, want uint8 [n, 9, 32, 32, 3]")
+            return VideoPool(
+                videos, arrays["distorted"].astype(bool), arrays["motion"].astype(np.float32), arrays["human"].astype(bool)
+            )
+
+    def take(self, indices: np.ndarray) -> "VideoPool":
+        return VideoPool(self.videos[indices], self.distorted[indices], self.motion[indices], self.human[indices])
+
+
+def rendered_pool(count: int, *, seed: int, warped_share: float = 0.3) -> VideoPool:
+    """Half clean, half distorted; `warped_share` of the distorted ones by `warp` in place of the world's own kinds."""
+    rng = np.random.default_rng(seed)
+    videos = np.empty((count, FRAMES, SIZE, SIZE, 3), np.uint8)
+    distorted, motion, human = np.zeros(count, bool), np.zeros(count, np.float32), np.zeros(count, bool)
+    for index in range(count):
+        distorted[index] = index % 2 == 1
+        by_warp = distorted[index] and rng.random() < warped_share
+        scene = draw_any(rng, bool(distorted[index] and not by_warp))
+        video = render(scene)
+        videos[index] = warp(video, rng) if by_warp else video
+        motion[index], human[index] = scene.speed, scene.domain == "human"
+    return VideoPool(videos, distorted, motion, human)
+
+
+def warp(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a half-trained generator does wrong and the world does not draw: fading, ghosts, bent paths, growing, blur."""
+    ahead = video.astype(np.float32) - BACKGROUND
+    at = int(rng.integers(1, FRAMES - 2))
+    ramp = np.clip((np.arange(FRAMES) - at + 1) / rng.integers(1, 4), 0, 1).astype(np.float32)
+    kind = ("fade", "ghost", "bend", "scale", "smear")[int(rng.integers(5))]
+    if kind == "fade":
+        ahead *= (1 - rng.uniform(0.65, 1.0) * ramp)[:, None, None, None]
+        if rng.random() < 0.3:
+            ahead = ahead[::-1]
+    elif kind == "ghost":
+        angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(6, 12)
+        copy = _moved(ahead, np.full((FRAMES, 2), apart) * [np.sin(angle), np.cos(angle)])
+        if abs(copy).sum() < 0.7 * abs(ahead).sum():  # left the frame: the other side has room
+            copy = _moved(ahead, -np.full((FRAMES, 2), apart) * [np.sin(angle), np.cos(angle)])
+        weight = (rng.uniform(0.5, 1.0) * ramp)[:, None, None, None]
+        ahead = np.where(abs(copy) * weight > abs(ahead), copy * weight, ahead)
+    elif kind == "bend":
+        angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(4.5, 9)
+        there = _moved(ahead, np.outer(ramp, [np.sin(angle), np.cos(angle)]) * apart)
+        back = _moved(ahead, -np.outer(ramp, [np.sin(angle), np.cos(angle)]) * apart)
+        ahead = there if abs(there).sum() > abs(back).sum() else back
+    elif kind == "scale":
+        ratio = rng.uniform(0.45, 0.75) if rng.random() < 0.6 else rng.uniform(1.3, 1.6)
+        ahead = _scaled(ahead, 1 + (ratio - 1) * ramp)
+    else:
+        soft = ahead
+        for _ in range(int(rng.integers(4, 9))):
+            soft = _blurred(soft)
+        weight = ramp[:, None, None, None]
+        ahead = ahead * (1 - weight) + soft * weight * rng.uniform(0.5, 0.9)
+    return np.clip(np.rint(ahead + BACKGROUND), 0, 255).astype(np.uint8)
+
+
+def _moved(ahead: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Each frame shifted by whole pixels (rows, columns); what comes in is background."""
+    out = np.zeros_like(ahead)
+    for index, (dy, dx) in enumerate(np.rint(offsets).astype(int)):
+        rows, columns = max(0, dy), max(0, dx)
+        part = ahead[index, max(0, -dy) : SIZE - rows, max(0, -dx) : SIZE - columns]
+        out[index, rows : rows + part.shape[0], columns : columns + part.shape[1]] = part
+    return out
+
+
+def _scaled(ahead: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Each frame's subject scaled about its own centre, bilinear."""
+    out = np.zeros_like(ahead)
+    grid = np.arange(SIZE, dtype=np.float32)
+    for index, ratio in enumerate(ratios):
+        weight = abs(ahead[index]).sum(-1)
+        total = max(float(weight.sum()), 1.0)
+        cy, cx = float((weight.sum(1) * grid).sum() / total), float((weight.sum(0) * grid).sum() / total)
+        frame = ahead[index]
+        for axis, centre in ((0, cy), (1, cx)):
+            there = np.clip(centre + (grid - centre) / ratio, 0, SIZE - 1.001)
+            low = there.astype(int)
+            part = (there - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+            frame = np.take(frame, low, axis) * (1 - part) + np.take(frame, low + 1, axis) * part
+        out[index] = frame
+    return out
+
+
+def _blurred(ahead: np.ndarray) -> np.ndarray:
+    padded = np.pad(ahead, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = 0.25 * padded[:, :-2] + 0.5 * padded[:, 1:-1] + 0.25 * padded[:, 2:]
+    return 0.25 * rows[:, :, :-2] + 0.5 * rows[:, :, 1:-1] + 0.25 * rows[:, :, 2:]
+
+
+def augment(videos: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
+    """Variants with the same answer: mirrored, reversed in time, recoloured, softened, paled, noisy.
+
+    uint8 `[n, 9, 32, 32, 3]` in and out. `strength` 0 keeps only mirroring, reversal and recolouring.
+    """
+    out = np.empty_like(videos)
+    for index, video in enumerate(videos):
+        if rng.random() < 0.5:
+            video = video[:, :, ::-1]
+        if rng.random() < 0.5:
+            video = video[::-1]
+        ahead = video.astype(np.float32) - BACKGROUND
+        if rng.random() < 0.5:
+            ahead = ahead[..., rng.permutation(3)]
+        if strength and rng.random() < 0.6:
+            soft = _blurred(ahead)
+            ahead = ahead + (soft - ahead) * (rng.random() * 1.2 * strength)
+        if strength and rng.random() < 0.6:
+            ahead = ahead * np.float32(1 - strength * rng.uniform(-0.08, 0.3))
+        if strength and rng.random() < 0.6:
+            ahead = ahead + rng.normal(0, rng.uniform(0.5, 6) * strength, ahead.shape).astype(np.float32)
+        ahead = ahead + np.float32(strength * rng.normal(0, 3))
+        out[index] = np.clip(np.rint(ahead + BACKGROUND), 0, 255).astype(np.uint8)
+    return out
+
+
+def draw_pairs(
+    pool: VideoPool, count: int, rng: np.random.Generator, *, distortion_share: float = 0.5, clean_share: float = 0.7
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`count` pairs of one domain each: first `[count]`, second `[count]` (indices), label `[count]` in 1 to 4.
+
+    Exactly one distorted: 1 or 2 names the clean one. Both clean (`clean_share` of the rest) or both distorted:
+    3 or 4 names the faster one, drawn until the speeds differ by `SPEED_GAP`.
+    """
+    groups = {
+        (human, bad): np.flatnonzero((pool.human == human) & (pool.distorted == bad))
+        for human in (False, True)
+        for bad in (False, True)
+    }
+    first, second, label = (np.empty(count, np.int64) for _ in range(3))
+    for row in range(count):
+        human = bool(rng.random() < 0.5)
+        swap = bool(rng.random() < 0.5)
+        if rng.random() < distortion_share:
+            better, worse, base = rng.choice(groups[human, False]), rng.choice(groups[human, True]), 1
+        else:
+            group = groups[human, bool(rng.random() >= clean_share)]
+            better, worse = rng.choice(group, 2)
+            while abs(pool.motion[better] - pool.motion[worse]) < SPEED_GAP:
+                better, worse = rng.choice(group, 2)
+            if pool.motion[better] < pool.motion[worse]:
+                better, worse = worse, better
+            base = 3
+        first[row], second[row] = (worse, better) if swap else (better, worse)
+        label[row] = base + swap
+    return first, second, label

@@ -1,0 +1,116 @@
+"""The pixel meter: stands for the human annotators, labels what people would label, and evaluates.
+
+The online loop never calls it; its only teacher is the ranker. Exact and deterministic: it finds the subject by its
+distance from the known background, follows its area and centre, and names the rule that a video breaks.
+
+    python -m examples.miniature.meter     # false alarms and misses on videos drawn with known truth
+"""
+
+import json
+
+import numpy as np
+
+from buffers.records import Measurement
+from examples.miniature.world import BACKGROUND, DISTORTIONS, FRAMES, SKIN, draw_any, render
+
+FOREGROUND = 42.0
+"""A pixel belongs to the subject when a channel is this far from the background (of 255)."""
+VANISHED = 0.35
+"""A frame whose subject has less than this share of its median area has lost it."""
+AREA_CHANGE = {"general": 0.33, "human": 0.42}
+"""Largest allowed deviation of the area from its median; a walker's limbs overlap, so it may vary more."""
+OFF_LINE = {"general": 1.5, "human": 1.8}
+"""Largest allowed distance of the centre from its straight line, pixels."""
+SECOND_PART = 0.18
+"""A second connected part larger than this share of the median area is a doubled subject."""
+SMALLEST = 18.0
+"""Pixels; a subject smaller than this is no subject at all."""
+HEAD_SHARE = 0.45
+"""A person's head must keep this share of its median area in every frame."""
+
+
+def measure(frames: np.ndarray, prompt: str) -> Measurement:
+    """Judge one video: uint8 `[frames, height, width, 3]`. `motion` is the steady speed of the centre, pixels per frame."""
+    domain = "human" if "person" in prompt else "general"
+    weights = _foreground(frames)
+    area = weights.sum((1, 2))
+    median = float(np.median(area))
+    if median < SMALLEST:
+        return Measurement(True, 0.0, "no subject")
+    present = area > VANISHED * median
+    centres = np.stack([_centre(weight) for weight in weights])
+    line, motion = _straight_line(centres, present)
+    if not present.all():
+        return Measurement(True, motion, "vanishes")
+    if float(np.abs(area / median - 1).max()) > AREA_CHANGE[domain]:
+        return Measurement(True, motion, "changes size")
+    if float(np.hypot(*(centres - line).T).max()) > OFF_LINE[domain]:
+        return Measurement(True, motion, "leaves its path")
+    if max(_second_part(weight > 0.5) for weight in weights) > SECOND_PART * median:
+        return Measurement(True, motion, "splits")
+    if domain == "human":
+        heads = (np.abs(frames.astype(np.float32) - SKIN).max(-1) < 75).sum((1, 2))
+        if heads.min() < max(4.0, HEAD_SHARE * float(np.median(heads))):
+            return Measurement(True, motion, "loses its head")
+    return Measurement(False, motion)
+
+
+def _foreground(frames: np.ndarray) -> np.ndarray:
+    """Soft membership `[frames, height, width]` in [0, 1]."""
+    distance = np.abs(frames.astype(np.float32) - BACKGROUND).max(-1)
+    return np.clip((distance - FOREGROUND / 2) / FOREGROUND, 0, 1)
+
+
+def _centre(weight: np.ndarray) -> np.ndarray:
+    total = max(float(weight.sum()), 1e-6)
+    ys, xs = np.mgrid[: weight.shape[0], : weight.shape[1]]
+    return np.array([(xs * weight).sum() / total, (ys * weight).sum() / total])
+
+
+def _straight_line(centres: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least-squares straight line over the frames where the subject is there, and its speed in pixels per frame."""
+    times = np.arange(len(centres), dtype=np.float64)
+    if present.sum() < 2:
+        return centres, 0.0
+    slope, origin = np.polyfit(times[present], centres[present], 1)
+    return origin + times[:, None] * slope, float(np.hypot(*slope))
+
+
+def _second_part(mask: np.ndarray) -> int:
+    """Pixels of the second largest 8-connected part."""
+    remaining, sizes = mask.copy(), []
+    while remaining.any():
+        part = np.zeros_like(mask)
+        part[tuple(np.argwhere(remaining)[0])] = True
+        while True:
+            grown = np.zeros_like(part)
+            padded = np.pad(part, 1)
+            for dy in range(3):
+                for dx in range(3):
+                    grown |= padded[dy : dy + part.shape[0], dx : dx + part.shape[1]]
+            grown &= remaining
+            if (grown == part).all():
+                break
+            part = grown
+        sizes.append(int(part.sum()))
+        remaining &= ~part
+    return sorted(sizes)[-2] if len(sizes) > 1 else 0
+
+
+def check(count: int = 600, seed: int = 77) -> dict[str, float]:
+    """Shares of drawn videos that the meter calls distorted: of the clean ones and of each kind of distortion."""
+    rng = np.random.default_rng(seed)
+    calls: dict[str, list[bool]] = {"clean general": [], "clean human": []} | {kind: [] for kind in DISTORTIONS}
+    errors = []
+    for index in range(count):
+        scene = draw_any(rng, distorted=index % 2 == 1)
+        found = measure(render(scene), scene.prompt)
+        calls[scene.distortion or f"clean {scene.domain}"].append(found.distorted)
+        if scene.distortion is None:
+            errors.append(abs(found.motion - scene.speed))
+    shares = {name: float(np.mean(flags)) for name, flags in calls.items()}
+    return shares | {"videos": float(count), "motion error, px per frame": float(np.mean(errors)), "frames": float(FRAMES)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(), indent=2))

@@ -168,7 +168,7 @@ class EvaluationConfig(Section):
 
     prompts: str
     videos: Positive = 256
-    seed: int = 90_000
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 90_000
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     shown_videos: Annotated[int, Field(ge=0)] = 12
 
@@ -193,7 +193,7 @@ class RunConfig(Section):
 
     name: str
     out: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     model: ModelConfig
     prompts: PromptsConfig
     ranker: RankerConfig

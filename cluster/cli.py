@@ -1,0 +1,95 @@
+"""The command line: `apogee check CONFIG` prints the plan, `apogee run CONFIG` runs it.
+
+torch and ray are loaded by `run` alone, and only after the config and its files have been found good. The same two
+commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cluster.preflight import Preflight, preflight
+from configs.load import load_config
+from configs.plan import PATCH, plan, render
+from configs.schema import RunConfig
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+EXAMPLES = """examples:
+  apogee check configs/miniature.yaml
+  apogee run configs/miniature.yaml
+  apogee run configs/miniature.yaml seed=1 out=runs/seed1 stages.0.steps=20
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_config(options.config, options.overrides)
+        found = preflight(config)
+        if options.command == "check":
+            return _check(config, found)
+        if found.problems:
+            return _refuse(found.problems)
+        return _run(config)
+    except (ValueError, OSError) as error:
+        if getattr(error, "__notes__", None):
+            raise  # the run had started and noted what it kept: not the user's mistake, so the traceback is shown
+        return _refuse([str(error)])
+    except KeyboardInterrupt as stopped:
+        print(f"apogee: {stopped or 'stopped before anything was started'}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="apogee",
+        description="Align a video diffusion transformer on its own inference trajectory.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, text in (
+        ("check", "validate a config and its files and print what a run would do; starts nothing"),
+        ("run", "run it: generate, rank, learn, and write the adapter and the report"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/miniature.yaml")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, such as learner.beta=500")
+    return parser
+
+
+def _check(config: RunConfig, found: Preflight) -> int:
+    """The plan first, whatever is missing: it is what the files are needed for."""
+    patch = found.facts.patch if found.facts else PATCH
+    print(render(plan(config, latent_shape=found.latent_shape, patch=patch)))
+    print("\nfiles")
+    if found.facts:
+        experts = " and ".join(found.facts.experts)
+        print(f"  {config.model.path}: {found.facts.pipeline}, {experts}, flow shift {found.facts.flow_shift:g}")
+    for key, count in found.prompts.items():
+        print(f"  {key}: {count:,} prompts")
+    if found.problems:
+        sys.stdout.flush()
+        return _refuse(found.problems)
+    print("  everything that the config names is there")
+    return 0
+
+
+def _run(config: RunConfig) -> int:
+    from cluster.launch import run
+
+    folder = run(config)
+    print(f"done: {folder / 'report.html'}")
+    return 0
+
+
+def _refuse(problems: Sequence[str]) -> int:
+    for problem in problems:
+        print(f"apogee: {problem}", file=sys.stderr)
+    return USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Values that are each right and cannot hold together. Plain arithmetic on a validated config; nothing is loaded.
+
+What needs the bundle's scheduler (are there enough high and low anchors?) is asked at start-up by
+`learner.timesteps.check_timesteps`; what needs files or the cluster, in `cluster/`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the schema imports this module
+    from configs.schema import RunConfig
+
+TEMPORAL_FACTOR = 4
+"""Frames per latent frame in every Wan VAE: the first frame stands alone, the others go by four."""
+
+SIZE_MULTIPLE = 16
+"""VAE factor 8 times patch 2; `WanPipeline` refuses any other height or width."""
+
+
+def contradictions(config: RunConfig) -> list[str]:
+    """A sentence for each contradiction: the keys, their values and what would be right. Empty where there is none."""
+    return [
+        *_sampling(config),
+        *_learner(config),
+        *_buffer(config),
+        *_ranker(config),
+        *_evaluation(config),
+        *_cluster(config),
+    ]
+
+
+def _sampling(config: RunConfig) -> list[str]:
+    found = []
+    sampling = config.sampling
+    if (sampling.num_frames - 1) % TEMPORAL_FACTOR:
+        below = (sampling.num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+        found.append(
+            f"sampling.num_frames = {sampling.num_frames}: Wan's VAE makes a multiple of {TEMPORAL_FACTOR} and one "
+            f"frame more; use {below} or {below + TEMPORAL_FACTOR}"
+        )
+    for key, value in (("height", sampling.height), ("width", sampling.width)):
+        if value % SIZE_MULTIPLE:
+            nearest = max(SIZE_MULTIPLE, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
+            found.append(f"sampling.{key} = {value}: Wan needs a multiple of {SIZE_MULTIPLE}; the nearest is {nearest}")
+    if sampling.negative_prompt and sampling.guidance_scale == 1.0:
+        found.append(
+            "sampling.negative_prompt is given and sampling.guidance_scale is 1.0, which never looks at it: "
+            "raise the scale above 1, or leave the negative prompt out"
+        )
+    return found
+
+
+def _learner(config: RunConfig) -> list[str]:
+    found = []
+    learner, timesteps = config.learner, config.learner.timesteps
+    share, rest = divmod(learner.pairs_per_step, learner.num_workers)
+    if rest:
+        fitting = max(1, round(learner.pairs_per_step / learner.num_workers)) * learner.num_workers
+        found.append(
+            f"learner.pairs_per_step = {learner.pairs_per_step} cannot be split evenly over learner.num_workers = "
+            f"{learner.num_workers}; the nearest number of pairs that can is {fitting}"
+        )
+    elif learner.microbatch_pairs > share:
+        found.append(
+            f"learner.microbatch_pairs = {learner.microbatch_pairs} is more than the {share} pairs that each of "
+            f"learner.num_workers = {learner.num_workers} has of learner.pairs_per_step = {learner.pairs_per_step}; "
+            f"use at most {share}"
+        )
+    for number, stage in enumerate(config.stages):
+        if learner.publish_every > stage.steps:
+            found.append(
+                f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
+                f"no new weights would ever reach the generators; use at most {stage.steps}"
+            )
+    if timesteps.kind == "uniform":
+        return found
+    window = timesteps.high + timesteps.low
+    if config.sampling.steps < window:
+        found.append(
+            f"sampling.steps = {config.sampling.steps} has fewer anchors than learner.timesteps.high = "
+            f"{timesteps.high} and learner.timesteps.low = {timesteps.low} need; use {window} steps or more, or a "
+            "smaller window"
+        )
+    if timesteps.random_shift and not timesteps.shifts:
+        found.append(
+            "learner.timesteps.random_shift is true and learner.timesteps.shifts is empty: give at least one shift, "
+            "or set random_shift to false"
+        )
+    if timesteps.random_offset and timesteps.offset_variance == 0:
+        found.append(
+            "learner.timesteps.random_offset is true and learner.timesteps.offset_variance is 0: give a variance "
+            "(the paper: 5), or set random_offset to false"
+        )
+    return found
+
+
+def _buffer(config: RunConfig) -> list[str]:
+    if config.buffer.capacity >= config.learner.pairs_per_step:
+        return []
+    return [
+        f"buffer.capacity = {config.buffer.capacity} is less than learner.pairs_per_step = "
+        f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
+    ]
+
+
+def _ranker(config: RunConfig) -> list[str]:
+    if config.ranker.frames <= config.sampling.num_frames:
+        return []
+    return [
+        f"ranker.frames = {config.ranker.frames} is more than the sampling.num_frames = {config.sampling.num_frames} "
+        f"that a video has; use at most {config.sampling.num_frames}"
+    ]
+
+
+def _evaluation(config: RunConfig) -> list[str]:
+    found = []
+    evaluation = config.evaluation
+    if evaluation.videos % 2:
+        found.append(
+            f"evaluation.videos = {evaluation.videos}: videos are made two for each condition; "
+            f"use {evaluation.videos - 1 or 2} or {evaluation.videos + 1}"
+        )
+    if evaluation.shown_videos > evaluation.videos:
+        found.append(
+            f"evaluation.shown_videos = {evaluation.shown_videos} is more than evaluation.videos = "
+            f"{evaluation.videos}; use at most {evaluation.videos}"
+        )
+    if evaluation.prompts == config.prompts.train:
+        found.append(
+            f"evaluation.prompts and prompts.train are the same file ({evaluation.prompts}): what is measured has to "
+            "be held out from what is learned from"
+        )
+    return found
+
+
+def _cluster(config: RunConfig) -> list[str]:
+    found = []
+    cluster = config.cluster
+    roles = (
+        ("learner.gpus_per_worker", config.learner.gpus_per_worker),
+        ("generator.gpus_per_actor", config.generator.gpus_per_actor),
+        ("ranker.gpus_per_actor", config.ranker.gpus_per_actor),
+    )
+    for key, gpus in roles:
+        if gpus > 1 and gpus != int(gpus):
+            found.append(f"{key} = {gpus:g}: Ray shares one GPU or gives whole ones; use {math.ceil(gpus)}")
+    if cluster.address == "auto" and cluster.num_cpus is not None:
+        found.append(
+            f"cluster.num_cpus = {cluster.num_cpus} and cluster.address = auto: a cluster that is joined has the CPUs "
+            "it has; leave num_cpus out, or use address: local"
+        )
+    if cluster.address == "auto" and cluster.dashboard:
+        found.append(
+            "cluster.dashboard = true and cluster.address = auto: a cluster that is joined has its dashboard or not; "
+            "leave dashboard out, or use address: local"
+        )
+    return found

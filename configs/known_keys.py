@@ -1,0 +1,73 @@
+"""What the schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
+
+import difflib
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from configs.schema import RunConfig
+
+Location = tuple[str | int, ...]
+"""A place in a config: `("stages", 0, "steps")`."""
+
+
+def dotted(location: Location) -> str:
+    """`stages.0.steps`, as overrides and messages write it."""
+    return ".".join(str(part) for part in location)
+
+
+def default_at(location: Location) -> Any:
+    """The schema's default at a place, as plain dicts and lists; an empty dict where it has none."""
+    section = _section(location[:-1])
+    field = section.model_fields.get(str(location[-1])) if section else None
+    if field is None or field.is_required():
+        return {}
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        return default.model_dump()
+    if isinstance(default, list):
+        return [item.model_dump() if isinstance(item, BaseModel) else item for item in default]
+    return default
+
+
+def nearest_key(location: Location) -> str | None:
+    """The known dotted key most like an unknown one: of its own section, else of the whole config, else None."""
+    name, section = str(location[-1]), _section(location[:-1])
+    siblings = list(section.model_fields) if section else []
+    close = difflib.get_close_matches(name, siblings, n=1)
+    if close:
+        return dotted((*location[:-1], close[0]))
+    everywhere = _all_keys(RunConfig, ())
+    elsewhere = difflib.get_close_matches(name, [key[-1] for key in everywhere], n=1, cutoff=0.8)
+    return next((dotted(key) for key in everywhere if elsewhere and key[-1] == elsewhere[0]), None)
+
+
+def _section(location: Location) -> type[BaseModel] | None:
+    """The schema class at a place, or None where there is none."""
+    section: type[BaseModel] | None = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue  # a list of sections: the index changes nothing about the keys
+        field = section.model_fields.get(part) if section else None
+        section = _section_in(field.annotation) if field else None
+    return section
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (list, Union, UnionType, Annotated):
+        return next((found for found in map(_section_in, get_args(annotation)) if found), None)
+    return None
+
+
+def _all_keys(section: type[BaseModel], before: tuple[str, ...]) -> list[tuple[str, ...]]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append((*before, name))
+        inner = _section_in(field.annotation)
+        is_list = get_origin(field.annotation) is list
+        if inner:
+            keys.extend(_all_keys(inner, (*before, name, "0") if is_list else (*before, name)))
+    return keys

@@ -1,0 +1,187 @@
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster import cli
+from policy.bundle_check import BundleFacts
+
+CONFIG = """\
+name: small
+out: {folder}/run
+model: {{path: {folder}/bundle, dtype: float32}}
+prompts: {{train: {folder}/train.txt, max_characters: 30}}
+sampling: {{steps: 10, guidance_scale: 2.0, num_frames: 9, height: 32, width: 32}}
+ranker: {{path: {folder}/judge, frames: 8}}
+evaluation: {{prompts: {folder}/held_out.txt}}
+cluster: {{num_cpus: 3}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config all of whose files are there; the bundle's facts are told, not read."""
+    (tmp_path / "small.yaml").write_text(CONFIG.format(folder=tmp_path))
+    (tmp_path / "train.txt").write_text("a red circle\nhuman\ta blue person\n")
+    (tmp_path / "held_out.txt").write_text("a green square\n")
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    (tmp_path / "judge" / "model.safetensors").touch()
+    (tmp_path / "judge" / "tokenizer.json").touch()
+    facts = BundleFacts(
+        path=tmp_path / "bundle",
+        pipeline="WanPipeline",
+        experts=("transformer", "transformer_2"),
+        boundary_ratio=0.875,
+        patch=(1, 2, 2),
+        vae_temporal=4,
+        vae_spatial=8,
+        scheduler="UniPCMultistepScheduler",
+        flow_shift=3.0,
+        num_train_timesteps=1000,
+        in_channels=8,
+    )
+    monkeypatch.setattr("cluster.preflight.check_bundle", lambda path: facts)
+    return tmp_path / "small.yaml"
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """`cluster.launch` as a list of the configs it was given; a test may put an error in its place."""
+    given: list[Any] = []
+
+    def run(config: Any) -> Path:
+        given.append(config)
+        return Path(config.out)
+
+    monkeypatch.setitem(sys.modules, "cluster.launch", SimpleNamespace(run=run))
+    return given
+
+
+def test_check_prints_plan_and_files(config: Path, launched: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(config), "stages.0.steps=7"]) == 0
+    out, err = capsys.readouterr()
+    assert "online: 7 steps" in out
+    assert "8x3x4x4 in float32" in out  # the bundle's own channels, not the assumed 16
+    assert "WanPipeline, transformer and transformer_2, flow shift 3" in out
+    assert "prompts.train: 2 prompts" in out and "evaluation.prompts: 1 prompts" in out
+    assert err == "" and launched == []
+
+
+def test_check_prints_the_plan_and_then_every_problem(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from policy.bundle_check import check_bundle
+
+    monkeypatch.setattr("cluster.preflight.check_bundle", check_bundle)  # the real one: there is no such folder
+    (config.parent / "train.txt").write_text("fine\n\n")
+    overrides = ["evaluation.prompts=absent.txt", "evaluation.meter=nowhere.to:be", "generator.num_actors=9"]
+    assert cli.main(["check", str(config), *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert "online: 300 steps" in out
+    problems = err.splitlines()
+    assert len(problems) == 5 and all(line.startswith("apogee: ") for line in problems)
+    for text in (
+        f"model.path: no folder {config.parent}/bundle",
+        f"prompts.train = {config.parent}/train.txt: {config.parent}/train.txt, line 2: empty prompt",
+        "evaluation.prompts = absent.txt: no prompt file absent.txt",
+        "evaluation.meter = nowhere.to:be: there is no module nowhere.to",
+        "cluster.num_cpus = 3: the run does not fit",
+    ):
+        assert text in err
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "right"),
+    [
+        ("config.json", '{"model_type": "llava"}', "model_type 'llava'"),
+        ("config.json", "{", "not a JSON object"),
+        ("config.json", None, "config.json is missing"),
+        ("model.safetensors", None, "no *.safetensors weights"),
+        ("tokenizer.json", None, "neither tokenizer.json nor vocab.json"),
+    ],
+)
+def test_a_ranker_that_cannot_be_served(
+    config: Path, file: str, text: str | None, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = config.parent / "judge" / file
+    path.unlink() if text is None else path.write_text(text)
+    assert cli.main(["check", str(config)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("apogee: ranker.path: ") and right in line
+
+
+def test_a_video_size_the_bundle_cannot_make(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(config), "sampling.height=48"]) == 0
+    from dataclasses import replace
+
+    from cluster import preflight
+
+    facts = replace(preflight.check_bundle("bundle"), vae_spatial=16)
+    monkeypatch.setattr("cluster.preflight.check_bundle", lambda path: facts)
+    assert cli.main(["check", str(config), "sampling.height=48"]) == 2
+    assert "sampling.height = 48: must be a multiple of 32" in capsys.readouterr().err
+
+
+def test_run_gives_the_config_to_launch(config: Path, launched: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", str(config), "seed=3"]) == 0
+    (given,) = launched
+    assert given.seed == 3
+    assert f"{config.parent}/run/report.html" in capsys.readouterr().out
+
+
+def test_run_starts_nothing_where_check_would_complain(
+    config: Path, launched: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "train.txt").unlink()
+    assert cli.main(["run", str(config)]) == 2
+    assert launched == []
+    assert "prompts.train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_bad_config_is_one_line_and_no_traceback(
+    config: Path, command: str, launched: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, str(config), "learner.bta=3"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and launched == []
+    assert err.splitlines() == [
+        "apogee: override learner.bta: learner.bta = 3: unknown key; did you mean learner.beta?"
+    ]
+
+
+def failing(error: BaseException) -> SimpleNamespace:
+    def run(config: Any) -> Path:
+        raise error
+
+    return SimpleNamespace(run=run)
+
+
+@pytest.mark.parametrize("error", [ValueError("sampling.steps = 5: too few"), FileExistsError("runs/x holds a run")])
+def test_what_launch_refuses_is_told_without_a_traceback(
+    config: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cluster.launch", failing(error))
+    assert cli.main(["run", str(config)]) == 2
+    assert capsys.readouterr().err == f"apogee: {error}\n"
+
+
+def test_a_failure_of_a_started_run_keeps_its_traceback(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ValueError("checksum differs")
+    error.add_note("the run was stopped; kept in ...")
+    monkeypatch.setitem(sys.modules, "cluster.launch", failing(error))
+    with pytest.raises(ValueError, match="checksum differs"):
+        cli.main(["run", str(config)])
+
+
+def test_ctrl_c_says_how_to_go_on(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cluster.launch", failing(KeyboardInterrupt("kept in runs/x")))
+    assert cli.main(["run", str(config)]) == 130
+    assert capsys.readouterr().err == "apogee: kept in runs/x\n"

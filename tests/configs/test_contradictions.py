@@ -1,0 +1,109 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from configs.schema import RunConfig
+
+
+def build(**sections: Any) -> RunConfig:
+    """A config that is right, with the given keys put in."""
+    tree: dict[str, Any] = {
+        "name": "t",
+        "out": "runs/t",
+        "model": {"path": "bundle"},
+        "prompts": {"train": "train.txt"},
+        "ranker": {"path": "judge"},
+        "evaluation": {"prompts": "held_out.txt"},
+    }
+    for name, value in sections.items():
+        tree[name] = {**tree[name], **value} if name in tree else value
+    return RunConfig.model_validate(tree)
+
+
+def test_the_defaults_do_not_contradict_each_other() -> None:
+    assert build().sampling.num_frames == 121
+
+
+CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"sampling": {"num_frames": 80}}, ("sampling.num_frames = 80", "77 or 81")),
+    ({"sampling": {"height": 730}}, ("sampling.height = 730", "736")),
+    ({"sampling": {"width": 8}}, ("sampling.width = 8", "16")),
+    (
+        {"sampling": {"negative_prompt": "blurry", "guidance_scale": 1.0}},
+        ("sampling.negative_prompt", "sampling.guidance_scale"),
+    ),
+    (
+        {"learner": {"pairs_per_step": 10, "num_workers": 4}},
+        ("learner.pairs_per_step = 10", "learner.num_workers = 4", "8"),
+    ),
+    (
+        {"learner": {"pairs_per_step": 8, "num_workers": 2, "microbatch_pairs": 5}},
+        ("learner.microbatch_pairs = 5", "learner.num_workers = 2", "learner.pairs_per_step = 8", "at most 4"),
+    ),
+    (
+        {"learner": {"publish_every": 11}, "stages": [{"steps": 20}, {"steps": 10}]},
+        ("learner.publish_every = 11", "stages.1.steps = 10"),
+    ),
+    (
+        {"sampling": {"steps": 4}},
+        ("sampling.steps = 4", "learner.timesteps.high = 4", "learner.timesteps.low = 1", "5"),
+    ),
+    ({"learner": {"timesteps": {"shifts": []}}}, ("learner.timesteps.random_shift", "learner.timesteps.shifts")),
+    (
+        {"learner": {"timesteps": {"offset_variance": 0.0}}},
+        ("learner.timesteps.random_offset", "learner.timesteps.offset_variance"),
+    ),
+    ({"buffer": {"capacity": 15}}, ("buffer.capacity = 15", "learner.pairs_per_step = 16")),
+    ({"sampling": {"num_frames": 33}}, ("ranker.frames = 40", "sampling.num_frames = 33")),
+    ({"evaluation": {"videos": 255}}, ("evaluation.videos = 255", "254 or 256")),
+    ({"evaluation": {"videos": 10}}, ("evaluation.shown_videos = 12", "evaluation.videos = 10")),
+    ({"evaluation": {"prompts": "train.txt"}}, ("evaluation.prompts", "prompts.train", "train.txt")),
+    ({"ranker": {"gpus_per_actor": 1.5}}, ("ranker.gpus_per_actor = 1.5", "use 2")),
+    ({"cluster": {"address": "auto", "num_cpus": 4}}, ("cluster.num_cpus = 4", "cluster.address = auto")),
+    ({"cluster": {"address": "auto", "dashboard": True}}, ("cluster.dashboard", "cluster.address = auto")),
+]
+
+
+@pytest.mark.parametrize(("sections", "named"), CASES)
+def test_a_contradiction_names_its_keys_and_what_would_be_right(
+    sections: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        build(**sections)
+    (problem,) = caught.value.errors()
+    assert "\n" not in problem["msg"], "one contradiction is one line"
+    for text in named:
+        assert text in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"sampling": {"num_frames": 1}, "ranker": {"frames": 1}},
+        {"sampling": {"steps": 5}},
+        {"sampling": {"steps": 1}, "learner": {"timesteps": {"kind": "uniform"}}},
+        {"learner": {"timesteps": {"random_shift": False, "shifts": []}}},
+        {"learner": {"timesteps": {"random_offset": False, "offset_variance": 0.0}}},
+        {"learner": {"pairs_per_step": 8, "num_workers": 8}},
+        {"buffer": {"capacity": 16}},
+        {"generator": {"gpus_per_actor": 0.25}},
+        {"generator": {"gpus_per_actor": 2.0}},
+        {"evaluation": {"videos": 2, "shown_videos": 0}},
+        {"stages": [{"steps": 1}]},
+        {"cluster": {"address": "auto"}},
+    ],
+)
+def test_values_at_the_edge_are_right(sections: dict[str, Any]) -> None:
+    build(**sections)
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    with pytest.raises(ValidationError) as caught:
+        build(sampling={"num_frames": 80, "height": 730}, buffer={"capacity": 1})
+    (problem,) = caught.value.errors()
+    assert [line.split(" = ")[0] for line in problem["msg"].removeprefix("Value error, ").splitlines()] == [
+        "sampling.num_frames",
+        "sampling.height",
+        "buffer.capacity",
+    ]

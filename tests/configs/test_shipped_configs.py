@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from configs.load import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_right(path: Path) -> None:
+    assert load_config(path).stages
+
+
+def test_the_papers_config_has_the_papers_numbers() -> None:
+    """Diffusion-APO, sections 3.2, 4.1 and 4.3 and appendix C, typed in from the text."""
+    config = load_config(CONFIGS / "wan2.2-i2v-a14b-192xh200.yaml")
+    sampling, learner, timesteps = config.sampling, config.learner, config.learner.timesteps
+    assert (sampling.height, sampling.width, sampling.num_frames, sampling.fps) == (720, 960, 121, 24.0)
+    assert learner.learning_rate == 1e-4
+    assert (timesteps.high, timesteps.low, timesteps.stride, timesteps.high_from) == (4, 1, 4, 0.8)
+    assert (timesteps.shifts, timesteps.offset_variance) == ([3.0, 4.0, 5.0, 6.0], 5.0)
+    assert (timesteps.random_shift, timesteps.random_offset, timesteps.reduce) == (True, True, "sum")
+    assert config.ranker.frames == 40
+    assert config.stages[0].kind == "online" and config.stages[0].steps == 300
+
+
+def test_the_miniature_fits_two_cores_and_names_only_what_is_in_the_repository() -> None:
+    config = load_config(CONFIGS / "miniature.yaml")
+    assert config.cluster.num_cpus == 2
+    assert config.evaluation.videos >= 256
+    for path in (config.model.path, config.ranker.path, config.prompts.train, config.evaluation.prompts):
+        assert path.startswith("examples/miniature/")

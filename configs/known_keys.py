@@ -38,7 +38,7 @@ def nearest_key(location: Location) -> str | None:
     close = difflib.get_close_matches(name, siblings, n=1)
     if close:
         return dotted((*location[:-1], close[0]))
-    everywhere = _all_keys(RunConfig, ())
+    everywhere = all_keys()
     elsewhere = difflib.get_close_matches(name, [key[-1] for key in everywhere], n=1, cutoff=0.8)
     return next((dotted(key) for key in everywhere if elsewhere and key[-1] == elsewhere[0]), None)
 
@@ -62,12 +62,13 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _all_keys(section: type[BaseModel], before: tuple[str, ...]) -> list[tuple[str, ...]]:
+def all_keys(section: type[BaseModel] = RunConfig, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every key of a section and of those inside it; a list's items stand as `0`."""
     keys = []
     for name, field in section.model_fields.items():
         keys.append((*before, name))
         inner = _section_in(field.annotation)
         is_list = get_origin(field.annotation) is list
         if inner:
-            keys.extend(_all_keys(inner, (*before, name, "0") if is_list else (*before, name)))
+            keys.extend(all_keys(inner, (*before, name, "0") if is_list else (*before, name)))
     return keys

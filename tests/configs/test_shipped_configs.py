@@ -1,10 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 
+from configs.known_keys import all_keys
 from configs.load import load_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -31,3 +34,10 @@ def test_the_miniature_fits_two_cores_and_names_only_what_is_in_the_repository()
     assert config.evaluation.videos >= 256
     for path in (config.model.path, config.ranker.path, config.prompts.train, config.evaluation.prompts):
         assert path.startswith("examples/miniature/")
+
+
+def test_somebody_reads_every_key() -> None:
+    folders = ("actors", "buffers", "cluster", "learner", "policy", "ranker")
+    source = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    read = set(re.findall(r"\.(\w+)", source))
+    assert [".".join(key) for key in all_keys() if key[-1] not in read] == []

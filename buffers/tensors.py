@@ -27,6 +27,8 @@ def decode(tensor: TensorData) -> torch.Tensor:
         raise ValueError(
             f"a {tensor.dtype} tensor of shape {tensor.shape} has {wanted} bytes, the record has {tensor.nbytes}"
         )
+    if not wanted:
+        return torch.empty(tensor.shape, dtype=dtype)  # torch cannot view no bytes as another dtype.
     return torch.from_numpy(np.array(tensor.data)).view(dtype).reshape(tensor.shape)
 
 

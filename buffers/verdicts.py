@@ -1,0 +1,55 @@
+"""From candidates and the ranker's verdict to a pair, and the running tally of verdicts."""
+
+from collections import Counter
+from typing import get_args
+
+from buffers.records import Candidates, DropReason, Pair, Verdict
+
+LABELS = (1, 2, 3, 4)
+
+TALLY = (
+    "judged",
+    *(f"label_{label}" for label in LABELS),
+    "agreed",
+    "first_shown",
+    *(f"dropped_{reason}" for reason in get_args(DropReason)),
+)
+"""What is counted of verdicts: all of them (judged), each label, both orders agreeing, orders that chose the video
+shown first, and each reason for which a verdict is not learned from. Dropped ones count in all of these."""
+
+
+def tally(verdicts: list[Verdict]) -> Counter[str]:
+    """The keys of TALLY summed over the verdicts. `first_shown / (2 judged)` far from one half is a position bias."""
+    counts = Counter(judged=len(verdicts))
+    for verdict in verdicts:
+        if verdict.label in LABELS:
+            counts[f"label_{verdict.label}"] += 1
+        counts["agreed"] += verdict.agreed
+        counts["first_shown"] += verdict.first_shown
+        if verdict.dropped is not None:
+            counts[f"dropped_{verdict.dropped}"] += 1
+    return counts
+
+
+def judged_pair(candidates: Candidates, verdict: Verdict) -> Pair:
+    """The pair as the learner takes it. Its id names condition and noise: `{condition id}-{seed a}-{seed b}`.
+
+    Raises ValueError if the label is none of 1 to 4: a verdict without a choice must be dropped, not guessed around.
+    """
+    seed_a, seed_b = candidates.seeds
+    pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
+    if verdict.label not in LABELS:
+        raise ValueError(f"pair {pair_id} has the label {verdict.label}; one that is learned from has 1, 2, 3 or 4")
+    a, b = (candidates.latents_a, seed_a), (candidates.latents_b, seed_b)
+    (chosen, chosen_seed), (rejected, rejected_seed) = (a, b) if verdict.a_is_chosen else (b, a)
+    return Pair(
+        id=pair_id,
+        condition_id=candidates.condition.id,
+        chosen=chosen,
+        rejected=rejected,
+        chosen_seed=chosen_seed,
+        rejected_seed=rejected_seed,
+        policy_version=candidates.policy_version,
+        source="online",
+        verdict=verdict,
+    )

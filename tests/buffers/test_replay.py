@@ -1,0 +1,412 @@
+import asyncio
+import errno
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from buffers.records import Batch
+from buffers.replay import COUNTS, ReplayBuffer
+from configs.schema import BufferConfig
+from tests.buffers.samples import candidates, conditioning, pair, same, verdict
+
+T = TypeVar("T")
+LIMIT_S = 30.0
+"""Far more than anything here takes: a wait that never ends fails instead of hanging."""
+
+
+def buffer(folder: Path, *, seed: int = 0, **config) -> ReplayBuffer:
+    return ReplayBuffer(BufferConfig(**config), folder=folder, seed=seed)
+
+
+def play(scene: Awaitable[T]) -> T:
+    async def bounded() -> T:
+        return await asyncio.wait_for(scene, LIMIT_S)
+
+    return asyncio.run(bounded())
+
+
+async def fill(replay: ReplayBuffer, numbers, *, version: int = 0) -> int:
+    numbers = list(numbers)
+    return await replay.add([candidates(n, version=version) for n in numbers], [verdict()] * len(numbers))
+
+
+async def waiting(task: asyncio.Task) -> bool:
+    """Whether a task is still not done after everything that can happen has had its turn."""
+    await asyncio.sleep(0.05)
+    return not task.done()
+
+
+def numbers(batch: Batch | None) -> list[int]:
+    assert batch is not None
+    return [pair.chosen_seed // 2 for pair in batch.pairs]
+
+
+def test_a_batch_holds_the_pairs_that_were_added_with_their_conditionings(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        added = await replay.add(
+            [candidates(0, condition=0), candidates(1, condition=1), candidates(2, condition=0)],
+            [verdict(), verdict(2, dropped="disagreement"), verdict()],
+        )
+        batch = await replay.take(7, 2)
+        assert added == 2 and batch is not None
+        assert batch.step == 7 and batch.staleness == (0, 0)
+        assert same({pair.id: pair for pair in batch.pairs}, {"c0-0-1": pair(0), "c0-4-5": pair(2)})
+        assert same(batch.conditionings, {"c0": conditioning(0)})
+
+    play(scene())
+
+
+def test_take_waits_until_there_are_enough(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        await fill(replay, [0, 1])
+        take = asyncio.create_task(replay.take(0, 3))
+        assert await waiting(take)
+        await fill(replay, [2])
+        assert sorted(numbers(await take)) == [0, 1, 2]
+        assert replay.times().counts["take_waiting_ms"] >= 40
+        assert replay.times().waiting_s >= 0.04
+
+    play(scene())
+
+
+def test_add_waits_while_the_buffer_is_full_and_stores_nothing_meanwhile(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=4)
+        assert await fill(replay, [0, 1, 2]) == 3
+        assert await fill(replay, [3, 4, 5]) == 3  # Below capacity at its start: goes beyond it once.
+        add = asyncio.create_task(fill(replay, [6]))
+        assert await waiting(add)
+        segments = len(list(tmp_path.glob("pairs-*.arrow")))
+        await replay.take(0, 2)
+        assert await waiting(add)  # Four are left, which is full.
+        assert len(list(tmp_path.glob("pairs-*.arrow"))) == segments == 2
+        await replay.take(1, 1)
+        assert await add == 1
+        assert replay.times().counts["usable"] == 4
+
+    play(scene())
+
+
+def test_adds_at_the_same_time_do_not_all_slip_in(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=2)
+        adds = [asyncio.create_task(fill(replay, [n])) for n in range(6)]
+        while sum(add.done() for add in adds) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert sum(add.done() for add in adds) == 2
+        assert replay.times().counts["usable"] == 2
+        for step in range(2):
+            await replay.take(step, 2)
+        assert sum(await asyncio.gather(*adds)) == 6
+        assert replay.counts()["added"] == 6
+
+    play(scene())
+
+
+def test_verdicts_without_a_pair_to_keep_do_not_wait(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=1)
+        await fill(replay, [0])
+        assert await replay.add([candidates(1)], [verdict(dropped="low_confidence")]) == 0
+
+    play(scene())
+
+
+@pytest.mark.parametrize(("max_staleness", "left"), [(0, [4, 5]), (1, [2, 3, 4, 5]), (2, [0, 1, 2, 3, 4, 5])])
+def test_pairs_too_far_behind_are_dropped_and_counted(tmp_path, max_staleness, left):
+    async def scene():
+        replay = buffer(tmp_path, max_staleness=max_staleness)
+        for version in (0, 1, 2):
+            await fill(replay, [2 * version, 2 * version + 1], version=version)
+            await replay.advance(version)
+        assert replay.counts()["stale"] == 6 - len(left)
+        take = asyncio.create_task(replay.take(0, len(left) + 1))
+        assert await waiting(take)
+        batch = await replay.take(1, len(left))
+        assert sorted(numbers(batch)) == left
+        assert batch is not None
+        for number, staleness in zip(numbers(batch), batch.staleness, strict=True):
+            assert staleness == 2 - number // 2 <= max_staleness
+        await replay.close()
+        assert await take is None
+
+    play(scene())
+
+
+def test_a_pair_that_comes_too_late_is_not_stored(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, max_staleness=0)
+        await replay.advance(3)
+        await replay.advance(1)  # Old news: versions never go backwards.
+        assert await fill(replay, [0], version=2) == 0
+        assert await fill(replay, [1], version=3) == 1
+        assert await fill(replay, [2], version=4) == 1  # Its generator heard of version 4 before the buffer did.
+        batch = await replay.take(0, 2)
+        assert batch is not None and batch.staleness == (0, 0)
+        assert (replay.counts()["late"], replay.counts()["added"], replay.counts()["stale"]) == (1, 2, 0)
+
+    play(scene())
+
+
+def test_dropping_stale_pairs_makes_room(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=1, max_staleness=0)
+        await fill(replay, [0])
+        late, fresh = asyncio.create_task(fill(replay, [1])), asyncio.create_task(fill(replay, [2], version=1))
+        assert await waiting(late) and await waiting(fresh)
+        await replay.advance(1)
+        assert (await late, await fresh) == (0, 1)
+
+    play(scene())
+
+
+def test_a_pair_is_used_max_uses_times_and_unused_ones_go_first(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, max_uses=2)
+        await fill(replay, range(4))
+        first, second = numbers(await replay.take(0, 2)), numbers(await replay.take(1, 2))
+        assert sorted(first + second) == [0, 1, 2, 3]
+        await fill(replay, [4])
+        third = numbers(await replay.take(2, 1))
+        assert third == [4]
+        rest = numbers(await replay.take(3, 4)) + numbers(await replay.take(4, 1))
+        assert sorted(rest) == [0, 1, 2, 3, 4]
+        more = asyncio.create_task(replay.take(5, 1))
+        assert await waiting(more)
+        assert replay.counts()["taken"] == 10
+        await replay.close()
+        assert await more is None
+
+    play(scene())
+
+
+def test_the_oldest_version_goes_first(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, max_staleness=5)
+        for version in (2, 0, 1):
+            await fill(replay, [2 * version, 2 * version + 1], version=version)
+        assert sorted(numbers(await replay.take(0, 3)))[:2] == [0, 1]
+
+    play(scene())
+
+
+async def drawn(folder: Path, *, seed: int, step: int, order) -> list[int]:
+    replay = buffer(folder, seed=seed)
+    for number in order:
+        await fill(replay, [number])
+    return numbers(await replay.take(step, 8))
+
+
+def test_the_batch_depends_on_seed_and_step_and_not_on_the_order_of_arrival(tmp_path):
+    async def scene():
+        once = await drawn(tmp_path / "a", seed=1, step=3, order=range(16))
+        assert await drawn(tmp_path / "b", seed=1, step=3, order=reversed(range(16))) == once
+        assert await drawn(tmp_path / "c", seed=2, step=3, order=range(16)) != once
+        assert await drawn(tmp_path / "d", seed=1, step=4, order=range(16)) != once
+        assert sorted(once) != list(range(8))
+
+    play(scene())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_ranks_share_one_batch(tmp_path, world_size):
+    async def scene():
+        replay = buffer(tmp_path)
+        await fill(replay, range(12))
+        takes = [replay.take(0, 8, rank=rank, world_size=world_size) for rank in reversed(range(world_size))]
+        shares = [numbers(batch) for batch in reversed(await asyncio.gather(*takes))]
+        assert [len(share) for share in shares] == [8 // world_size] * world_size
+        together = [number for share in shares for number in share]
+        assert together == numbers(await replay.take(0, 8))
+        assert len(set(together)) == 8
+        assert replay.counts()["taken"] == 8
+
+    play(scene())
+
+
+def test_a_rank_that_waits_for_a_step_gets_it_though_the_pairs_are_gone(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        slow = asyncio.create_task(replay.take(0, 2, rank=1, world_size=2))
+        fast = asyncio.create_task(replay.take(0, 2, rank=0, world_size=2))
+        await asyncio.sleep(0)
+        await fill(replay, [0, 1])
+        assert sorted(numbers(await slow) + numbers(await fast)) == [0, 1]
+        assert replay.times().counts["usable"] == 0
+
+    play(scene())
+
+
+def test_a_restarted_learner_gets_the_same_batches_again(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, max_staleness=0)
+        await fill(replay, range(6))
+        before = [await replay.take(step, 2) for step in range(3)]
+        await replay.advance(9)
+        after = [await replay.take(step, 2) for step in range(3)]
+        assert same(tuple(before), tuple(after))
+        assert replay.counts()["taken"] == 6
+
+    play(scene())
+
+
+def test_reopening_goes_on_where_it_stopped(tmp_path):
+    async def scene():
+        first = buffer(tmp_path, max_uses=2)
+        await fill(first, range(4))
+        batch = await first.take(0, 2)
+        await first.close()
+        second = buffer(tmp_path, max_uses=2)
+        assert same(await second.take(0, 2), batch)
+        assert not set(numbers(await second.take(1, 2))) & set(numbers(batch))  # The unused ones.
+        assert sorted(numbers(await second.take(2, 4))) == [0, 1, 2, 3]
+        assert second.times().counts["usable"] == 0
+        assert await fill(second, [0, 9]) == 1
+        assert second.counts()["duplicate"] == 1
+
+    play(scene())
+
+
+def test_a_request_sent_twice_is_stored_once(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        assert sum(await asyncio.gather(fill(replay, [0, 1]), fill(replay, [1, 0]), fill(replay, [2, 2]))) == 3
+        assert (replay.counts()["added"], replay.counts()["duplicate"]) == (3, 3)
+        assert sorted(numbers(await replay.take(0, 3))) == [0, 1, 2]
+
+    play(scene())
+
+
+def test_close_lets_everybody_go(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=2)
+        await fill(replay, [0])
+        take = asyncio.create_task(replay.take(0, 2))  # One pair is there, and nobody adds a second.
+        assert await waiting(take)
+        take.cancel()
+        await fill(replay, [1])
+        adds = [asyncio.create_task(fill(replay, [n])) for n in (2, 3)]
+        assert await waiting(adds[0]) and await waiting(adds[1])
+        await replay.close()
+        await replay.close()
+        assert await asyncio.gather(*adds) == [0, 0]
+        assert await fill(replay, [5]) == 0 and await replay.take(0, 1) is None
+        assert replay.counts()["added"] == 2
+        again = buffer(tmp_path, capacity=4)  # The folder is free, and holds what was acknowledged.
+        takes = [asyncio.create_task(again.take(0, 4, rank=rank, world_size=2)) for rank in (0, 1)]
+        assert await waiting(takes[0]) and await waiting(takes[1])
+        await again.close()
+        assert await asyncio.gather(*takes) == [None, None]
+
+    play(scene())
+
+
+def test_an_add_that_is_being_stored_when_the_buffer_closes_is_finished(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        add = asyncio.create_task(fill(replay, range(8)))
+        while not replay._writing.locked():
+            await asyncio.sleep(0)
+        await replay.close()
+        assert await add == 8
+        assert buffer(tmp_path).times().counts["usable"] == 8
+
+    play(scene())
+
+
+def test_a_cancelled_add_is_stored_as_a_whole(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        add = asyncio.create_task(fill(replay, [0, 1]))
+        while not replay.times().counts["reserved"]:
+            await asyncio.sleep(0)
+        add.cancel()
+        assert sorted(numbers(await replay.take(0, 2))) == [0, 1]
+
+    play(scene())
+
+
+def test_an_error_in_storing_reaches_the_adder_and_costs_nothing_else(tmp_path, monkeypatch):
+    async def scene():
+        replay = buffer(tmp_path, capacity=2)
+        await fill(replay, [0])
+
+        def full(_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space left") as error:
+                await fill(replay, [1])
+            with pytest.raises(OSError, match=r"No space left.*draws\.jsonl"):
+                await replay.take(0, 1)
+        assert str(tmp_path) in str(error.value)
+        assert replay.counts()["added"] == 1 and replay.counts()["taken"] == 0
+        assert await fill(replay, [1]) == 1  # Its reservation was given back: there is room for one.
+        assert sorted(numbers(await replay.take(0, 2))) == [0, 1]
+
+    play(scene())
+
+
+def test_counts_are_all_there_from_the_start_and_add_up(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        assert replay.counts() == dict.fromkeys(COUNTS, 0)
+        await replay.add(
+            [candidates(n) for n in range(4)],
+            [verdict(1), verdict(4, first_shown=2, agreed=False), verdict(3), verdict(1, dropped="low_label_mass")],
+        )
+        await replay.take(0, 2)
+        await replay.advance(2)
+        changed = {key: value for key, value in replay.counts().items() if value}
+        assert changed == {
+            "judged": 4,
+            "label_1": 2,
+            "label_3": 1,
+            "label_4": 1,
+            "agreed": 3,
+            "first_shown": 5,
+            "dropped_low_label_mass": 1,
+            "added": 3,
+            "taken": 2,
+            "stale": 1,
+        }
+        assert replay.times().busy_s > 0
+
+    play(scene())
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "world_size", "message"),
+    [
+        (3, 0, 2, r"learner.pairs_per_step \(3\) must be divisible by learner.num_workers \(2\)"),
+        (9, 0, 1, r"learner.pairs_per_step \(9\) is more than buffer.capacity \(8\)"),
+        (0, 0, 1, "count 0"),
+        (2, 2, 2, "rank 2 of 2"),
+    ],
+)
+def test_a_share_that_cannot_be_is_an_error_at_once(tmp_path, count, rank, world_size, message):
+    with pytest.raises(ValueError, match=message):
+        play(buffer(tmp_path, capacity=8).take(0, count, rank=rank, world_size=world_size))
+
+
+def test_a_step_cannot_change_its_size(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        await fill(replay, range(4))
+        await replay.take(0, 2)
+        with pytest.raises(ValueError, match="step 0 was drawn with 2 pairs and is now asked for with 4"):
+            await replay.take(0, 4)
+
+    play(scene())
+
+
+def test_every_candidate_needs_a_verdict(tmp_path):
+    with pytest.raises(ValueError, match="1 candidates but 2 verdicts"):
+        play(buffer(tmp_path).add([candidates(0)], [verdict(), verdict()]))

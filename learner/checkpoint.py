@@ -1,0 +1,147 @@
+"""A learner on disk: safetensors and json, written whole or not at all, never a pickle.
+
+A checkpoint is a folder: `adapter.safetensors`, `optimizer.safetensors`, and `learner.json`, which is written last and
+holds the size and sha256 of both. A folder without it, or one that differs from it, is not loaded.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+ADAPTER, OPTIMIZER, MANIFEST = "adapter.safetensors", "optimizer.safetensors", "learner.json"
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """All that a learner needs to go on bit for bit; there is no random state, since draws are keyed by (seed, step).
+
+    `adapters`, `exp_avg`, `exp_avg_sq`: expert -> parameter name -> CPU tensor; `adapters` is named as
+    `policy.adapters.adapter_state` does, AdamW's two moments as `policy_parameters`. `adam_steps`: AdamW's own counts,
+    which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in none of
+    the three.
+    """
+
+    seed: int
+    steps: int
+    version: int
+    adapters: dict[str, dict[str, Tensor]]
+    exp_avg: dict[str, dict[str, Tensor]]
+    exp_avg_sq: dict[str, dict[str, Tensor]]
+    adam_steps: dict[str, dict[str, int]]
+
+
+def save_checkpoint(folder: Path, state: LearnerState) -> None:
+    """Writes `folder` whole: a hidden neighbour is filled and synced, then renamed into place.
+
+    Raises FileExistsError if `folder` is there (a checkpoint is never overwritten), OSError where the disk refuses;
+    then nothing is left behind.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; a checkpoint is never overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        save_file(_flatten({"adapter": state.adapters}), unfinished / ADAPTER)
+        save_file(_flatten({"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}), unfinished / OPTIMIZER)
+        manifest = {
+            "format": FORMAT,
+            "seed": state.seed,
+            "steps": state.steps,
+            "version": state.version,
+            "adam_steps": state.adam_steps,
+            "files": {name: _fingerprint(unfinished / name) for name in (ADAPTER, OPTIMIZER)},
+        }
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for name in (ADAPTER, OPTIMIZER, MANIFEST, "."):
+            _sync(unfinished / name)
+        unfinished.rename(folder)
+        _sync(folder.parent)
+    except BaseException:
+        # Also on Ctrl-C: half a checkpoint is worth nothing and may be the reason that the disk is full.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def load_checkpoint(folder: Path) -> LearnerState:
+    """Reads a checkpoint after its files have been held to their sizes and sha256.
+
+    Raises FileNotFoundError that names the missing folder or file, ValueError that names the file that is torn or the
+    format that is unknown.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no checkpoint folder at {folder}")
+    for name in (MANIFEST, ADAPTER, OPTIMIZER):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
+    manifest = _read_manifest(folder / MANIFEST)
+    for name in (ADAPTER, OPTIMIZER):
+        written, found = manifest["files"][name], _fingerprint(folder / name)
+        if written != found:
+            raise ValueError(
+                f"{folder / name} is torn or was changed: {found['bytes']} bytes, sha256 {found['sha256']:.12}; "
+                f"{MANIFEST} says {written['bytes']} bytes, sha256 {written['sha256']:.12}"
+            )
+    adapter, optimizer = _nest(load_file(folder / ADAPTER)), _nest(load_file(folder / OPTIMIZER))
+    return LearnerState(
+        seed=manifest["seed"],
+        steps=manifest["steps"],
+        version=manifest["version"],
+        adapters=adapter.get("adapter", {}),
+        exp_avg=optimizer.get("exp_avg", {}),
+        exp_avg_sq=optimizer.get("exp_avg_sq", {}),
+        adam_steps=manifest["adam_steps"],
+    )
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is torn: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise ValueError(f"{path} has checkpoint format {found!r}; this version reads {FORMAT}")
+    missing = {"seed", "steps", "version", "adam_steps", "files"} - manifest.keys()
+    if missing:
+        raise ValueError(f"{path} lacks {sorted(missing)}")
+    return manifest
+
+
+def _flatten(groups: dict[str, dict[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """`group/expert/name` -> tensor; none of the three holds a slash."""
+    return {
+        f"{group}/{expert}/{name}": tensor.contiguous()
+        for group, experts in groups.items()
+        for expert, tensors in experts.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def _nest(flat: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    nested: dict[str, dict[str, dict[str, Tensor]]] = {}
+    for key, tensor in flat.items():
+        group, expert, name = key.split("/", 2)
+        nested.setdefault(group, {}).setdefault(expert, {})[name] = tensor
+    return nested
+
+
+def _fingerprint(path: Path) -> dict[str, int | str]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,190 @@
+"""Which timesteps an optimizer step is taken at: Diffusion-APO's anchors, offsets and sliding window.
+
+Paper section 3.2 (Eq. 5) and 4.1; where it is ambiguous the choice is in docs/decisions/0001-timesteps.md. Pure
+functions: a window is a function of (config, scheduler, seed, step), the same on every rank, which takes its columns.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from configs.schema import TimestepsConfig
+from policy.flow import InferenceGrid, inference_grid, shift_sigma, unshifted_sigmas
+
+HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
+"""diffusers' names of the two experts; a bundle without a boundary has the first alone."""
+
+
+@dataclass(frozen=True)
+class TimestepWindow:
+    """K timesteps for each of B pairs; row k is one forward and backward of every pair.
+
+    `timesteps`: `[K, B]` float32, what the transformer is told. `sigmas`: `[K, B]` float32, the share of noise in its
+    input. `experts`: for each row the one transformer that all its pairs use. `shift`: Eq. 5's s, None where it was not
+    drawn.
+    """
+
+    timesteps: Tensor
+    sigmas: Tensor
+    experts: tuple[str, ...]
+    shift: float | None
+
+    def share(self, *, rank: int, world_size: int) -> "TimestepWindow":
+        """This rank's columns: the `rank`-th of `world_size` equal runs of neighbours. B must be divisible."""
+        count = self.timesteps.shape[1] // world_size
+        columns = slice(rank * count, (rank + 1) * count)
+        return TimestepWindow(self.timesteps[:, columns], self.sigmas[:, columns], self.experts, self.shift)
+
+
+def keyed_generator(*key: str | int) -> torch.Generator:
+    """A CPU generator that is a function of its key alone: the same on every rank, machine and restart."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def draw_window(
+    config: TimestepsConfig,
+    *,
+    scheduler: Any,
+    steps: int,
+    seed: int,
+    step: int,
+    num_pairs: int,
+    boundary_ratio: float | None = None,
+) -> TimestepWindow:
+    """The window of optimizer step `step` for the global batch of `num_pairs`.
+
+    `scheduler`: the bundle's own (it is copied, never changed); `steps`: N, how many steps inference takes.
+    Raises ValueError if the grid has too few anchors for the window.
+    """
+    generator = keyed_generator("window", seed, step)
+    horizon = int(scheduler.config.num_train_timesteps)
+    boundary = None if boundary_ratio is None else boundary_ratio * horizon
+    if config.kind == "uniform":
+        return _uniform(generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
+    shift = None
+    if config.random_shift:
+        shift = config.shifts[int(torch.randint(len(config.shifts), (), generator=generator))]
+    anchors = anchor_grid(scheduler, steps=steps, shift=shift)
+    rows = _choose_rows(config, anchors, horizon=horizon, steps=steps, shift=shift, step=step, generator=generator)
+    timesteps = anchors.timesteps[rows, None].expand(-1, num_pairs)
+    sigmas = anchors.sigmas[rows, None].expand(-1, num_pairs)
+    if config.random_offset:
+        moved = timesteps + math.sqrt(config.offset_variance) * torch.randn(timesteps.shape, generator=generator)
+        if config.snap == "anchor":
+            nearest = _nearest_on_same_side(moved, rows, anchors=anchors, boundary=boundary)
+            timesteps, sigmas = anchors.timesteps[nearest], anchors.sigmas[nearest]
+        else:
+            timesteps = _round_on_same_side(moved, rows, anchors=anchors, boundary=boundary, horizon=horizon)
+            sigmas = timesteps / horizon
+    experts = tuple(_expert(float(anchors.timesteps[row]), boundary) for row in rows)
+    return TimestepWindow(timesteps.contiguous(), sigmas.contiguous(), experts, shift)
+
+
+def anchor_grid(scheduler: Any, *, steps: int, shift: float | None) -> InferenceGrid:
+    """The N anchors `[N]`, descending, float32: the sampler's own steps, or those of Eq. 5 where a shift is given.
+
+    Without a shift a timestep and its sigma are exactly the scheduler's pair, which for UniPC (truncated to integers)
+    is not quite sigma = t / T.
+    """
+    if shift is None:
+        grid = inference_grid(scheduler, steps)
+        return InferenceGrid(timesteps=grid.timesteps.float(), sigmas=grid.sigmas.float())
+    horizon = int(scheduler.config.num_train_timesteps)
+    shifted = shift_sigma(unshifted_sigmas(scheduler, steps).double(), shift)
+    timesteps = (shifted * horizon).round().float()
+    return InferenceGrid(timesteps=timesteps, sigmas=timesteps / horizon)
+
+
+def check_timesteps(config: TimestepsConfig, scheduler: Any, steps: int) -> None:
+    """Before any work: every shift that can be drawn must give a full window.
+
+    Raises ValueError that names N, s and the counts, or the list of shifts that is empty.
+    """
+    if config.kind == "uniform":
+        return
+    if config.random_shift and not config.shifts:
+        raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
+    for shift in config.shifts if config.random_shift else [None]:
+        anchors = anchor_grid(scheduler, steps=steps, shift=shift)
+        _split(config, anchors, horizon=int(scheduler.config.num_train_timesteps), steps=steps, shift=shift)
+
+
+def _split(
+    config: TimestepsConfig, anchors: InferenceGrid, *, horizon: int, steps: int, shift: float | None
+) -> tuple[Tensor, Tensor]:
+    """Indices of the high and of the low anchors, each in descending order of timestep."""
+    threshold = config.high_from * horizon
+    is_high = anchors.timesteps >= threshold
+    high, low = is_high.nonzero()[:, 0], (~is_high).nonzero()[:, 0]
+    if len(high) < config.high or len(low) < config.low:
+        name = "the scheduler's own shift" if shift is None else f"shift {shift:g}"
+        raise ValueError(
+            f"sampling.steps = {steps} with {name} gives {len(high)} anchors at t >= {threshold:g} and {len(low)} "
+            f"below; learner.timesteps needs {config.high} high and {config.low} low: raise sampling.steps, or lower "
+            "learner.timesteps.high or low"
+        )
+    return high, low
+
+
+def _choose_rows(
+    config: TimestepsConfig,
+    anchors: InferenceGrid,
+    *,
+    horizon: int,
+    steps: int,
+    shift: float | None,
+    step: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Indices `[K]` of the window's anchors: the high ones slide by `stride` and wrap, the low ones are drawn."""
+    high, low = _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
+    sliding = (step * config.stride + torch.arange(config.high)) % len(high)
+    drawn = torch.randperm(len(low), generator=generator)[: config.low]
+    return torch.cat([high[sliding], low[drawn]])
+
+
+def _round_on_same_side(
+    moved: Tensor, rows: Tensor, *, anchors: InferenceGrid, boundary: float | None, horizon: int
+) -> Tensor:
+    """The nearest integer timestep in [0, T] that lies on the anchor's side of the expert boundary; `[K, B]`."""
+    rounded = moved.round().clamp(0, horizon)
+    if boundary is None:
+        return rounded
+    first_high = math.ceil(boundary)
+    anchor_is_high = (anchors.timesteps[rows] >= boundary)[:, None]
+    return torch.where(anchor_is_high, rounded.clamp(min=first_high), rounded.clamp(max=first_high - 1))
+
+
+def _nearest_on_same_side(moved: Tensor, rows: Tensor, *, anchors: InferenceGrid, boundary: float | None) -> Tensor:
+    """Indices `[K, B]` of the anchors nearest to `moved` among those of the same expert."""
+    distance = (moved[..., None] - anchors.timesteps).abs()
+    if boundary is not None:
+        is_high = anchors.timesteps >= boundary
+        distance = distance.masked_fill((is_high[rows][:, None] != is_high)[:, None, :], math.inf)
+    return distance.argmin(-1)
+
+
+def _uniform(generator: torch.Generator, *, horizon: int, boundary: float | None, num_pairs: int) -> TimestepWindow:
+    """Diffusion-DPO's baseline: one integer timestep per pair, uniform over 1 to T - 1, sigma = t / T, no shift.
+
+    With two experts one draw says which of them has the step (in proportion to its share of the range) and the pairs
+    draw within it: over the steps every pair's timestep is still uniform.
+    """
+    first, last = 1, horizon - 1
+    expert = HIGH_NOISE
+    if boundary is not None:
+        expert = _expert(int(torch.randint(first, last + 1, (), generator=generator)), boundary)
+        first_high = math.ceil(boundary)
+        first, last = (max(first, first_high), last) if expert == HIGH_NOISE else (first, min(last, first_high - 1))
+    timesteps = torch.randint(first, last + 1, (1, num_pairs), generator=generator).float()
+    return TimestepWindow(timesteps, timesteps / horizon, (expert,), None)
+
+
+def _expert(timestep: float, boundary: float | None) -> str:
+    """diffusers' own rule, as inference applies it."""
+    return HIGH_NOISE if boundary is None or timestep >= boundary else LOW_NOISE

@@ -1,0 +1,98 @@
+import json
+import os
+
+import pytest
+import torch
+
+from learner import checkpoint
+from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint
+
+FILES = ("adapter.safetensors", "optimizer.safetensors", "learner.json")
+
+
+def make_state():
+    torch.manual_seed(1)
+    tensors = [
+        {"transformer": {"blocks.0.to_q.lora_A.weight": torch.randn(2, 3)}, "transformer_2": {}} for _ in range(3)
+    ]
+    tensors[0]["transformer_2"] = {"blocks.0.to_q.lora_B.weight": torch.randn(3, 2)}
+    steps = {"transformer": {"blocks.0.to_q.lora_A.weight": 6}, "transformer_2": {}}
+    return LearnerState(5, 7, 3, tensors[0], tensors[1], tensors[2], steps)
+
+
+def test_what_was_saved_is_loaded_and_nothing_else_is_left(tmp_path):
+    state = make_state()
+    save_checkpoint(tmp_path / "run" / "step-7", state)
+    loaded = load_checkpoint(tmp_path / "run" / "step-7")
+    assert (loaded.seed, loaded.steps, loaded.version, loaded.adam_steps) == (5, 7, 3, state.adam_steps)
+    for field in ("adapters", "exp_avg", "exp_avg_sq"):
+        wanted = {(e, n): t for e, named in getattr(state, field).items() for n, t in named.items()}
+        found = {(e, n): t for e, named in getattr(loaded, field).items() for n, t in named.items()}
+        assert wanted.keys() == found.keys()
+        assert all(torch.equal(found[key], wanted[key]) and found[key].dtype == wanted[key].dtype for key in wanted)
+    assert sorted(os.listdir(tmp_path / "run")) == ["step-7"]
+    assert sorted(os.listdir(tmp_path / "run" / "step-7")) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", ["truncated", "emptied", "flipped", "removed"])
+def test_a_checkpoint_that_is_not_whole_is_never_loaded(tmp_path, name, harm):
+    save_checkpoint(tmp_path / "step", make_state())
+    file = tmp_path / "step" / name
+    content = file.read_bytes()
+    if harm == "removed":
+        file.unlink()
+    else:
+        flipped = content[:-3] + bytes([content[-3] ^ 0xFF]) + content[-2:]
+        file.write_bytes({"truncated": content[: len(content) // 2], "emptied": b"", "flipped": flipped}[harm])
+    with pytest.raises(FileNotFoundError if harm == "removed" else ValueError, match=name):
+        load_checkpoint(tmp_path / "step")
+
+
+def test_an_unknown_format_is_named(tmp_path):
+    save_checkpoint(tmp_path / "step", make_state())
+    file = tmp_path / "step" / "learner.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 9}))
+    with pytest.raises(ValueError, match="format 9; this version reads 1"):
+        load_checkpoint(tmp_path / "step")
+
+
+def test_no_such_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_is_never_overwritten(tmp_path):
+    save_checkpoint(tmp_path / "step", make_state())
+    with pytest.raises(FileExistsError, match="step"):
+        save_checkpoint(tmp_path / "step", make_state())
+    assert load_checkpoint(tmp_path / "step").steps == 7
+
+
+@pytest.mark.parametrize("failing", [OSError("No space left on device"), KeyboardInterrupt()])
+def test_a_failure_midway_leaves_nothing_behind(tmp_path, monkeypatch, failing):
+    written = []
+
+    def save_one_then_fail(tensors, path):
+        if written:
+            raise failing
+        path.write_bytes(b"half a checkpoint")
+        written.append(path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_one_then_fail)
+    with pytest.raises(type(failing)):
+        save_checkpoint(tmp_path / "step", make_state())
+    assert written and os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_a_crash_left_unfinished_is_not_a_checkpoint(tmp_path, monkeypatch):
+    def die(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(checkpoint.Path, "rename", die)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # killed: nobody cleans up
+    with pytest.raises(SystemExit):
+        save_checkpoint(tmp_path / "step", make_state())
+    assert not (tmp_path / "step").exists()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".step.unfinished-")

@@ -1,0 +1,265 @@
+import math
+import threading
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from buffers.records import Batch
+from buffers.tensors import checksum, decode
+from configs.schema import LearnerConfig, TimestepsConfig
+from learner.learner import Learner
+from learner.timesteps import draw_window, keyed_generator
+from policy.adapters import adapter_state, policy_parameters
+
+STEPS = 20
+
+
+def config(**changes):
+    timesteps = TimestepsConfig(**changes.pop("timesteps", {}))
+    plain = {"beta": 50.0, "pairs_per_step": 4, "microbatch_pairs": 2, "gradient_checkpointing": False}
+    return LearnerConfig(**plain | changes, timesteps=timesteps)
+
+
+def make_learner(policy, settings, **changes):
+    return Learner(policy, settings, sampling_steps=STEPS, seed=3, **changes)
+
+
+def gradient_of(policy, settings, batch):
+    """The gradient that a step reduces, before clipping."""
+    reduced = []
+    make_learner(policy, settings, reduce=lambda flat: reduced.append(flat.clone())).step(batch)
+    return reduced[0][:-7]
+
+
+def weights(policy):
+    return torch.cat([parameter.detach().flatten() for _, parameter in policy_parameters(policy.transformers)])
+
+
+def derived_gradient(policy, settings, batch, rows):
+    """Loss and gradient from the equations alone: one video at a time, and no adapter where its weights are zeroed."""
+    window = draw_window(
+        settings.timesteps,
+        scheduler=policy.scheduler,
+        steps=STEPS,
+        seed=3,
+        step=batch.step,
+        num_pairs=len(batch.pairs),
+        boundary_ratio=policy.boundary_ratio,
+    )
+    parameters = [parameter for _, parameter in policy_parameters(policy.transformers)]
+
+    def error(latents, noise, row, column, prompt, *, with_adapter):
+        t, sigma = window.timesteps[row, column], window.sigmas[row, column]
+        kept = [parameter.detach().clone() for parameter in parameters]
+        model = policy.transformers[policy.expert_at(float(t))]
+        if not with_adapter:
+            for parameter in parameters:
+                parameter.data.zero_()
+        noisy = (1 - sigma) * latents + sigma * noise
+        found = model(noisy[None], t[None], prompt[None], return_dict=False)[0][0]
+        if not with_adapter:
+            found = found.detach()
+            for parameter, value in zip(parameters, kept, strict=True):
+                parameter.data.copy_(value)
+        return ((found - (noise - latents)) ** 2).sum() / latents.numel()
+
+    loss = torch.zeros(())
+    for column, pair in enumerate(batch.pairs):
+        chosen, rejected = decode(pair.chosen), decode(pair.rejected)
+        noise = torch.randn(chosen.shape, generator=keyed_generator("noise", 3, batch.step, pair.id))
+        prompt = decode(batch.conditionings[pair.condition_id].prompt_embeds)
+        for row in rows:
+            policy_gap, reference_gap = (
+                error(chosen, noise, row, column, prompt, with_adapter=adapter)
+                - error(rejected, noise, row, column, prompt, with_adapter=adapter)
+                for adapter in (True, False)
+            )
+            loss = loss - logsigmoid(-settings.beta / 2 * (policy_gap - reference_gap)) / len(batch.pairs)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return loss.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def test_an_untrained_adapter_costs_log_2_and_the_figures_have_their_names(make_policy, make_batch):
+    figures = make_learner(make_policy(trained=False), config(publish_every=2)).step(make_batch())
+    assert figures.pop("loss") == pytest.approx(math.log(2))
+    assert figures.pop("grad_norm") > 0
+    assert figures.pop("step_s") > 0
+    assert figures == {
+        "step": 1,
+        "version": 0,
+        "implicit_accuracy": 0,
+        "margin": 0,
+        "chosen_reward": 0,
+        "rejected_reward": 0,
+        "drift": 0,
+        "staleness_mean": 0.5,
+        "staleness_max": 1,
+    }
+
+
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+def test_gradient_and_loss_are_those_of_the_equations(make_policy, make_batch, reduce):
+    policy, settings = make_policy(), config(timesteps={"reduce": reduce})
+    loss, wanted = derived_gradient(policy, settings, make_batch(), rows=range(5))
+    if reduce == "mean":
+        wanted = wanted / 5
+    torch.testing.assert_close(gradient_of(policy, settings, make_batch()), wanted, rtol=1e-4, atol=1e-5)
+    figures = make_learner(make_policy(), settings).step(make_batch())
+    assert figures["loss"] == pytest.approx(float(loss) / 5, rel=1e-5)
+    assert figures["grad_norm"] == pytest.approx(float(wanted.norm()), rel=1e-4)
+    assert figures["drift"] > 0
+    assert figures["margin"] == pytest.approx(figures["chosen_reward"] - figures["rejected_reward"], abs=1e-4)
+
+
+def test_the_windows_gradient_is_the_sum_of_its_timesteps(make_policy, make_batch):
+    policy, settings, batch = make_policy(), config(), make_batch()
+    parts = [derived_gradient(policy, settings, batch, rows=[row])[1] for row in range(5)]
+    assert all(float(part.norm()) > 0 for part in parts)
+    torch.testing.assert_close(gradient_of(policy, settings, batch), sum(parts), rtol=1e-4, atol=1e-5)
+
+
+def test_swapping_chosen_and_rejected_flips_the_first_gradient(make_policy, make_batch):
+    one, other = (gradient_of(make_policy(trained=False), config(), make_batch(swap=swap)) for swap in (False, True))
+    assert float(one.norm()) > 1e-3
+    torch.testing.assert_close(one, -other, rtol=1e-4, atol=1e-6)
+
+
+def test_neither_checkpointing_nor_microbatches_change_the_gradient(make_policy, make_batch):
+    plain = gradient_of(make_policy(), config(), make_batch())
+    checkpointed = make_policy()
+    torch.testing.assert_close(gradient_of(checkpointed, config(gradient_checkpointing=True), make_batch()), plain)
+    assert checkpointed.transformers["transformer"].gradient_checkpointing
+    for size in (1, 3, 9):
+        torch.testing.assert_close(
+            gradient_of(make_policy(), config(microbatch_pairs=size), make_batch()), plain, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_rows_forwarded_are_2bk_with_a_graph_and_2bk_without(make_policy, make_batch):
+    policy, rows = make_policy(), {True: [], False: []}
+
+    def count(_module, _args, kwargs):
+        rows[torch.is_grad_enabled()].append(len(kwargs["hidden_states"]))
+
+    policy.transformers["transformer"].register_forward_pre_hook(count, with_kwargs=True)
+    make_learner(policy, config(gradient_checkpointing=True)).step(make_batch())
+    assert rows == {True: [4] * 10, False: [4] * 10}  # 2 pairs a microbatch, 2 microbatches, K = 5
+
+
+def test_a_step_leaves_flags_and_adapters_as_they_were(make_policy, make_batch):
+    policy = make_policy()
+    model = policy.transformers["transformer"]
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    base = {name: p.detach().clone() for name, p in model.named_parameters() if "lora" not in name}
+    make_learner(policy, config()).step(make_batch())
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == flags
+    assert model.active_adapters() == ["policy"]
+    assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if name in base)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_adamw_gets_the_clipped_gradient(make_policy, make_batch):
+    policy, settings = make_policy(), config(max_grad_norm=0.01, learning_rate=0.1, weight_decay=0.3)
+    gradient, before = gradient_of(make_policy(), settings, make_batch()), weights(policy)
+    figures = make_learner(policy, settings).step(make_batch())
+    assert figures["grad_norm"] > 1
+    clipped = gradient * (0.01 / gradient.norm())
+    wanted = before * (1 - 0.1 * 0.3) - 0.1 * clipped / (clipped.abs() + 1e-8)  # AdamW's first step, written out
+    torch.testing.assert_close(weights(policy), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_two_ranks_do_what_one_does(make_policy, make_batch):
+    alone = make_policy()
+    learner = make_learner(alone, config())
+    wanted = [learner.step(make_batch(step=step)) for step in range(3)]
+    shared = [torch.empty(0)] * 2
+    barrier, found, policies = threading.Barrier(2), ([], []), (make_policy(), make_policy())
+
+    def run(rank: int) -> None:
+        def reduce(flat):
+            shared[rank] = flat.clone()
+            barrier.wait(60)
+            flat.copy_(shared[0] + shared[1])
+            barrier.wait(60)
+
+        worker = make_learner(policies[rank], config(), rank=rank, world_size=2, reduce=reduce)
+        for step in range(3):
+            whole, mine = make_batch(step=step), slice(2 * rank, 2 * rank + 2)
+            found[rank].append(worker.step(Batch(step, whole.pairs[mine], whole.conditionings, whole.staleness[mine])))
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert torch.equal(weights(policies[0]), weights(policies[1]))
+    torch.testing.assert_close(weights(policies[0]), weights(alone), rtol=1e-5, atol=1e-5)
+    for mine, whole in zip(found[1], wanted, strict=True):
+        for name in ("loss", "implicit_accuracy", "margin", "drift", "grad_norm", "version"):
+            assert mine[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-5), name
+
+
+def test_each_expert_is_stepped_only_by_windows_that_visit_it(make_policy, make_batch):
+    # high_from = 0.8 is the boundary too: rows 0 to 3 are the first expert's, the low row is the second's
+    policy = make_policy(boundary_ratio=0.8)
+    _, wanted = derived_gradient(policy, config(), make_batch(), rows=range(5))
+    torch.testing.assert_close(gradient_of(policy, config(), make_batch()), wanted, rtol=1e-4, atol=1e-5)
+
+    policy, settings = make_policy(boundary_ratio=0.8), config(timesteps={"kind": "uniform"})
+    learner = make_learner(policy, settings)
+    moved = set()
+    for step in range(12):
+        before = adapter_state(policy.transformers)
+        learner.step(make_batch(step=step))
+        after = adapter_state(policy.transformers)
+        changed = {e for e in before if any(not torch.equal(before[e][name], after[e][name]) for name in before[e])}
+        window = draw_window(
+            settings.timesteps,
+            scheduler=policy.scheduler,
+            steps=STEPS,
+            seed=3,
+            step=step,
+            num_pairs=4,
+            boundary_ratio=0.8,
+        )
+        assert changed == set(window.experts)
+        moved |= changed
+    assert moved == {"transformer", "transformer_2"}
+
+
+def test_learning_the_same_pairs_prefers_the_chosen_ones(make_policy, make_batch):
+    learner = make_learner(make_policy(trained=False), config(learning_rate=0.01))
+    batch = make_batch()
+    figures = [learner.step(Batch(step, batch.pairs, batch.conditionings, batch.staleness)) for step in range(12)]
+    assert figures[-1]["implicit_accuracy"] > 0.9
+    assert figures[-1]["loss"] < 0.9 * math.log(2)
+    assert figures[-1]["chosen_reward"] > figures[-1]["rejected_reward"]
+
+
+def test_a_bf16_base_and_bf16_latents_train_float32_weights(make_policy, make_batch):
+    policy = make_policy(dtype=torch.bfloat16)
+    before = weights(policy)
+    figures = make_learner(policy, config(gradient_checkpointing=True)).step(make_batch(dtype=torch.bfloat16))
+    assert all(math.isfinite(value) for value in figures.values())
+    assert weights(policy).dtype == torch.float32
+    assert not torch.equal(weights(policy), before)
+
+
+def test_a_snapshot_is_the_adapter_bit_for_bit_and_versions_follow_steps(make_policy, make_batch):
+    policy = make_policy()
+    learner = make_learner(policy, config(publish_every=2))
+    versions = []
+    for step in range(5):
+        learner.step(make_batch(step=step))
+        versions.append(learner.version)
+    assert versions == [0, 1, 1, 2, 2]
+    snapshot = learner.snapshot()
+    assert (snapshot.version, snapshot.checksum) == (2, checksum(snapshot.adapters))
+    state = adapter_state(policy.transformers)
+    found = {e: {n: decode(t) for n, t in named.items()} for e, named in snapshot.adapters.items()}
+    assert found.keys() == state.keys() and found["transformer"].keys() == state["transformer"].keys()
+    assert all(torch.equal(found["transformer"][name], tensor) for name, tensor in state["transformer"].items())
+    frozen = {name: tensor.data.copy() for name, tensor in snapshot.adapters["transformer"].items()}
+    learner.step(make_batch(step=5))
+    assert all((snapshot.adapters["transformer"][name].data == data).all() for name, data in frozen.items())

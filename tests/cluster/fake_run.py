@@ -1,0 +1,112 @@
+"""A run folder made of figures that can be worked out by hand, for the tests of summary and report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cluster.run_folder import RunFolder
+from configs.schema import RunConfig
+
+PROMPT = 'a <script>alert("x")</script> & a "blue" square'
+
+# Wilson's interval by hand, z = 1.959964: (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n).
+WILSON = {
+    (8, 256): (0.015918, 0.060442),
+    (55, 256): (0.168944, 0.269175),
+    (40, 192): (0.156889, 0.271220),
+    (15, 64): (0.147499, 0.351333),
+}
+
+
+def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFolder:
+    """Steps 1 and 2 of 2 in a loop from second 100 to second 200; partial: step 1 alone, killed before the end."""
+    config = RunConfig.model_validate(
+        {
+            "name": "by-hand",
+            "out": str(path),
+            "seed": 7,
+            "model": {"path": "some/where/bundle", "dtype": "float32"},
+            "prompts": {"train": "train.txt"},
+            "ranker": {"path": "some/where/ranker", "frames": 9},
+            "evaluation": {"prompts": "held_out.txt", "seed": 90_000},
+            "sampling": {"num_frames": 9, "height": 32, "width": 32, "steps": 12},
+            "stages": [{"kind": "online", "steps": 2}],
+        }
+    )
+    run = RunFolder.create(path, config)
+    rows = [
+        {"time": 40, "kind": "phase", "name": "start", "seconds": 40.0},
+        evaluation(run, "before", time=90, distorted=55, motion=1.2, meter=meter),
+        {"time": 100, "kind": "phase", "name": "evaluation before", "seconds": 60.0},
+        roles("generator", 0, time=100, busy=50, waiting=0),
+        # It was up at second 50 already: 90 s of waiting, of which 6 s lie in the loop.
+        step(1, time=110, wait_s=90.0, step_s=4.0, loss=0.7),
+        roles("generator", 0, time=150, busy=95, waiting=5),
+        roles("ranker", 0, time=150, busy=10, waiting=30),
+        verdicts(time=150, judged=20, label_1=20, agreed=16, first_shown=18, added=16, dropped_disagreement=4),
+    ]
+    if not partial:
+        rows += [
+            step(2, time=120, wait_s=4.0, step_s=6.0, loss=0.5),
+            roles("generator", 0, time=200, busy=130, waiting=20),
+            roles("ranker", 0, time=200, busy=20, waiting=70),
+            verdicts(
+                time=199,
+                judged=40,
+                label_1=30,
+                label_3=10,
+                agreed=30,
+                first_shown=36,
+                added=28,
+                dropped_disagreement=10,
+            ),
+            {"time": 200, "kind": "phase", "name": "online", "seconds": 100.0},
+            evaluation(run, "after", time=954, distorted=8, motion=1.14, meter=meter),
+            {"time": 954, "kind": "phase", "name": "evaluation after", "seconds": 754.0},
+        ]
+    run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def figures(distorted: int, videos: int, motion: float) -> dict[str, Any]:
+    """As `Evaluator.summary` gives them; motion within 0.05."""
+    interval = {"distortion_interval": list(WILSON.get((distorted, videos), (0.0, 0.5)))}
+    counts = {"videos": videos, "distorted": distorted, "distortion_rate": distorted / videos}
+    return {**counts, **interval, "motion": motion, "motion_interval": [motion - 0.05, motion + 0.05], "reasons": {}}
+
+
+def evaluation(
+    run: RunFolder, phase: str, *, time: float, distorted: int, motion: float, meter: bool
+) -> dict[str, Any]:
+    shown = []
+    for name, bad in (("000-a", phase == "before"), ("000-b", phase == "after"), ("001-a", False)):
+        file = run.videos / phase / f"{name}.mp4"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(f"video {phase} {name}".encode())
+        entry: dict[str, Any] = {"file": f"videos/{phase}/{name}.mp4", "prompt": PROMPT, "domain": "general"}
+        shown.append(entry | ({"distorted": bad, "motion": 1.25, "reason": ""} if meter else {}))
+    row: dict[str, Any] = {"time": time, "kind": "evaluation", "phase": phase, "videos": 256, "shown": shown}
+    if meter:
+        general, human = (40, 15) if phase == "before" else (6, 2)
+        row |= figures(distorted, 256, motion)
+        row["by_domain"] = {"general": figures(general, 192, motion), "human": figures(human, 64, motion)}
+    return row
+
+
+def step(number: int, *, time: float, wait_s: float, step_s: float, loss: float) -> dict[str, Any]:
+    learned = {"loss": loss, "implicit_accuracy": 0.75, "margin": 0.2, "chosen_reward": 0.1, "rejected_reward": -0.1}
+    learned |= {"drift": 1e-4, "grad_norm": 2.0, "staleness_mean": 0.5, "staleness_max": 1.0}
+    row = {"time": time, "kind": "step", "step": number, "version": number}
+    return {**row, **learned, "wait_s": wait_s, "step_s": step_s}
+
+
+def roles(role: str, index: int, *, time: float, busy: float, waiting: float) -> dict[str, Any]:
+    row = {"time": time, "kind": "roles", "role": role, "index": index, "counts": {}}
+    return {**row, "busy_s": float(busy), "waiting_s": float(waiting)}
+
+
+def verdicts(*, time: float, **counts: int) -> dict[str, Any]:
+    keys = [*(f"label_{label}" for label in (1, 2, 3, 4)), "judged", "agreed", "first_shown", "added"]
+    keys += [f"dropped_{reason}" for reason in ("disagreement", "low_confidence", "low_label_mass", "invalid_label")]
+    keys += ["duplicate", "late", "stale", "taken"]
+    return {"time": time, "kind": "verdicts", **dict.fromkeys(keys, 0), **counts}

@@ -34,10 +34,10 @@ def role_figures(rows: list[Row]) -> list[dict[str, Any]]:
         within = [row for row in seen if row["time"] > start]
         base = before or [{"busy_s": 0.0, "waiting_s": 0.0}]
         length = within[-1]["time"] - start if within else 0.0
+        busy, waiting = _grown([*base, *within])
         # An actor that had no row before the loop counts from its birth: it cannot have had more than the loop's time.
-        busy = min(_grown([row["busy_s"] for row in [*base, *within]]), length)
-        waiting = min(_grown([row["waiting_s"] for row in [*base, *within]]), length - busy)
-        figures.append({"role": role, "index": index, "busy_s": busy, "waiting_s": waiting})
+        busy = min(busy, length)
+        figures.append({"role": role, "index": index, "busy_s": busy, "waiting_s": min(waiting, length - busy)})
     return figures
 
 
@@ -99,6 +99,11 @@ def _busy_share(rows: list[Row], role: str) -> float | None:
     return busy / whole if whole else None
 
 
-def _grown(cumulative: list[float]) -> float:
-    """How much a cumulative figure grew; one that falls belongs to a replaced actor, which began anew at zero."""
-    return sum(now - before if now >= before else now for before, now in pairwise(cumulative))
+def _grown(seen: list[Row]) -> tuple[float, float]:
+    """How much busy and waiting seconds grew. Where the busy ones fall, a replaced actor began anew at zero."""
+    busy = waiting = 0.0
+    for before, now in pairwise(seen):
+        anew = now["busy_s"] < before["busy_s"]
+        busy += now["busy_s"] - (0.0 if anew else before["busy_s"])
+        waiting += now["waiting_s"] - (0.0 if anew else before["waiting_s"])
+    return busy, max(0.0, waiting)

@@ -154,7 +154,7 @@ def busy_bars(title: str, rows: Sequence[tuple[str, float, float]]) -> str:
         axes.set_xlim(0, max([b + w for b, w in zip(busy, waiting, strict=True)], default=1.0) * 1.22 or 1.0)
         axes.grid(axis="y", visible=False)
         _finish(axes, title=title, x_label="seconds", y_label="")
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, fontsize=8.5, borderaxespad=0.1)
+        _legend(axes, entries=2)
         return _svg(figure, alt=title)
 
 

@@ -25,7 +25,7 @@ FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "loss": ("loss", lambda value: f"{value:.3f}"),
     "implicit_accuracy": ("implicit accuracy", lambda value: f"{100 * value:.0f}%"),
     "judged": ("pairs judged", lambda value: f"{value:,.0f}"),
-    "pairs": ("pairs kept", lambda value: f"{value:,.0f}"),
+    "kept": ("pairs kept", lambda value: f"{value:,.0f}"),
     "dropped": ("pairs dropped", lambda value: f"{value:,.0f}"),
     "staleness": ("staleness", lambda value: f"{value:.2f}"),
     "version": ("policy version", lambda value: f"{value:.0f}"),
@@ -78,7 +78,7 @@ class Progress:
     def update(self, **facts: Fact) -> None:
         """Newest facts; those not given stay as they were, None takes one away.
 
-        Known by name: step, loss, implicit_accuracy, judged, pairs, dropped, staleness, version,
+        Known by name: step, loss, implicit_accuracy, judged, kept, dropped, staleness, version,
         generator_busy, learner_waiting (shares in [0, 1]), eta (seconds). Others are shown under their own name.
         """
         step = facts.get("step")

@@ -63,11 +63,13 @@ def test_balance_counts_the_loop_alone(tmp_path):
 
 
 def test_a_replaced_actor_begins_anew_without_losing_what_was_done():
-    rows = [roles("generator", 0, time=t, busy=b, waiting=0) for t, b in ((10, 20), (20, 50), (30, 10), (40, 15))]
+    seen = ((10, 20, 1), (20, 50, 5), (30, 10, 7), (40, 15, 8))  # at second 30 the second actor answers
+    rows = [roles("generator", 0, time=at, busy=busy, waiting=waiting) for at, busy, waiting in seen]
     # Without a phase row the loop is everything: 20 + 30 + 10 + 5, which 40 s of loop then bound.
     assert role_figures(rows)[0]["busy_s"] == 40
     loop = {"time": 100, "kind": "phase", "name": "online", "seconds": 100}
-    assert role_figures([*rows, roles("generator", 0, time=99, busy=16, waiting=0), loop])[0]["busy_s"] == 66
+    [whole] = role_figures([*rows, roles("generator", 0, time=99, busy=16, waiting=9), loop])
+    assert (whole["busy_s"], whole["waiting_s"]) == (50 + 16, 5 + 9)
 
 
 @pytest.mark.parametrize(

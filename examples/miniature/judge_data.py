@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from examples.miniature.meter import measure
 from examples.miniature.world import BACKGROUND, FRAMES, SIZE, draw_any, render
 
 SPEED_GAP = 0.4
@@ -28,9 +29,7 @@ class VideoPool:
         return len(self.videos)
 
     def save(self, path: Path) -> None:
-        np.savez_compressed(
-            path, videos=self.videos, distorted=self.distorted, motion=self.motion, human=self.human
-        )
+        np.savez_compressed(path, videos=self.videos, distorted=self.distorted, motion=self.motion, human=self.human)
 
     @staticmethod
     def load(path: Path) -> "VideoPool":
@@ -42,7 +41,10 @@ class VideoPool:
             if videos.dtype != np.uint8 or videos.shape[1:] != (FRAMES, SIZE, SIZE, 3):
                 raise ValueError(f"{path}: videos are {videos.dtype} {videos.shape}, want uint8 [n, 9, 32, 32, 3]")
             return VideoPool(
-                videos, arrays["distorted"].astype(bool), arrays["motion"].astype(np.float32), arrays["human"].astype(bool)
+                videos,
+                arrays["distorted"].astype(bool),
+                arrays["motion"].astype(np.float32),
+                arrays["human"].astype(bool),
             )
 
     def take(self, indices: np.ndarray) -> "VideoPool":
@@ -50,22 +52,25 @@ class VideoPool:
 
 
 def rendered_pool(count: int, *, seed: int, warped_share: float = 0.3) -> VideoPool:
-    """Half clean, half distorted; `warped_share` of the distorted ones by `warp` in place of the world's own kinds."""
+    """Half drawn clean, half distorted; `warped_share` of the latter by `warp` in place of the world's own kinds.
+
+    Labelled by the meter, as people label what they see: a distortion too slight to notice is none.
+    """
     rng = np.random.default_rng(seed)
     videos = np.empty((count, FRAMES, SIZE, SIZE, 3), np.uint8)
     distorted, motion, human = np.zeros(count, bool), np.zeros(count, np.float32), np.zeros(count, bool)
     for index in range(count):
-        distorted[index] = index % 2 == 1
-        by_warp = distorted[index] and rng.random() < warped_share
-        scene = draw_any(rng, bool(distorted[index] and not by_warp))
+        by_warp = index % 2 == 1 and rng.random() < warped_share
+        scene = draw_any(rng, index % 2 == 1 and not by_warp)
         video = render(scene)
         videos[index] = warp(video, rng) if by_warp else video
-        motion[index], human[index] = scene.speed, scene.domain == "human"
+        seen = measure(videos[index], scene.prompt)
+        distorted[index], motion[index], human[index] = seen.distorted, seen.motion, scene.domain == "human"
     return VideoPool(videos, distorted, motion, human)
 
 
 def warp(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a half-trained generator does wrong and the world does not draw: fading, ghosts, bent paths, growing, blur."""
+    """What a half-trained generator does wrong and the world does not draw: fades, ghosts, bent paths, growth, blur."""
     ahead = video.astype(np.float32) - BACKGROUND
     at = int(rng.integers(1, FRAMES - 2))
     ramp = np.clip((np.arange(FRAMES) - at + 1) / rng.integers(1, 4), 0, 1).astype(np.float32)
@@ -158,33 +163,36 @@ def augment(videos: np.ndarray, rng: np.random.Generator, *, strength: float = 1
     return out
 
 
-def draw_pairs(
-    pool: VideoPool, count: int, rng: np.random.Generator, *, distortion_share: float = 0.5, clean_share: float = 0.7
+def meetings(
+    pool: VideoPool, firsts: int, seconds: int, rng: np.random.Generator, *, clean_share: float = 0.7
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`count` pairs of one domain each: first `[count]`, second `[count]` (indices), label `[count]` in 1 to 4.
+    """Labelled pairs of one domain each: first `[firsts]`, second and label `[firsts, seconds]` (indices; labels 1-4).
 
-    Exactly one distorted: 1 or 2 names the clean one. Both clean (`clean_share` of the rest) or both distorted:
-    3 or 4 names the faster one, drawn until the speeds differ by `SPEED_GAP`.
+    Exactly one distorted: 1 or 2 names the clean one. Both clean (`clean_share` of the rest) or both distorted: 3 or 4
+    names the faster one, and their speeds differ by `SPEED_GAP` at least. Half of the pairs are of the first kind,
+    and each label comes as often from either order.
     """
-    groups = {
+    members = {
         (human, bad): np.flatnonzero((pool.human == human) & (pool.distorted == bad))
         for human in (False, True)
         for bad in (False, True)
     }
-    first, second, label = (np.empty(count, np.int64) for _ in range(3))
-    for row in range(count):
-        human = bool(rng.random() < 0.5)
-        swap = bool(rng.random() < 0.5)
-        if rng.random() < distortion_share:
-            better, worse, base = rng.choice(groups[human, False]), rng.choice(groups[human, True]), 1
-        else:
-            group = groups[human, bool(rng.random() >= clean_share)]
-            better, worse = rng.choice(group, 2)
-            while abs(pool.motion[better] - pool.motion[worse]) < SPEED_GAP:
-                better, worse = rng.choice(group, 2)
-            if pool.motion[better] < pool.motion[worse]:
-                better, worse = worse, better
-            base = 3
-        first[row], second[row] = (worse, better) if swap else (better, worse)
-        label[row] = base + swap
+    first, second, label = (np.empty(shape, np.int64) for shape in (firsts, (firsts, seconds), (firsts, seconds)))
+    for row in range(firsts):
+        human, bad = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+        first[row] = rng.choice(members[human, bad])
+        gap = pool.motion - pool.motion[first[row]]
+        alike = members[human, bad]
+        alike = alike[np.abs(gap[alike]) >= SPEED_GAP]
+        share = 2 * (1 - clean_share if bad else clean_share)  # of motion pairs, against an even start
+        for column in range(seconds):
+            if len(alike) and rng.random() < share / (1 + share):
+                faster = alike[gap[alike] > 0]
+                slower = alike[gap[alike] < 0]
+                group = faster if len(faster) and (not len(slower) or rng.random() < 0.5) else slower
+                second[row, column] = rng.choice(group)
+                label[row, column] = 4 if gap[second[row, column]] > 0 else 3
+            else:
+                second[row, column] = rng.choice(members[human, not bad])
+                label[row, column] = 2 if bad else 1
     return first, second, label

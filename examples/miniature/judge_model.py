@@ -7,10 +7,11 @@ One merged vision token stands for one temporal patch: two frames of 32x32 in 4x
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import Qwen2TokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers import Qwen2Tokenizer, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
@@ -48,7 +49,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def tokenizer() -> Qwen2TokenizerFast:
+def tokenizer() -> Qwen2Tokenizer:
     """Bytes, Qwen's special tokens, and one token for each fixed passage of the prompt and each timestamp to 2 s."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
@@ -59,15 +60,19 @@ def tokenizer() -> Qwen2TokenizerFast:
     texts += [f"<{tenths / 10:.1f} seconds>" for tenths in range(21)]
     texts += ["system\n", "user\n", "assistant\n", "Video 1: ", "Video 2: "]
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys(texts)])
-    return Qwen2TokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token=None, bos_token=None
+    return Qwen2Tokenizer(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,  # pyright: ignore[reportArgumentType]
+        bos_token=None,
     )
 
 
 def processor(chat_template: str = CHAT_TEMPLATE) -> Qwen3VLProcessor:
     """Qwen3-VL's own processor with this model's patch size and a pixel budget that leaves 32x32 as it is."""
-    common = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": MERGE, "size": PIXELS}
-    mean = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+    common: dict[str, Any] = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": MERGE, "size": PIXELS}
+    mean: dict[str, Any] = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**common, **mean),
         tokenizer=tokenizer(),
@@ -76,14 +81,14 @@ def processor(chat_template: str = CHAT_TEMPLATE) -> Qwen3VLProcessor:
     )
 
 
-def config(tokens: Qwen2TokenizerFast) -> Qwen3VLConfig:
+def config(tokens: Qwen2Tokenizer) -> Qwen3VLConfig:
     """About 2.4M parameters: a vision tower of width 64 and a text model of width 128."""
-    number = tokens.convert_tokens_to_ids
+    number = tokens.get_vocab()
     return Qwen3VLConfig(
         text_config={
             "vocab_size": (len(tokens) + 7) // 8 * 8,
             "hidden_size": 128,
-            "intermediate_size": 320,
+            "intermediate_size": 256,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
@@ -96,7 +101,7 @@ def config(tokens: Qwen2TokenizerFast) -> Qwen3VLConfig:
                 "mrope_interleaved": True,
             },
             "tie_word_embeddings": True,
-            "pad_token_id": number("<|endoftext|>"),
+            "pad_token_id": number["<|endoftext|>"],
         },
         vision_config={
             "depth": 3,
@@ -110,10 +115,10 @@ def config(tokens: Qwen2TokenizerFast) -> Qwen3VLConfig:
             "num_position_embeddings": 16,
             "deepstack_visual_indexes": [],
         },
-        image_token_id=number("<|image_pad|>"),
-        video_token_id=number("<|video_pad|>"),
-        vision_start_token_id=number("<|vision_start|>"),
-        vision_end_token_id=number("<|vision_end|>"),
+        image_token_id=number["<|image_pad|>"],
+        video_token_id=number["<|video_pad|>"],
+        vision_start_token_id=number["<|vision_start|>"],
+        vision_end_token_id=number["<|vision_end|>"],
         tie_word_embeddings=True,
     )
 
@@ -139,3 +144,5 @@ def save(model: Qwen3VLForConditionalGeneration, folder: Path, *, dtype: torch.d
     settings["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     parts.save_pretrained(folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)  # the weights are written readable by their owner alone

@@ -1,0 +1,161 @@
+"""The judge itself: a Qwen3-VL checkpoint served by vLLM in this process. The only file that imports vllm.
+
+One token is decoded and the log-probabilities of the four labels are read over the full vocabulary (no structured
+output: its mask would hide the mass outside the labels). Import of vllm waits until the checkpoint has been checked.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from buffers.records import Domain
+from ranker.frames import Footage, sample_frames
+from ranker.rubric import LABELS, prompt_text
+from ranker.verdict import Reading
+
+HASHED_BYTES = 32 * 2**20
+"""Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One order of one pair: which video is the better, `first` shown first."""
+
+    domain: Domain
+    first: Footage
+    second: Footage
+
+
+def check_checkpoint(folder: Path) -> dict:
+    """The folder's config.json, if it is a Qwen3-VL checkpoint with safetensors weights.
+
+    Raises FileNotFoundError for a missing folder or file, ValueError for another kind of model.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"ranker.path: {folder} is no folder; want a local Qwen3-VL checkpoint folder")
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"ranker.path: {folder} has no config.json; want a Qwen3-VL checkpoint folder")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        kind = config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"ranker.path: {folder / 'config.json'} is not a JSON object: {error}") from error
+    if kind not in ("qwen3_vl", "qwen3_vl_moe"):
+        raise ValueError(f"ranker.path: {folder} holds a model of type {kind!r}, want Qwen3-VL (qwen3_vl)")
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"ranker.path: {folder} has no *.safetensors weights")
+    return config
+
+
+def checkpoint_version(folder: Path) -> str:
+    """`folder name@hash`: the first eight digits of sha256 over the weight files' names, sizes and both ends."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(HASHED_BYTES))
+            if size > HASHED_BYTES:
+                file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
+                digest.update(file.read())
+    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+
+
+def label_ids(tokenizer: Any) -> list[int]:
+    """The four labels' token ids. Raises ValueError where one of them is not a single token."""
+    ids = [tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
+    for label, tokens in zip(LABELS, ids, strict=True):
+        if len(tokens) != 1:
+            raise ValueError(f"the judge's tokenizer makes {len(tokens)} tokens of the label {label!r}, want one")
+    return [tokens[0] for tokens in ids]
+
+
+class VllmJudge:
+    """An engine that answers questions, as many at a time as are given.
+
+    Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint or its
+    tokenizer splits a label.
+    """
+
+    def __init__(self, path: str, *, dtype: str, max_model_len: int, max_pixels_per_video: int, seed: int = 0) -> None:
+        folder = Path(path)
+        config = check_checkpoint(folder)
+        self.version = checkpoint_version(folder)
+        on_cpu = _prepare_environment()
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(folder)
+        self.label_ids = label_ids(processor.tokenizer)
+        # Only the upper budget is ours; the released checkpoints' class default would shrink 40 frames to thumbnails.
+        least = processor.video_processor.size["shortest_edge"]
+        pixels = {"shortest_edge": least, "longest_edge": max_pixels_per_video}
+        from vllm import LLM, SamplingParams
+
+        extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
+        self._engine = LLM(
+            model=str(folder),
+            dtype=dtype,  # pyright: ignore[reportArgumentType]
+            max_model_len=max_model_len,
+            limit_mm_per_prompt={"video": 2, "image": 0},
+            mm_processor_kwargs={"size": pixels, "cap_pixels_per_frame": False},
+            enable_prefix_caching=True,
+            generation_config="vllm",
+            seed=seed,
+            **(extra if on_cpu else {}),
+        )
+        self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
+        self.prompt_token_ids: list[int] = []
+        """Of the last question asked, as the engine saw it: what a test compares with training."""
+        still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
+        self.ask([Question("general", still, still)])  # the first request compiles; it should not be a run's first pair
+
+    def ask(self, questions: Sequence[Question]) -> list[Reading]:
+        """One reading per question, in order; a single engine call, so that they are batched together."""
+        prompts = [
+            {
+                "prompt": prompt_text(question.domain),
+                "multi_modal_data": {
+                    "video": [
+                        (footage.frames, {**footage.metadata(), "do_sample_frames": False})
+                        for footage in (question.first, question.second)
+                    ]
+                },
+            }
+            for question in questions
+        ]
+        outputs = self._engine.generate(prompts, self._sampling, use_tqdm=False)  # pyright: ignore[reportArgumentType]
+        self.prompt_token_ids = list(outputs[-1].prompt_token_ids or []) if outputs else []
+        return [self._reading(output.outputs[0]) for output in outputs]
+
+    def _reading(self, completion: Any) -> Reading:
+        said = completion.logprobs[0]
+        one, two, three, four = (float(said[number].logprob) for number in self.label_ids)
+        return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
+
+
+def _prepare_environment() -> bool:
+    """Settings that vLLM reads at import; what the user has set stays. True where there is no GPU."""
+    import torch
+
+    on_cpu = not torch.cuda.is_available()
+    wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if on_cpu:
+        # One process: a second one costs a minute on a small machine and fights for its cores.
+        wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    return on_cpu
+
+
+def _kv_bytes(config: dict, max_model_len: int) -> int:
+    """Cache for eight of the longest prompts in float32, at least 64 MiB; vLLM's own CPU default takes gigabytes."""
+    text = config.get("text_config", {})
+    heads = text.get("num_key_value_heads") or text.get("num_attention_heads", 32)
+    per_token = 2 * 4 * text.get("num_hidden_layers", 32) * heads * text.get("head_dim", 128)
+    return max(64 * 2**20, 8 * max_model_len * per_token)

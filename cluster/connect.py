@@ -1,0 +1,104 @@
+"""A Ray to run on: one of our own on this machine, or the cluster that the job was submitted to."""
+
+import contextlib
+import functools
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from configs.schema import RunConfig
+
+POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+"""A Ray Train checkpoint waits for the controller's next poll: 2 s by default, longer than a small model's step."""
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+"""On CPUs every role is a process and the cores are few: threads that spin make everything several times slower."""
+
+FEW_PROCESSES = {
+    "RAY_prestart_worker_first_driver": "0",  # idle workers lack the runtime environment and would be thrown away
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody preempts this machine
+}
+"""On a machine of our own: every process that Ray starts costs seconds of a core."""
+
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@contextlib.contextmanager
+def connected(config: RunConfig, *, logs: Path) -> Iterator[None]:
+    """Ray, connected, until the end of the block. `logs`: where the log files of a Ray of our own end up."""
+    options: dict[str, Any] = {
+        "namespace": f"apogee-{secrets.token_hex(4)}",
+        "runtime_env": {"env_vars": worker_environment(config)},
+        "log_to_driver": False,  # the terminal has one progress display; workers write to Ray's log files
+        "logging_level": "error",
+    }
+    with contextlib.ExitStack() as stack:
+        if config.cluster.address == "local":
+            options |= stack.enter_context(_own_cluster(config, logs=logs))
+        else:
+            options["address"] = "auto"
+        stack.enter_context(_environment(POLL | QUIET))
+        stack.callback(ray.shutdown)
+        ray.init(**options)
+        yield
+
+
+def worker_environment(config: RunConfig) -> dict[str, str]:
+    """What every actor and train worker of the run finds in its environment."""
+    on_gpus = config.generator.gpus_per_actor or config.ranker.gpus_per_actor or config.learner.gpus_per_worker
+    chdir = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}  # relative paths mean the same in train workers as everywhere else
+    return POLL | QUIET | chdir | ({} if on_gpus else ONE_THREAD)
+
+
+@contextlib.contextmanager
+def _own_cluster(config: RunConfig, *, logs: Path) -> Iterator[dict[str, Any]]:
+    """Arguments for a Ray on loopback with a token and a folder of its own, which is gone at the end.
+
+    Ray would write its token into ~/.ray, where it silently changes how the user's other clusters authenticate.
+    The folder's path is short because Ray puts unix sockets below it (at most about 107 characters).
+    """
+    folder = Path(tempfile.mkdtemp(prefix="apogee-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(_token())
+    try:
+        with _environment({"RAY_AUTH_TOKEN_PATH": str(token)} | FEW_PROCESSES):
+            yield {
+                "address": "local",
+                "num_cpus": config.cluster.num_cpus,
+                "include_dashboard": config.cluster.dashboard,
+                "_node_ip_address": "127.0.0.1",
+                "_temp_dir": str(folder),
+            }
+    finally:
+        for session in folder.glob("session_2*/logs"):
+            with contextlib.suppress(OSError, shutil.Error):  # a log that vanishes meanwhile is no reason to fail
+                shutil.copytree(session, logs / "ray", dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.cache
+def _token() -> str:
+    """One for the life of the process: Ray reads it once."""
+    return secrets.token_hex(32)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """These variables for the length of the block, where the user has not set them otherwise; then all as it was.
+
+    Ray leaves variables of its own behind (the authentication mode), which would hold for the next cluster too.
+    """
+    before = dict(os.environ)
+    os.environ.update({name: value for name, value in variables.items() if name not in before})
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]

@@ -1,0 +1,98 @@
+"""The learner's side of the loop: take, step, publish, save. No ray: callables join it to the rest.
+
+`train_worker.py` runs it in every process of the Ray Train group, the tests in a thread.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from buffers.records import Batch, Snapshot
+
+Result = TypeVar("Result")
+
+
+def learn_steps(
+    learner: Any,
+    *,
+    steps: int,
+    first_version: int,
+    publish_every: int,
+    checkpoint_every: int,
+    take: Callable[[int], Batch | None],
+    publish: Callable[[Snapshot], None],
+    save: Callable[[], None],
+    record: Callable[[str, dict[str, Any]], None],
+    agree: Callable[[bool], bool] = bool,
+) -> int:
+    """Step until the learner has made `steps` steps or there is nothing more to take; return how many it has made.
+
+    first_version: of the weights as they are now, published before anything is taken: generators need them to start.
+        Every later publication counts one up, so that versions rise even where a restarted learner repeats steps.
+    take: this rank's share of the batch for a step; None when the buffer is closed.
+    agree: whether all ranks say yes. Asked before a take, so that no rank takes for step n + 1 before the version
+        of step n is known to the buffer, and after it, so that no rank steps alone.
+
+    Whatever ends the loop, the last weights have been published and saved when it returns.
+    """
+    version, waited, worked = first_version, 0.0, 0.0
+    publish(replace(learner.snapshot(), version=version))
+    published = saved = learner.steps
+    while learner.steps < steps:
+        agree(True)
+        started = time.perf_counter()
+        batch = take(learner.steps)
+        if not agree(batch is not None) or batch is None:
+            break
+        taken = time.perf_counter()
+        measured = learner.step(batch)
+        stepped = time.perf_counter()
+        if learner.steps % publish_every == 0:
+            version, published = version + 1, learner.steps
+            publish(replace(learner.snapshot(), version=version))
+        if learner.steps % checkpoint_every == 0:
+            save()
+            saved = learner.steps
+        waited, worked = waited + taken - started, worked + stepped - taken
+        row = {"step": learner.steps, "version": version, "wait_s": taken - started, "step_s": stepped - taken}
+        record("step", {**measured, **row, **staleness(batch)})
+        times = {"role": "learner", "index": 0, "busy_s": worked, "waiting_s": waited}
+        record("roles", {**times, "counts": {"steps": learner.steps}})
+    if published != learner.steps:
+        publish(replace(learner.snapshot(), version=version + 1))
+    if saved != learner.steps or not learner.steps:
+        save()
+    return learner.steps
+
+
+def staleness(batch: Batch) -> dict[str, float]:
+    """How many policy versions the batch's pairs were behind: mean and maximum."""
+    behind = batch.staleness or (0,)
+    return {"staleness_mean": sum(behind) / len(behind), "staleness_max": float(max(behind))}
+
+
+async def in_thread(blocking: Callable[[], Result]) -> Result:
+    """The result of a blocking call, awaited. A daemon thread: a call that never ends does not keep Python alive."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Result] = loop.create_future()
+
+    def settle(method: Callable[[Any], None], value: Any) -> None:
+        if not result.done():
+            method(value)
+
+    def call() -> None:
+        try:
+            value = blocking()
+        except BaseException as error:  # handed to whoever awaits, of whatever kind it is
+            outcome: tuple[Callable[[Any], None], Any] = (result.set_exception, error)
+        else:
+            outcome = (result.set_result, value)
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=call, name="learner", daemon=True).start()
+    return await result

@@ -1,0 +1,100 @@
+"""Every figure of a run, in three places at once: JSON lines, the local tracker, Ray's metrics.
+
+The JSON lines are what the report is made from; they are flushed row by row, so that whatever happened is kept.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Kind = Literal["step", "verdicts", "roles", "evaluation", "phase", "loss"]
+
+UNTRACKED = {"time", "kind", "role", "index", "counts", "phase", "name"}
+"""Keys that say what a row is about; the rest are figures."""
+
+
+class Gauge(Protocol):
+    """`ray.util.metrics.Gauge`, as far as it is used here."""
+
+    def set(self, value: float, tags: dict[str, str] | None = None) -> None: ...
+
+
+class MetricsLog:
+    """A plain class used as an actor.
+
+    file: rows `{"time": seconds since the start of the run, "kind": ..., ...}` are appended to it.
+    tracker: folder of the local tracker (trackio; nothing leaves the machine), or None for no tracker.
+    gauge: makes a Ray gauge from a name and its tag keys, or None where there is no Ray.
+
+    Example: MetricsLog(Path("run/metrics.jsonl"), run="demo", started=time.time()).record("step", {"step": 1})
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        run: str,
+        started: float,
+        stage: str = "online",
+        tracker: Path | None = None,
+        gauge: Callable[[str, tuple[str, ...]], Gauge] | None = None,
+    ) -> None:
+        self._file = file.open("a", encoding="utf-8")
+        self._started, self._stage = started, stage
+        self._latest: dict[str, dict[str, Any]] = {}
+        self._make_gauge, self._gauges = gauge, {}
+        self._tracker = _start_tracker(tracker, run) if tracker is not None else None
+
+    def record(self, kind: Kind, row: dict[str, Any]) -> None:
+        """Append one row. `time` and `kind` are added to it."""
+        row = {"time": round(time.time() - self._started, 3), "kind": kind, **row}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        self._latest[kind] = row
+        figures = _figures(row)
+        if self._tracker is not None and figures:
+            self._tracker.log(figures)
+        if self._make_gauge is not None:
+            self._export(str(row.get("role", "run")), figures)
+
+    def latest(self, kind: Kind) -> dict[str, Any] | None:
+        """The last row of a kind, or None."""
+        return self._latest.get(kind)
+
+    def close(self) -> None:
+        """Write out what the tracker still holds. Nothing is recorded after this."""
+        if self._tracker is not None:
+            self._tracker.finish()
+        self._file.close()
+
+    def _export(self, role: str, figures: dict[str, float]) -> None:
+        assert self._make_gauge is not None
+        for key, value in figures.items():
+            name = "apogee_" + key.rsplit("/", 1)[-1].replace("-", "_").replace(" ", "_")
+            if name not in self._gauges:
+                # Few tags on purpose: a tag per prompt or sample is known to stall Ray's metrics agents.
+                self._gauges[name] = self._make_gauge(name, ("role", "stage"))
+            self._gauges[name].set(value, tags={"role": role, "stage": self._stage})
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    """The row's numbers under names of their own: `loss` of a step row is `step/loss`; counts are flattened."""
+    subject = "/".join(str(row[key]) for key in ("kind", "role", "index", "phase", "name") if key in row)
+    numbers = {**row, **row.get("counts", {})}
+    return {
+        f"{subject}/{key}": float(value)
+        for key, value in numbers.items()
+        if key not in UNTRACKED and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _start_tracker(folder: Path, run: str) -> Any:
+    """A local trackio run. trackio reads where to write when it is imported, hence the late import."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["TRACKIO_DIR"] = str(folder)
+    import trackio
+
+    return trackio.init(project="apogee", name=run, embed=False, auto_log_gpu=False, auto_log_cpu=False)

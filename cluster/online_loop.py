@@ -1,0 +1,124 @@
+"""The page: one online stage, from prompt to new weights and round again.
+
+    prompts -> generator -> candidates, clips -> ranker -> verdicts -> buffer -> batch -> learner -> snapshot
+                   ^                                                                                    |
+                   +------------------------------ weight store <---------------------------------------+
+
+Who waits for whom, and where:
+
+    who         waits for                                     where
+    ---------   -------------------------------------------   ---------------------------------------------------
+    generator   its requests in flight (being judged/stored)  `requests_in_flight`, in the producer below
+    ranker      clips                                         the call's own argument: a reference, not a video
+    buffer.add  room: pairs waiting to be learned from        `ReplayBuffer.add` (this is the pace of generation)
+    learner     enough usable pairs                           `ReplayBuffer.take` (this is the pace of learning)
+    generator   the first weights, and nothing after that     `WeightStore.newest(wait=True)`; newer ones are taken
+                                                              between requests, never inside a denoising run
+    this loop   the learner's end, or the first failure       `run`
+
+The roles are handles: `.method.remote(...)` answers with something awaitable that another call takes as an
+argument. Ray's are such handles (the videos travel between the actors and never come here), and so are the
+twenty lines of `tests/cluster/handles.py`, on which this same function runs in milliseconds.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from buffers.records import Request
+
+Result = TypeVar("Result")
+
+NOTHING_LOADED = -1
+"""The version of a generator that has not been given any weights yet."""
+
+STOP_SECONDS = 20.0
+"""How long a failing loop gives the learner to come to its end before it is left behind."""
+
+
+async def run(
+    *,
+    prompts: Any,
+    generators: list[Any],
+    rankers: list[Any],
+    buffer: Any,
+    weights: Any,
+    learn: Callable[[], Awaitable[Result]],
+    requests_in_flight: int,
+    recover: Callable[[BaseException], bool] = lambda error: False,
+) -> Result:
+    """Generate, judge, keep and learn until `learn` ends, and return what it returned.
+
+    prompts: `next() -> Request`; lives here, so every producer draws from one stream.
+    learn: takes from `buffer` and publishes to `weights` until it has done its steps or the buffer is closed.
+    recover: asked about every error of a producer; True says that the error was a lost actor, that `generators` and
+        `rankers` hold its replacement by now, and that only the request at hand is lost.
+
+    Raises the first failure of any part, after everything has been closed.
+    """
+    ranker_turns = itertools.count()
+
+    async def produce(index: int) -> None:
+        held, version = None, NOTHING_LOADED
+        in_flight: set[asyncio.Future[None]] = set()
+        try:
+            while True:
+                try:
+                    if generators[index] is not held:  # at the start, and after a replacement: it holds no weights
+                        held, version = generators[index], NOTHING_LOADED
+                    version = await load_newest(held, weights, version)
+                    ranker = rankers[next(ranker_turns) % len(rankers)]
+                    in_flight.add(asyncio.ensure_future(deliver(held, ranker, prompts.next())))
+                    if len(in_flight) >= requests_in_flight:
+                        done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                        await asyncio.gather(*done)
+                except Exception as error:
+                    if not recover(error):
+                        raise
+        finally:
+            await _cancel(in_flight)
+
+    async def deliver(generator: Any, ranker: Any, request: Request) -> None:
+        candidates, clips = generator.generate.options(num_returns=2).remote(request)
+        verdicts = ranker.rank.remote(clips)
+        await buffer.add.remote(candidates, verdicts)
+
+    learning = asyncio.ensure_future(learn())
+    producers = [asyncio.ensure_future(produce(index)) for index in range(len(generators))]
+    try:
+        # A producer never ends by itself: whatever is done first is the learner's end, or the first failure.
+        done, _ = await asyncio.wait([learning, *producers], return_when=asyncio.FIRST_COMPLETED)
+        for task in sorted(done, key=lambda task: task is learning):
+            task.result()
+        return learning.result()
+    finally:
+        await _cancel(producers)  # before the buffer is closed: a closed one has room for everything
+        with contextlib.suppress(Exception):  # a buffer that is lost is closed; the failure that matters is on its way
+            await buffer.close.remote()
+        await asyncio.wait([learning], timeout=STOP_SECONDS)
+        await _cancel([learning])
+
+
+async def load_newest(generator: Any, weights: Any, version: int) -> int:
+    """Give the generator the newest weights if it holds older ones; return the version it holds then.
+
+    A generator that holds none waits until there are some. Fails closed: raises ValueError if what the generator says
+    it bound (version, parameters per expert, checksum) is not what was published.
+    """
+    newest = await weights.newest.remote(version, wait=version == NOTHING_LOADED)
+    if newest is None:
+        return version
+    snapshot, published = newest
+    receipt = await generator.load_weights.remote(snapshot)
+    if receipt != published:
+        raise ValueError(f"a generator does not hold the weights it was sent: sent {published}, it holds {receipt}")
+    return published.version
+
+
+async def _cancel(tasks: Any) -> None:
+    """Cancel what still runs and wait for its end; what it raises was seen already, or comes of the cancelling."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,108 @@
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from buffers.records import Batch, Snapshot
+from cluster.learn_steps import in_thread, learn_steps
+
+
+class Learner:
+    """Counts; a step's batch only has to be there."""
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        self.steps += 1
+        return {"loss": 1.0 / self.steps}
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(-1, {}, f"after {self.steps} steps")
+
+
+def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -> dict[str, Any]:
+    """Runs the loop on lists; `batches`: how many can be taken before the buffer is closed."""
+    seen: dict[str, Any] = {"taken": [], "published": [], "saved": [], "rows": []}
+
+    def take(step: int) -> Batch | None:
+        if len(seen["taken"]) == batches:
+            return None
+        seen["taken"].append(step)
+        return Batch(step, (), {}, (0, 2, 1, 1))
+
+    given = {"first_version": 0, "publish_every": 1, "checkpoint_every": 50, "agree": bool, **options}
+    seen["returned"] = learn_steps(
+        learner,
+        steps=steps,
+        take=take,
+        publish=lambda snapshot: seen["published"].append((snapshot.version, snapshot.checksum)),
+        save=lambda: seen["saved"].append(learner.steps),
+        record=lambda kind, row: seen["rows"].append((kind, row)),
+        **given,
+    )
+    return seen
+
+
+def test_weights_are_published_before_the_first_take_and_after_every_step():
+    seen = learn(Learner(), steps=3)
+    assert seen["taken"] == [0, 1, 2]
+    assert seen["published"] == [(0, "after 0 steps"), (1, "after 1 steps"), (2, "after 2 steps"), (3, "after 3 steps")]
+
+
+def test_publish_every_and_checkpoint_every_and_nothing_is_left_unpublished_or_unsaved():
+    seen = learn(Learner(), steps=7, publish_every=3, checkpoint_every=2)
+    assert seen["published"] == [(0, "after 0 steps"), (1, "after 3 steps"), (2, "after 6 steps"), (3, "after 7 steps")]
+    assert seen["saved"] == [2, 4, 6, 7]
+
+
+def test_what_ends_on_a_boundary_is_published_and_saved_once():
+    seen = learn(Learner(), steps=4, publish_every=2, checkpoint_every=2)
+    assert seen["published"][-1] == (2, "after 4 steps")
+    assert seen["saved"] == [2, 4]
+
+
+def test_a_restored_learner_repeats_steps_under_new_versions():
+    seen = learn(Learner(steps=4), steps=6, first_version=9)
+    assert seen["taken"] == [4, 5]
+    assert seen["published"] == [(9, "after 4 steps"), (10, "after 5 steps"), (11, "after 6 steps")]
+
+
+def test_a_closed_buffer_ends_the_loop_with_everything_saved():
+    seen = learn(Learner(), steps=100, batches=2, publish_every=5)
+    assert seen["returned"] == 2
+    assert seen["published"][-1] == (1, "after 2 steps")
+    assert seen["saved"] == [2]
+
+
+def test_a_rank_whose_neighbour_has_nothing_does_not_step_alone():
+    answers = iter([True, True, True, False])  # second step: this rank has a batch, the other has none
+    learner = Learner()
+    learn(learner, steps=5, agree=lambda answer: next(answers))
+    assert learner.steps == 1
+
+
+def test_rows_hold_the_learners_figures_staleness_and_who_waited():
+    rows = learn(Learner(), steps=2)["rows"]
+    kind, row = rows[-2]
+    assert kind == "step"
+    assert row["step"] == 2 and row["version"] == 2 and row["loss"] == 0.5
+    assert row["staleness_mean"] == 1.0 and row["staleness_max"] == 2.0
+    assert row["wait_s"] >= 0 and row["step_s"] >= 0
+    kind, times = rows[-1]
+    assert kind == "roles" and times["role"] == "learner" and times["counts"] == {"steps": 2}
+    assert times["busy_s"] == pytest.approx(sum(row["step_s"] for kind, row in rows if kind == "step"))
+
+
+def test_in_thread_hands_over_results_and_errors():
+    def fail() -> None:
+        raise KeyError("lost")
+
+    async def story() -> tuple[int, bool]:
+        with pytest.raises(KeyError, match="lost"):
+            await in_thread(fail)
+        name = await in_thread(lambda: threading.current_thread().daemon)
+        return await in_thread(lambda: 3), name
+
+    assert asyncio.run(story()) == (3, True)

@@ -1,0 +1,251 @@
+"""The page on in-process handles: real buffer, weight store and learner loop; fake generator, ranker and learner."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.prompts import PromptStream
+from buffers.records import (
+    Batch,
+    Candidates,
+    Clips,
+    Condition,
+    Conditioning,
+    Receipt,
+    Request,
+    Snapshot,
+    TensorData,
+    Verdict,
+)
+from buffers.replay import ReplayBuffer
+from cluster import online_loop
+from cluster.learn_steps import in_thread, learn_steps
+from cluster.weight_store import WeightStore
+from configs.schema import BufferConfig
+from tests.cluster.handles import InProcessHandle
+
+PAIRS_PER_STEP = 4
+CONDITIONS = [Condition(f"c{index}", f"prompt {index}", "general") for index in range(6)]
+
+
+def tensor(value: int) -> TensorData:
+    return TensorData("uint8", (1,), np.array([value % 256], np.uint8))
+
+
+def snapshot(version: int) -> Snapshot:
+    return Snapshot(version, {"transformer": {"lora_A": tensor(version)}}, f"sum of {version}")
+
+
+@dataclass
+class FakeGenerator:
+    version: int = -1
+    wrong: dict[str, Any] = field(default_factory=dict)
+    fails_at: int | None = None
+    requests: int = 0
+    loads: list[int] = field(default_factory=list)
+
+    def load_weights(self, snapshot: Snapshot) -> Receipt:
+        self.version = snapshot.version
+        self.loads.append(snapshot.version)
+        honest = {"version": snapshot.version, "modules_bound": {"transformer": 1}, "checksum": snapshot.checksum}
+        return Receipt(**{**honest, **self.wrong})
+
+    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+        assert self.version >= 0, "asked to generate before it was given weights"
+        self.requests += 1
+        if self.requests == self.fails_at:
+            raise ArithmeticError("the generator broke")
+        candidates, clips = [], []
+        for condition, seeds in zip(request.conditions, request.seeds, strict=True):
+            conditioning = Conditioning(condition.id, tensor(0))
+            candidates.append(Candidates(condition, conditioning, seeds, tensor(1), tensor(2), self.version))
+            clips.append(Clips(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0))
+        return candidates, clips
+
+
+class FakeRanker:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def rank(self, clips: list[Clips]) -> list[Verdict]:
+        self.asked += 1
+        probabilities = (0.97, 0.01, 0.01, 0.01)
+        return [Verdict(1, probabilities, 1.0, True, 1, None, "general", "1", "fake") for _ in clips]
+
+
+class FakeLearner:
+    def __init__(self, *, fails_at: int | None = None, seconds: float = 0.0) -> None:
+        self.steps, self.batches, self._fails_at, self._seconds = 0, [], fails_at, seconds
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        if self.steps == self._fails_at:
+            raise FloatingPointError("the loss is not finite")
+        time.sleep(self._seconds)
+        self.steps += 1
+        self.batches.append(batch)
+        return {"loss": 0.5}
+
+    def snapshot(self) -> Snapshot:
+        return snapshot(self.steps)
+
+
+@dataclass
+class Scene:
+    """One run in this process; what happened stays on it."""
+
+    folder: Path
+    generators: list[FakeGenerator] = field(default_factory=lambda: [FakeGenerator(), FakeGenerator()])
+    rankers: list[FakeRanker] = field(default_factory=lambda: [FakeRanker(), FakeRanker()])
+    learner: FakeLearner = field(default_factory=FakeLearner)
+    capacity: int = 8
+    max_staleness: int = 1
+    steps: int = 6
+    saves: int = 0
+    rows: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def run(self, **options: Any) -> int:
+        return asyncio.run(asyncio.wait_for(self._run(**options), 20))
+
+    async def _run(self, **options: Any) -> int:
+        loop = asyncio.get_running_loop()
+        config = BufferConfig(capacity=self.capacity, max_staleness=self.max_staleness)
+        self.buffer = ReplayBuffer(config, folder=self.folder / "buffer", seed=0)
+        self.store = WeightStore(put=lambda snapshot: snapshot)
+
+        def call(coroutine: Any) -> Any:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+
+        def publish(snapshot: Snapshot) -> None:
+            call(self.buffer.advance(call(self.store.publish(snapshot))))
+
+        def learn() -> int:
+            return learn_steps(
+                self.learner,
+                steps=self.steps,
+                first_version=0,
+                publish_every=1,
+                checkpoint_every=4,
+                take=lambda step: call(self.buffer.take(step, PAIRS_PER_STEP)),
+                publish=publish,
+                save=self._save,
+                record=lambda kind, row: self.rows.append((kind, row)),
+            )
+
+        self.handles = [InProcessHandle(generator) for generator in self.generators]
+        before = set(asyncio.all_tasks())
+        try:
+            return await online_loop.run(
+                prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+                generators=self.handles,
+                rankers=[InProcessHandle(ranker) for ranker in self.rankers],
+                buffer=InProcessHandle(self.buffer),
+                weights=InProcessHandle(self.store),
+                learn=lambda: in_thread(learn),
+                requests_in_flight=2,
+                **options,
+            )
+        finally:
+            for _ in range(20):  # what was on its way inside a handle may come to its end
+                await asyncio.sleep(0)
+            self.left_over = [task for task in asyncio.all_tasks() - before if "produce" in repr(task)]
+
+    def _save(self) -> None:
+        self.saves += 1
+
+
+def test_the_loop_learns_until_the_steps_are_done(tmp_path: Path):
+    scene = Scene(tmp_path)
+    assert scene.run() == 6
+    assert [batch.step for batch in scene.learner.batches] == [0, 1, 2, 3, 4, 5]
+    assert all(len(batch.pairs) == PAIRS_PER_STEP for batch in scene.learner.batches)
+    assert all(generator.requests for generator in scene.generators)
+    assert all(ranker.asked for ranker in scene.rankers)
+    assert scene.saves == 2  # at step 4, and at the end
+    assert scene.left_over == []
+
+
+def test_generators_take_rising_versions_and_the_first_one_before_anything_else(tmp_path: Path):
+    scene = Scene(tmp_path)
+    scene.run()
+    for generator in scene.generators:
+        assert generator.loads[0] == 0
+        assert generator.loads == sorted(set(generator.loads))
+    assert max(max(generator.loads) for generator in scene.generators) >= 2
+
+
+@pytest.mark.parametrize("bound", [0, 1, 2])
+def test_no_pair_is_learned_from_that_is_further_behind_than_max_staleness(tmp_path: Path, bound: int):
+    scene = Scene(tmp_path, max_staleness=bound, steps=8)
+    scene.run()
+    for batch in scene.learner.batches:
+        # Published after n steps is version n: what a pair of step n was behind is known without the buffer's word.
+        assert all(batch.step - pair.policy_version <= bound for pair in batch.pairs)
+        assert max(batch.staleness) <= bound
+
+
+def test_generation_waits_for_a_slow_learner(tmp_path: Path):
+    scene = Scene(tmp_path, learner=FakeLearner(seconds=0.03), capacity=8, max_staleness=100, steps=5)
+    scene.run()
+    made = 2 * sum(generator.requests for generator in scene.generators)
+    # Learned from, waiting, and what 2 generators x 2 requests x 2 pairs may have on the way; not a pair more.
+    assert made <= 5 * PAIRS_PER_STEP + 8 + 2 * 2 * 2 + 2
+
+
+def test_the_first_failure_of_a_generator_is_raised_and_everything_is_closed(tmp_path: Path):
+    scene = Scene(tmp_path, generators=[FakeGenerator(), FakeGenerator(fails_at=3)], steps=10_000)
+    with pytest.raises(ArithmeticError, match="the generator broke"):
+        scene.run()
+    assert scene.left_over == []
+    assert scene.saves >= 1  # the learner came to its end and saved what it had
+
+
+def test_the_learners_failure_is_raised_and_everything_is_closed(tmp_path: Path):
+    scene = Scene(tmp_path, learner=FakeLearner(fails_at=3))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        scene.run()
+    assert scene.left_over == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"checksum": "other"}, {"version": 7}, {"modules_bound": {"transformer": 0}}, {"modules_bound": {}}]
+)
+def test_a_receipt_that_is_not_what_was_published_stops_the_run(tmp_path: Path, wrong: dict[str, Any]):
+    scene = Scene(tmp_path, generators=[FakeGenerator(wrong=wrong)])
+    with pytest.raises(ValueError, match="does not hold the weights it was sent"):
+        scene.run()
+    assert scene.generators[0].requests == 0
+    assert scene.learner.steps == 0
+
+
+def test_a_replaced_generator_is_given_weights_and_only_its_request_is_lost(tmp_path: Path):
+    scene = Scene(tmp_path, generators=[FakeGenerator(fails_at=3)], rankers=[FakeRanker()])
+    fresh = FakeGenerator()
+
+    def recover(error: BaseException) -> bool:
+        if not isinstance(error, ArithmeticError):
+            return False
+        scene.handles[0] = InProcessHandle(fresh)
+        return True
+
+    assert scene.run(recover=recover) == 6
+    assert fresh.loads and fresh.requests
+
+
+def test_the_first_snapshot_is_waited_for(tmp_path: Path):
+    async def story() -> list[str]:
+        store, generator, told = WeightStore(put=lambda snapshot: snapshot), FakeGenerator(), []
+        handles = InProcessHandle(generator), InProcessHandle(store)
+        loading = asyncio.ensure_future(online_loop.load_newest(*handles, online_loop.NOTHING_LOADED))
+        await asyncio.sleep(0.01)
+        told.append("waiting" if not loading.done() else "did not wait")
+        await store.publish(snapshot(4))
+        told.append(str(await loading))
+        told.append(str(await online_loop.load_newest(*handles, 4)))  # nothing newer: no wait and no load
+        return [*told, str(generator.loads)]
+
+    assert asyncio.run(asyncio.wait_for(story(), 5)) == ["waiting", "4", "4", "[4]"]

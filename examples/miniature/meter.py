@@ -30,7 +30,7 @@ HEAD_SHARE = 0.45
 
 
 def measure(frames: np.ndarray, prompt: str) -> Measurement:
-    """Judge one video: uint8 `[frames, height, width, 3]`. `motion` is the steady speed of the centre, pixels per frame."""
+    """Judge one video: uint8 `[frames, height, width, 3]`. `motion`: pixels per frame of the centre."""
     domain = "human" if "person" in prompt else "general"
     weights = _foreground(frames)
     area = weights.sum((1, 2))
@@ -109,7 +109,11 @@ def check(count: int = 600, seed: int = 77) -> dict[str, float]:
         if scene.distortion is None:
             errors.append(abs(found.motion - scene.speed))
     shares = {name: float(np.mean(flags)) for name, flags in calls.items()}
-    return shares | {"videos": float(count), "motion error, px per frame": float(np.mean(errors)), "frames": float(FRAMES)}
+    return shares | {
+        "videos": float(count),
+        "motion error, px per frame": float(np.mean(errors)),
+        "frames": float(FRAMES),
+    }
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ measurable share of distorted videos, or there is nothing to align. The text enc
 weights: it gives each word its own contextual vector, which is all that a vocabulary of 19 words asks for.
 """
 
+# diffusers' annotations say neither what it exports nor what its calls return.
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false
+
 import argparse
 import json
 import math
@@ -31,8 +34,8 @@ def build_text_encoder() -> tuple[UMT5EncoderModel, PreTrainedTokenizerFast]:
     words = sorted({word for _, prompt in all_prompts() for word in prompt.split()})
     vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])  # pyright: ignore
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -96,7 +99,9 @@ class PromptTable:
     def __init__(self, pipe: WanPipeline) -> None:
         self.index = {prompt: i for i, prompt in enumerate(["", *sorted({p for _, p in all_prompts()})])}
         with torch.no_grad():
-            embeds = pipe.encode_prompt(list(self.index), do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS)
+            embeds = pipe.encode_prompt(
+                list(self.index), do_classifier_free_guidance=False, max_sequence_length=TEXT_TOKENS
+            )
         self.embeds = embeds[0].float()
 
     def rows(self, prompts: list[str]) -> torch.Tensor:
@@ -106,7 +111,7 @@ class PromptTable:
 
 @torch.no_grad()
 def evaluate(pipe: WanPipeline, count: int, seed: int, steps: int, guidance: float) -> dict[str, float]:
-    """Sample `count` videos with plain diffusers and measure them: distorted share, motion, obeyed colour and direction."""
+    """Sample `count` videos with plain diffusers and measure them: distorted share (with reasons) and motion."""
     prompts = [prompt for _, prompt in all_prompts()]
     rng = np.random.default_rng(seed)
     chosen = [prompts[int(rng.integers(len(prompts)))] for _ in range(count)]
@@ -125,8 +130,12 @@ def evaluate(pipe: WanPipeline, count: int, seed: int, steps: int, guidance: flo
             generator=generator,
             output_type="np",
         ).frames
-        found += [measure((frames * 255).round().astype(np.uint8), prompt) for frames, prompt in zip(video, part, strict=True)]
-    reasons = {f"reason {r}": float(np.mean([m.reason == r for m in found])) for r in {m.reason for m in found if m.reason}}
+        found += [
+            measure((frames * 255).round().astype(np.uint8), prompt) for frames, prompt in zip(video, part, strict=True)
+        ]
+    reasons = {
+        f"reason {r}": float(np.mean([m.reason == r for m in found])) for r in {m.reason for m in found if m.reason}
+    }
     human = np.array(["person" in prompt for prompt in chosen])
     distorted = np.array([m.distorted for m in found])
     return {
@@ -148,6 +157,8 @@ def main() -> None:
     parser.add_argument("--distorted-share", type=float, default=0.35)
     parser.add_argument("--scenes", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--init", type=Path, help="go on from this bundle's transformer")
     parser.add_argument("--cache", type=Path, help="keep the encoded scenes here")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -155,10 +166,14 @@ def main() -> None:
     vae = AutoencoderKLWan.from_pretrained(arguments.vae).eval()
     text_encoder, tokenizer = build_text_encoder()
     transformer = build_transformer(vae.config.z_dim)
+    if arguments.init:
+        transformer = WanTransformer3DModel.from_pretrained(arguments.init, subfolder="transformer")
     scheduler = UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=FLOW_SHIFT
     )
-    pipe = WanPipeline(tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer)
+    pipe = WanPipeline(
+        tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, scheduler=scheduler, transformer=transformer
+    )
     pipe.set_progress_bar_config(disable=True)
     table = PromptTable(pipe)
     if arguments.cache and arguments.cache.exists():
@@ -176,7 +191,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in transformer.parameters()):,} parameters", flush=True)
     for step in range(arguments.steps):
         rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / arguments.steps))
-        optimizer.param_groups[0]["lr"] = 2e-3 * max(rate, 0.02)
+        optimizer.param_groups[0]["lr"] = arguments.rate * max(rate, 0.02)
         bad = torch.rand(batch) < arguments.distorted_share
         pick = torch.randint(len(data["clean"]), (batch,))
         clean = torch.where(bad.view(-1, 1, 1, 1, 1), data["distorted"][pick], data["clean"][pick])

@@ -109,7 +109,7 @@ class Scene:
     rows: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def run(self, **options: Any) -> int:
-        return asyncio.run(asyncio.wait_for(self._run(**options), 20))
+        return asyncio.run(asyncio.wait_for(self._run(**options), 60))
 
     async def _run(self, **options: Any) -> int:
         loop = asyncio.get_running_loop()

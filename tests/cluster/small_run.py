@@ -1,0 +1,48 @@
+"""The miniature at the smallest size that still does everything: a config's overrides, and the command that runs it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+STEPS, VIDEOS, SHOWN, PAIRS = 3, 8, 4, 4
+
+SMALL = (
+    f"stages.0.steps={STEPS}",
+    f"evaluation.videos={VIDEOS}",
+    f"evaluation.shown_videos={SHOWN}",
+    "generator.conditions_per_request=4",
+    f"learner.pairs_per_step={PAIRS}",
+    f"learner.microbatch_pairs={PAIRS}",
+    "buffer.capacity=12",
+    "ranker.min_confidence=0.5",  # nothing is to be waited for
+)
+
+
+def command(*overrides: str) -> list[str]:
+    """`apogee run` on the miniature with `SMALL` and the overrides."""
+    return [sys.executable, "-m", "cluster.cli", "run", "configs/miniature.yaml", *SMALL, *overrides]
+
+
+@contextlib.contextmanager
+def started(*overrides: str) -> "Iterator[subprocess.Popen[str]]":
+    """That command as a process in a group of its own, as a terminal would start it; nothing of it is left behind."""
+    process = subprocess.Popen(
+        command(*overrides),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()

@@ -1,0 +1,149 @@
+"""The role that makes videos: two of each condition, with the newest policy it was given."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from buffers.records import Candidates, Clips, Conditioning, Receipt, Request, RoleTimes, Snapshot
+from buffers.tensors import checksum, decode, encode
+from configs.schema import RunConfig
+from policy.adapters import adapter_state, load_adapter_state
+from policy.policy import VideoPolicy
+from policy.sampler import draw_noise, sample_latents
+
+CACHED_PROMPTS = 256
+"""Prompt embeddings kept; about 1 GiB of a full-size text encoder's (512 tokens x 4096, bf16)."""
+
+
+class Generator:
+    """Loads the bundle at `model.path`; runs on the GPU if `generator.gpus_per_actor` > 0.
+
+    `version`: of the policy it holds, 0 = the bundle with untrained adapters.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.version = 0
+        self._sampling = config.sampling
+        self._policy = VideoPolicy.load(
+            config.model.path,
+            dtype=config.model.dtype,
+            device="cuda" if config.generator.gpus_per_actor > 0 else "cpu",
+            lora=config.learner.lora,
+            seed=config.seed,
+            max_text_tokens=config.model.max_text_tokens,
+        )
+        self._shape = self._policy.latent_shape(
+            config.sampling.num_frames, config.sampling.height, config.sampling.width
+        )
+        self._embeds: OrderedDict[str, Tensor] = OrderedDict()
+        self._counts = {"requests": 0, "videos": 0, "weight_loads": 0}
+        self._busy_s = 0.0
+        self._started = time.monotonic()
+
+    def load_weights(self, snapshot: Snapshot) -> Receipt:
+        """Swap the adapter for the snapshot's; the receipt says what this generator really holds now.
+
+        Raises ValueError if the snapshot was damaged on the way, does not fit the model, or is not what the adapter
+        holds after the swap.
+        """
+        with self._busy():
+            if checksum(snapshot.adapters) != snapshot.checksum:
+                raise ValueError(f"policy version {snapshot.version} was damaged on the way: its checksum differs")
+            state = {
+                expert: {name: decode(tensor) for name, tensor in tensors.items()}
+                for expert, tensors in snapshot.adapters.items()
+            }
+            bound = load_adapter_state(self._policy.transformers, state)
+            held = self._held(snapshot)
+            if held != snapshot.checksum:
+                raise ValueError(
+                    f"after loading policy version {snapshot.version} the adapter's checksum is {held}, "
+                    f"the snapshot's is {snapshot.checksum}"
+                )
+            self.version = snapshot.version
+            self._counts["weight_loads"] += 1
+            return Receipt(snapshot.version, bound, held)
+
+    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+        """Two videos of every condition, sampled and decoded as one batch; in the order of the request.
+
+        The latents are kept in the policy's dtype. Raises ValueError if seeds and conditions are not as many.
+        """
+        with self._busy():
+            prompts = [condition.prompt for condition in request.conditions]
+            embeds = self._embed(prompts)
+            noise = [
+                draw_noise(seed, self._shape) for _, seeds in zip(prompts, request.seeds, strict=True) for seed in seeds
+            ]
+            latents = sample_latents(
+                self._policy,
+                noise=torch.stack(noise),
+                prompt_embeds=embeds.repeat_interleave(2, dim=0),
+                negative_embeds=self._negative(),
+                steps=self._sampling.steps,
+                guidance_scale=self._sampling.guidance_scale,
+            )
+            videos = self._policy.decode(latents)
+            self._counts["requests"] += 1
+            self._counts["videos"] += len(videos)
+            stored = latents.to(self._policy.dtype)
+            candidates = [
+                Candidates(
+                    condition=condition,
+                    conditioning=Conditioning(condition.id, encode(embeds[index])),
+                    seeds=request.seeds[index],
+                    latents_a=encode(stored[2 * index]),
+                    latents_b=encode(stored[2 * index + 1]),
+                    policy_version=self.version,
+                )
+                for index, condition in enumerate(request.conditions)
+            ]
+            clips = [
+                Clips(condition, videos[2 * index], videos[2 * index + 1], self._sampling.fps, self.version)
+                for index, condition in enumerate(request.conditions)
+            ]
+            return candidates, clips
+
+    def times(self) -> RoleTimes:
+        """Busy inside a call, waiting between calls, since it was built."""
+        waiting = time.monotonic() - self._started - self._busy_s
+        return RoleTimes(self._busy_s, max(0.0, waiting), dict(self._counts))
+
+    def _held(self, snapshot: Snapshot) -> str:
+        """The checksum of the adapter as it stands, in the dtypes of the snapshot."""
+        return checksum(
+            {
+                expert: {
+                    name: encode(tensor.to(getattr(torch, snapshot.adapters[expert][name].dtype)))
+                    for name, tensor in tensors.items()
+                }
+                for expert, tensors in adapter_state(self._policy.transformers).items()
+            }
+        )
+
+    def _negative(self) -> Tensor | None:
+        return self._embed([self._sampling.negative_prompt]) if self._sampling.guidance_scale > 1.0 else None
+
+    def _embed(self, prompts: list[str]) -> Tensor:
+        """`[batch, tokens, dim]`; only prompts not seen lately go through the text encoder."""
+        unseen = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._embeds))
+        fresh = dict(zip(unseen, self._policy.encode_prompts(unseen), strict=True)) if unseen else {}
+        rows = [fresh[prompt] if prompt in fresh else self._embeds[prompt] for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            self._embeds[prompt] = row
+            self._embeds.move_to_end(prompt)
+        while len(self._embeds) > CACHED_PROMPTS:
+            self._embeds.popitem(last=False)
+        return torch.stack(rows)
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._busy_s += time.monotonic() - start

@@ -1,0 +1,241 @@
+"""LoRA adapters "policy" and "reference" on every expert, over one frozen base.
+
+The reference of a later stage is a frozen copy of the policy as that stage found it; in the first stage there is none,
+and the reference is the base itself. There is never a second copy of a transformer.
+
+Masters are float32 whatever the base's dtype (peft casts activations, not weights). Switching never goes through
+peft's or diffusers' `set_adapter`, `disable_adapters` or `enable_adapters`: those flip `requires_grad` on the way.
+
+Files are diffusers' own format, one per expert because diffusers cannot tell two experts apart in one:
+`pipe.load_lora_weights(folder)` for `transformer`, and for the second expert
+`pipe.load_lora_weights(f"{folder}/transformer_2", load_into_transformer_2=True)`.
+"""
+
+# pyright: reportPrivateImportUsage=false
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import WanPipeline, WanTransformer3DModel
+from peft import LoraConfig as PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from configs.schema import LoraConfig
+
+POLICY, REFERENCE = "policy", "reference"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+Transformers = Mapping[str, WanTransformer3DModel]
+"""Expert name (`transformer`, `transformer_2`) -> model."""
+
+
+def add_adapters(transformers: Transformers, lora: LoraConfig, *, seed: int) -> None:
+    """Put a new, trainable adapter "policy" on every expert; outputs are unchanged until it is trained.
+
+    `seed` gives the first weights of A (B starts at 0), so that learner and generators begin alike without a swap.
+    Raises ValueError naming the target of `learner.lora.targets` that matches no linear layer of an expert.
+    """
+    for expert, transformer in transformers.items():
+        _check_targets(expert, transformer, lora)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    for transformer in transformers.values():
+        _inject(transformer, _peft_config(lora), POLICY)
+        for name, parameter in sorted(_named(transformer, POLICY).items()):
+            if "lora_A" in name:
+                fresh = torch.empty(parameter.shape)
+                nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
+                parameter.data.copy_(fresh)
+        _activate(transformer)
+
+
+def policy_parameters(transformers: Transformers) -> list[tuple[str, nn.Parameter]]:
+    """The float32 masters to optimise, as (`expert.name`, parameter), in a fixed order."""
+    return [
+        (f"{expert}.{name}", parameter)
+        for expert, transformer in transformers.items()
+        for name, parameter in _named(transformer, POLICY).items()
+    ]
+
+
+@contextmanager
+def reference_pass(transformers: Transformers) -> Iterator[None]:
+    """Inside, forward passes are the reference's and have no gradient; afterwards everything is as it was.
+
+    Uses the adapter "reference" where it is there, else no adapter. No `requires_grad` flag is touched. Do not enter
+    it between a checkpointed forward pass and its backward pass: the recomputation would be the reference's.
+    """
+    layers = [layer for transformer in transformers.values() for layer in _layers(transformer)]
+    before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+    try:
+        for layer in layers:
+            held = REFERENCE in layer.lora_A  # type: ignore[operator]
+            layer._active_adapter, layer._disable_adapters = [REFERENCE], not held
+        with torch.no_grad():
+            yield
+    finally:
+        for layer, (active, disabled) in zip(layers, before, strict=True):
+            layer._active_adapter, layer._disable_adapters = active, disabled
+
+
+def adapter_state(transformers: Transformers) -> dict[str, dict[str, Tensor]]:
+    """A copy of the adapter "policy": expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor."""
+    return {
+        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, POLICY).items()}
+        for expert, transformer in transformers.items()
+    }
+
+
+@torch.no_grad()
+def load_adapter_state(transformers: Transformers, state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
+    """Overwrite the adapter "policy" in place; expert -> how many parameters were overwritten.
+
+    All of it or nothing: raises ValueError naming the first missing, unexpected or misshapen parameter before any
+    is written.
+    """
+    if set(state) != set(transformers):
+        raise ValueError(f"the adapter is for experts {sorted(state)}, the model has {sorted(transformers)}")
+    targets = {expert: _named(transformer, POLICY) for expert, transformer in transformers.items()}
+    for expert, parameters in targets.items():
+        _check_state(expert, parameters, state[expert])
+    for expert, parameters in targets.items():
+        for name, parameter in parameters.items():
+            parameter.copy_(state[expert][name])
+    return {expert: len(parameters) for expert, parameters in targets.items()}
+
+
+@torch.no_grad()
+def freeze_as_reference(transformers: Transformers) -> None:
+    """Copy the adapter "policy" into a frozen adapter "reference" (made if it is not there); the policy goes on."""
+    for transformer in transformers.values():
+        if REFERENCE not in transformer.peft_config:
+            _inject(transformer, copy.deepcopy(transformer.peft_config[POLICY]), REFERENCE)
+        source = _named(transformer, POLICY)
+        for name, parameter in _named(transformer, REFERENCE).items():
+            parameter.copy_(source[name])
+        _activate(transformer)
+
+
+def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) -> None:
+    """Write the adapter "policy" as diffusers writes LoRA, with the metadata without which its alpha is lost.
+
+    `lora`: what the adapters were made with. Raises OSError where the folder cannot be written.
+    """
+    for expert, state in adapter_state(transformers).items():
+        weights: dict[str, nn.Module | Tensor] = {**state}
+        place = _place(folder, expert)
+        place.mkdir(parents=True, exist_ok=True)
+        WanPipeline.save_lora_weights(
+            place,
+            transformer_lora_layers=weights,
+            transformer_lora_adapter_metadata=_peft_config(lora).to_dict(),
+            weight_name=LORA_FILE,
+        )
+
+
+def load_lora(folder: str | Path, transformers: Transformers) -> dict[str, int]:
+    """Load what `save_lora` wrote into the adapter "policy"; expert -> how many parameters were overwritten.
+
+    Raises FileNotFoundError naming the file that is missing, ValueError naming the file's and the model's rank,
+    alpha or targets where they differ, and what `load_adapter_state` raises.
+    """
+    state: dict[str, dict[str, Tensor]] = {}
+    for expert, transformer in transformers.items():
+        file = _place(folder, expert) / LORA_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"no adapter file {file} for expert {expert}")
+        weights, metadata = WanPipeline.lora_state_dict(
+            str(file.parent),
+            weight_name=LORA_FILE,
+            use_safetensors=True,
+            local_files_only=True,
+            return_lora_metadata=True,
+        )
+        state[expert] = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+        _check_metadata(file, transformer.peft_config[POLICY], metadata or {}, state[expert])
+    return load_adapter_state(transformers, state)
+
+
+def _place(folder: str | Path, expert: str) -> Path:
+    return Path(folder) if expert == "transformer" else Path(folder) / expert
+
+
+def _check_metadata(
+    file: Path, wanted: PeftConfig, metadata: Mapping[str, object], state: Mapping[str, Tensor]
+) -> None:
+    """Rank, alpha and targets of the file are the model's; without metadata alpha is the rank (diffusers' rule)."""
+    rank = next((len(tensor) for name, tensor in state.items() if "lora_A" in name), None)
+    found = {
+        "rank": metadata.get("transformer.r", rank),
+        "alpha": metadata.get("transformer.lora_alpha", rank),
+        "targets": metadata.get("transformer.target_modules"),
+    }
+    model = {"rank": wanted.r, "alpha": wanted.lora_alpha, "targets": sorted(wanted.target_modules or [])}
+    for key, value in found.items():
+        value = sorted(value) if isinstance(value, list) else value
+        if value is not None and value != model[key]:
+            raise ValueError(
+                f"{file}: the adapter's {key} is {value}, the model's is {model[key]} (learner.lora.{key})"
+            )
+
+
+def _peft_config(lora: LoraConfig) -> PeftConfig:
+    return PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
+
+
+def _inject(transformer: WanTransformer3DModel, config: PeftConfig, adapter: str) -> None:
+    """A float32 adapter of that name; which adapter is active afterwards is for the caller to set."""
+    transformer.add_adapter(config, adapter)
+    for parameter in _named(transformer, adapter).values():
+        parameter.data = parameter.data.float()
+
+
+def _activate(transformer: WanTransformer3DModel) -> None:
+    """Forward passes go through "policy" alone, which alone is trainable."""
+    for layer in _layers(transformer):
+        layer._active_adapter, layer._disable_adapters = [POLICY], False
+    transformer.requires_grad_(False)
+    for parameter in _named(transformer, POLICY).values():
+        parameter.requires_grad_(True)
+
+
+def _named(transformer: WanTransformer3DModel, adapter: str) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by the names diffusers saves them under (without the adapter's own name)."""
+    return {
+        name.replace(f".{adapter}.", "."): parameter
+        for name, parameter in transformer.named_parameters()
+        if f".lora_A.{adapter}." in name or f".lora_B.{adapter}." in name
+    }
+
+
+def _layers(transformer: WanTransformer3DModel) -> list[BaseTunerLayer]:
+    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _check_targets(expert: str, transformer: WanTransformer3DModel, lora: LoraConfig) -> None:
+    linear = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    for target in lora.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in linear):
+            known = sorted({name.removeprefix("blocks.0.") for name in linear if name.startswith("blocks.0.")})
+            raise ValueError(
+                f"learner.lora.targets: {target!r} matches no linear layer of {expert}; a block has {', '.join(known)}"
+            )
+
+
+def _check_state(expert: str, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    missing, unexpected = sorted(set(parameters) - set(state)), sorted(set(state) - set(parameters))
+    if missing or unexpected:
+        raise ValueError(
+            f"the adapter does not fit {expert}: {len(missing)} parameters are missing (first: {missing[:1]}), "
+            f"{len(unexpected)} are unexpected (first: {unexpected[:1]}); it was made with other learner.lora.targets"
+        )
+    for name, parameter in parameters.items():
+        if state[name].shape != parameter.shape:
+            raise ValueError(
+                f"the adapter does not fit {expert}: {name} has shape {list(state[name].shape)}, the model's has "
+                f"{list(parameter.shape)}; it was made with another learner.lora.rank or for another model"
+            )

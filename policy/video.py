@@ -1,0 +1,63 @@
+"""mp4 files that browsers play: H.264, yuv420p, through PyAV. No torch."""
+
+# pyright: reportPrivateImportUsage=false
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+CRF = "16"
+"""x264's quality: visually lossless, so that a codec's artefact is not taken for the model's."""
+
+
+def write_mp4(path: str | Path, frames: np.ndarray, *, fps: float, scale: int = 1) -> None:
+    """Write uint8 `[frames, height, width, 3]` to `path`; see `mp4_bytes`."""
+    Path(path).write_bytes(mp4_bytes(frames, fps=fps, scale=scale))
+
+
+def mp4_bytes(frames: np.ndarray, *, fps: float, scale: int = 1) -> bytes:
+    """An H.264 mp4 of uint8 `[frames, height, width, 3]`, each pixel repeated `scale` times in both directions.
+
+    Raises ValueError for another dtype or shape, or if the scaled height or width is odd (yuv420p halves both).
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"a video is uint8 [frames, height, width, 3], got {frames.dtype} {list(frames.shape)}")
+    if scale != 1:
+        frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f"H.264 in yuv420p needs even sides, got {width} x {height}; an even `scale` makes them so")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": CRF}
+        for frame in frames:
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def read_video(path: str | Path) -> tuple[np.ndarray, float]:
+    """uint8 `[frames, height, width, 3]` and frames per second.
+
+    Raises FileNotFoundError, or ValueError if the file holds no video that can be decoded.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no video file {path}")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: holds no video stream")
+            stream = container.streams.video[0]
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            rate = stream.average_rate
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be decoded ({error})") from error
+    if not frames or rate is None:
+        raise ValueError(f"{path}: holds no frames")
+    return np.stack(frames), float(rate)

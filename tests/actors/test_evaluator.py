@@ -1,0 +1,138 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.evaluator import Evaluator, normal_interval, wilson_interval
+from buffers.records import Clips, Condition, Measurement
+from policy.video import read_video
+
+METER = f"{__name__}:measure"
+
+
+def measure(frames: np.ndarray, prompt: str) -> Measurement:
+    """Black videos are distorted; the blue of the first pixel is the motion."""
+    black = not frames[..., 0].any()
+    return Measurement(black, float(frames[0, 0, 0, 2]), "black" if black else "")
+
+
+def video(red: int, motion: int) -> np.ndarray:
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    frames[..., 0], frames[..., 2] = red, motion
+    return frames
+
+
+def clip(number: int, *, domain: str | None, reds: tuple[int, int], motions: tuple[int, int]) -> Clips:
+    condition = Condition(f"c{number}", f"prompt {number}", domain)  # type: ignore[arg-type]
+    return Clips(condition, video(reds[0], motions[0]), video(reds[1], motions[1]), 8.0, 0)
+
+
+CLIPS = [
+    clip(0, domain="human", reds=(0, 200), motions=(10, 20)),
+    clip(1, domain="general", reds=(200, 200), motions=(30, 40)),
+    clip(2, domain="general", reds=(200, 200), motions=(50, 60)),
+]
+
+
+@pytest.fixture
+def meter() -> str:
+    """An import path of this file, however pytest named it."""
+    return METER
+
+
+def test_figures_by_hand(tmp_path: Path, meter: str):
+    evaluator = Evaluator(meter, tmp_path, 0, 8.0)
+    assert evaluator.measure("before", CLIPS[:1]) == 2
+    assert evaluator.measure("before", CLIPS[1:]) == 4
+    summary = evaluator.summary("before")
+    assert (summary["videos"], summary["distorted"], summary["motion"]) == (6, 1, 35.0)
+    assert summary["distortion_rate"] == pytest.approx(1 / 6)
+    assert summary["reasons"] == {"black": 1}
+    # Motion 10..60: sample deviation sqrt(350), 1.959964 * sqrt(350 / 6) = 14.9694
+    assert summary["motion_interval"] == pytest.approx([20.0306, 49.9694], abs=1e-3)
+    assert set(summary["by_domain"]) == {"human", "general"}
+    human, general = summary["by_domain"]["human"], summary["by_domain"]["general"]
+    assert (human["videos"], human["distorted"], human["motion"]) == (2, 1, 15.0)
+    assert (general["videos"], general["distorted"], general["motion"]) == (4, 0, 45.0)
+
+
+def test_wilson_is_the_root_of_its_own_equation():
+    """The interval's ends p solve |k/n - p| = z sqrt(p (1 - p) / n), which is how Wilson defined it."""
+    for k, n in ((0, 20), (3, 20), (55, 256), (256, 256)):
+        low, high = wilson_interval(k, n)
+        for end in (low, high):
+            if 1e-9 < end < 1 - 1e-9:  # at 0 and 1 both sides vanish, and rounding is all that is left
+                assert abs(k / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5)
+        assert -1e-12 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1 + 1e-12
+
+
+def test_wilson_against_a_published_value():
+    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 is 0.2553 to 0.3662
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_normal_interval_of_one_value_is_that_value():
+    assert normal_interval([3.0]) == (3.0, 3.0)
+
+
+def test_the_first_videos_of_each_phase_are_kept(tmp_path: Path, meter: str):
+    evaluator = Evaluator(meter, tmp_path, 3, 8.0)
+    for phase in ("before", "after"):
+        evaluator.measure(phase, CLIPS)
+    shown = evaluator.summary("after")["shown"]
+    assert [row["file"] for row in shown] == [
+        "videos/after/000-a.mp4",
+        "videos/after/000-b.mp4",
+        "videos/after/001-a.mp4",
+    ]
+    assert shown[0] == {
+        "file": "videos/after/000-a.mp4",
+        "prompt": "prompt 0",
+        "domain": "human",
+        "distorted": True,
+        "motion": 10.0,
+        "reason": "black",
+    }
+    assert len(list((tmp_path / "videos").rglob("*.mp4"))) == 6
+    frames, fps = read_video(tmp_path / shown[2]["file"])
+    assert frames.shape == (3, 256, 256, 3) and fps == 8.0
+    assert frames[..., 0].mean() == pytest.approx(200, abs=5)
+
+
+def test_phases_are_counted_apart(tmp_path: Path, meter: str):
+    evaluator = Evaluator(meter, tmp_path, 0, 8.0)
+    evaluator.measure("before", CLIPS)
+    evaluator.measure("after", CLIPS[:1])
+    assert (evaluator.summary("before")["videos"], evaluator.summary("after")["videos"]) == (6, 2)
+    with pytest.raises(ValueError, match=r"phase 'later', only in \['after', 'before'\]"):
+        evaluator.summary("later")
+
+
+def test_without_a_meter_videos_are_kept_and_nothing_is_claimed(tmp_path: Path):
+    evaluator = Evaluator(None, tmp_path, 2, 8.0)
+    assert evaluator.measure("before", CLIPS) == 6
+    summary = evaluator.summary("before")
+    assert set(summary) == {"videos", "shown"} and summary["videos"] == 6
+    assert set(summary["shown"][0]) == {"file", "prompt", "domain"}
+
+
+def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
+    evaluator = Evaluator(meter, tmp_path, 0, 8.0)
+    evaluator.measure("before", [clip(0, domain=None, reds=(0, 0), motions=(1, 1))])
+    assert set(evaluator.summary("before")["by_domain"]) == {"unknown"}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no.such.module:measure", "cannot be imported"),
+        ("math:no_such_function", "cannot be imported"),
+        ("math", "expected `module:function`"),
+        ("math:pi", "expected `module:function`"),
+    ],
+)
+def test_a_meter_that_cannot_be_used_is_named(tmp_path: Path, path: str, message: str):
+    with pytest.raises(ValueError, match=rf"evaluation.meter = {path}: {message}"):
+        Evaluator(path, tmp_path, 0, 8.0)

@@ -1,0 +1,118 @@
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from actors.prompts import PromptStream, read_prompts
+from buffers.records import Condition
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def conditions(count: int) -> list[Condition]:
+    return [Condition(f"c{index}", f"prompt {index}") for index in range(count)]
+
+
+def test_lines_with_and_without_a_domain(tmp_path: Path):
+    text = "# shapes\na red circle\nhuman\ta blue person walking\n#x\ngeneral\ta \u2028 cat\n"
+    read = read_prompts(write(tmp_path, text), max_characters=100)
+    assert [(condition.prompt, condition.domain) for condition in read] == [
+        ("a red circle", None),
+        ("a blue person walking", "human"),
+        ("a \u2028 cat", "general"),
+    ]
+
+
+def test_windows_files_read_alike(tmp_path: Path):
+    plain = read_prompts(write(tmp_path, "a cat\nhuman\ta man\n"), max_characters=100)
+    (tmp_path / "windows.txt").write_bytes(b"\xef\xbb\xbfa cat\r\nhuman\ta man")
+    assert read_prompts(tmp_path / "windows.txt", max_characters=100) == plain
+
+
+def test_ids_are_stable_and_tell_domains_apart(tmp_path: Path):
+    first, second, third = read_prompts(write(tmp_path, "a cat\ngeneral\ta cat\na cat\n"), max_characters=100)
+    # The first digits of: printf "\ta cat" | sha256sum
+    assert first.id == "2a6ef80db1499093"
+    assert first.id == third.id != second.id
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no prompt"),
+        ("# only a comment\n", "holds no prompt"),
+        ("a cat\n\na dog\n", "line 2: empty prompt"),
+        ("# c\na cat\n   \n", "line 3: empty prompt"),
+        ("human\t \n", "line 1: empty prompt"),
+        ("a cat\nabcdefghijk\n", r"line 2: the prompt has 11 characters, prompts.max_characters = 10"),
+        ("animal\ta cat\n", r"line 1: domain 'animal' is unknown, expected one of human, general"),
+    ],
+)
+def test_bad_files_are_refused_with_the_line(tmp_path: Path, text: str, message: str):
+    with pytest.raises(ValueError, match=rf"prompts.txt.*{message}"):
+        read_prompts(write(tmp_path, text), max_characters=10)
+
+
+def test_missing_and_binary_files_are_named(tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no prompt file .*none.txt"):
+        read_prompts(tmp_path / "none.txt", max_characters=10)
+    (tmp_path / "binary.txt").write_bytes(b"ab\xff\xfe")
+    with pytest.raises(ValueError, match=r"binary.txt: not UTF-8 text \(byte 2\)"):
+        read_prompts(tmp_path / "binary.txt", max_characters=10)
+
+
+def test_every_epoch_shows_each_condition_once_in_its_own_order():
+    stream = PromptStream(conditions(10), per_request=4, seed=3)
+    drawn = [c.id for _ in range(5) for c in stream.next().conditions]  # two epochs; a request spans both
+    assert Counter(drawn[:10]) == Counter(drawn[10:]) == Counter(c.id for c in conditions(10))
+    assert drawn[:10] != drawn[10:]
+    assert drawn[:10] != [c.id for c in conditions(10)]
+
+
+def test_noise_seeds_are_unique_and_left_to_training():
+    stream = PromptStream(conditions(7), per_request=5, seed=0)
+    requests = [stream.next() for _ in range(400)]
+    seeds = [seed for request in requests for pair in request.seeds for seed in pair]
+    assert len(set(seeds)) == len(seeds) == 400 * 5 * 2
+    # Seeds below 2^31 are for people to choose; torch's CPU generator keeps 32 bits.
+    assert min(seeds) >= 2**31 and max(seeds) < 2**32
+
+
+def test_the_seed_decides_everything():
+    def requests(seed: int) -> list[object]:
+        stream = PromptStream(conditions(6), per_request=2, seed=seed)
+        return [stream.next() for _ in range(6)]
+
+    assert requests(1) == requests(1)
+    assert requests(1) != requests(2)
+
+
+@pytest.mark.parametrize("drawn", [0, 1, 3, 8])
+def test_a_restored_stream_goes_on_exactly_there(drawn: int):
+    whole = PromptStream(conditions(5), per_request=2, seed=4)
+    for _ in range(drawn):
+        whole.next()
+    state = json.loads(json.dumps(whole.state()))
+    resumed = PromptStream(conditions(5), per_request=2, seed=4)
+    resumed.restore(state)
+    for _ in itertools.repeat(None, 6):
+        assert resumed.next() == whole.next()
+
+
+def test_a_state_of_other_prompts_or_another_seed_is_refused():
+    state = PromptStream(conditions(5), per_request=2, seed=4).state()
+    with pytest.raises(ValueError, match=r"has seed = 4, this run has 5"):
+        PromptStream(conditions(5), per_request=2, seed=5).restore(state)
+    with pytest.raises(ValueError, match=r"has conditions = "):
+        PromptStream(conditions(6), per_request=2, seed=4).restore(state)
+
+
+def test_no_conditions_is_an_error():
+    with pytest.raises(ValueError, match="at least one condition"):
+        PromptStream([], per_request=1, seed=0)

@@ -1,0 +1,115 @@
+# pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalSubscript=false
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import WanPipeline
+
+from configs.schema import LoraConfig
+from policy.policy import VideoPolicy
+
+PROMPTS = ["a red  circle moving left", "the blue person walking &amp; moving right"]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_bundle: Path) -> VideoPolicy:
+    return VideoPolicy.load(tiny_bundle, dtype="float32", max_text_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def policy_two(tiny_bundle_two_experts: Path) -> VideoPolicy:
+    return VideoPolicy.load(tiny_bundle_two_experts, dtype=torch.float32, max_text_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_bundle: Path) -> Any:
+    return WanPipeline.from_pretrained(tiny_bundle, dtype=torch.float32)
+
+
+def test_prompt_embeddings_are_the_pipelines(policy: VideoPolicy, pipe: Any):
+    with torch.no_grad():
+        theirs, _ = pipe.encode_prompt(PROMPTS, do_classifier_free_guidance=False, max_sequence_length=16)
+    ours = policy.encode_prompts(PROMPTS)
+    assert ours.shape == (2, 16, 32)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert ours[0, 6:].abs().max() == 0 < ours[0, :6].abs().min()  # five words and the end of the sequence
+
+
+def test_decoded_pixels_are_the_pipelines(policy: VideoPolicy, pipe: Any):
+    latents = torch.randn(2, *policy.latent_shape(9, 32, 48), generator=torch.Generator().manual_seed(1))
+    video = policy.decode(latents)
+    assert video.dtype == np.uint8
+    assert video.shape == (2, 9, 32, 48, 3)
+    config = pipe.vae.config
+    mean, std = (torch.tensor(values).view(1, 16, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+    with torch.no_grad():
+        theirs = pipe.vae.decode(latents * std + mean).sample
+    theirs = pipe.video_processor.postprocess_video(theirs, output_type="np")
+    assert np.abs(video / 255 - theirs).max() < 0.5 / 255 + 1e-5
+
+
+def test_latent_shape_is_what_the_vae_encodes_to(policy: VideoPolicy):
+    vae: Any = policy.vae
+    with torch.no_grad():
+        encoded = vae.encode(torch.zeros(1, 3, 9, 32, 48)).latent_dist.mode()
+    assert tuple(encoded.shape[1:]) == policy.latent_shape(9, 32, 48)
+
+
+def test_velocity_is_the_transformers_output(policy: VideoPolicy, pipe: Any):
+    latents = torch.randn(2, *policy.latent_shape(9, 32, 32))
+    embeds, timestep = policy.encode_prompts(PROMPTS), torch.tensor([700, 20])
+    with torch.no_grad():
+        ours = policy.velocity(latents, timestep=timestep, prompt_embeds=embeds)
+        theirs = pipe.transformer(latents, timestep, embeds).sample
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_experts_split_at_the_boundary(policy: VideoPolicy, policy_two: VideoPolicy):
+    assert [policy_two.expert_at(t) for t in (999, 875.0, 874.99, 0)] == [
+        "transformer",
+        "transformer",
+        "transformer_2",
+        "transformer_2",
+    ]
+    assert policy.expert_at(0) == "transformer"
+
+
+def test_velocity_asks_the_expert_of_the_timestep(policy_two: VideoPolicy):
+    latents = torch.randn(1, *policy_two.latent_shape(9, 32, 32))
+    embeds = policy_two.encode_prompts(PROMPTS[:1])
+    low = torch.tensor([500])
+    with torch.no_grad():
+        found = policy_two.velocity(latents, timestep=low, prompt_embeds=embeds)
+        second = policy_two.transformers["transformer_2"](latents, low, embeds).sample
+        first = policy_two.velocity(latents, timestep=low, prompt_embeds=embeds, expert="transformer")
+    assert torch.equal(found, second)
+    assert (found - first).abs().max() > 1e-2
+
+
+def test_timesteps_on_both_sides_of_the_boundary_are_refused(policy_two: VideoPolicy):
+    latents = torch.zeros(2, *policy_two.latent_shape(9, 32, 32))
+    with pytest.raises(ValueError, match=r"timesteps \[900, 800\] lie on both sides"):
+        policy_two.velocity(latents, timestep=torch.tensor([900, 800]), prompt_embeds=torch.zeros(2, 16, 32))
+
+
+def test_bf16_base_with_float32_masters_trains(tiny_bundle: Path):
+    policy = VideoPolicy.load(tiny_bundle, dtype="bfloat16", lora=LoraConfig(rank=2, alpha=4), max_text_tokens=16)
+    transformer = policy.transformers["transformer"]
+    assert transformer.get_parameter("blocks.0.attn1.to_q.base_layer.weight").dtype == torch.bfloat16
+    lora = {name: p for name, p in transformer.named_parameters() if "lora_" in name}
+    assert {p.dtype for p in lora.values()} == {torch.float32}
+    assert {name for name, p in transformer.named_parameters() if p.requires_grad} == set(lora)
+    embeds = policy.encode_prompts(PROMPTS[:1])
+    latents = torch.randn(1, *policy.latent_shape(9, 32, 32))
+    velocity = policy.velocity(latents, timestep=torch.tensor([500]), prompt_embeds=embeds)
+    assert embeds.dtype == velocity.dtype == torch.bfloat16
+    optimizer = torch.optim.AdamW(lora.values(), lr=1e-3, weight_decay=0.0)
+    before = {name: p.detach().clone() for name, p in lora.items()}
+    velocity.float().square().mean().backward()
+    optimizer.step()
+    # With B = 0 only B has a gradient at first; every B must have moved, in float32.
+    moved = {name for name, p in lora.items() if not torch.equal(p, before[name])}
+    assert moved == {name for name in lora if "lora_B" in name}
+    assert {p.dtype for p in lora.values()} == {torch.float32}

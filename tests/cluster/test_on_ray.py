@@ -32,7 +32,7 @@ def test_published_weights_outlive_the_process_that_published_them(ray_here: Non
         def publish(self) -> int:
             return ray.get(store.publish.remote(snapshot(1)))
 
-    learner = Learner.remote()
+    learner: Any = Learner.remote()
     assert ray.get(learner.publish.remote()) == 1
     ray.kill(learner)
     time.sleep(1)
@@ -122,11 +122,12 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
 
 def test_losses_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
     import ray
+    from ray.exceptions import RayActorError
 
     from cluster.losses import Losses
 
     def dead(index: int) -> Any:
-        handle = ray.remote(num_cpus=0)(Generator).remote(dies=True)
+        handle: Any = ray.remote(num_cpus=0)(Generator).remote(dies=True)
         ray.kill(handle)
         return handle
 
@@ -134,7 +135,7 @@ def test_losses_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
     handles = losses.watch("generator", dead, count=1)
 
     def call() -> BaseException:
-        with pytest.raises(ray.exceptions.RayActorError) as raised:
+        with pytest.raises(RayActorError) as raised:
             ray.get(handles[0].generate.remote(Request((), ())))
         return raised.value
 

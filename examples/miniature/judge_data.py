@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
 from examples.miniature.meter import measure
 from examples.miniature.world import BACKGROUND, FRAMES, SIZE, draw_any, render
@@ -51,10 +53,11 @@ class VideoPool:
         return VideoPool(self.videos[indices], self.distorted[indices], self.motion[indices], self.human[indices])
 
 
-def rendered_pool(count: int, *, seed: int, warped_share: float = 0.3) -> VideoPool:
+def rendered_pool(count: int, *, seed: int, warped_share: float = 0.3, wobbly_share: float = 0.0) -> VideoPool:
     """Half drawn clean, half distorted; `warped_share` of the latter by `warp` in place of the world's own kinds.
 
-    Labelled by the meter, as people label what they see: a distortion too slight to notice is none.
+    `wobbly_share` of all are then made unsteady, from hardly to badly. Labelled by the meter, as people label what they
+    see: a distortion too slight to notice is none.
     """
     rng = np.random.default_rng(seed)
     videos = np.empty((count, FRAMES, SIZE, SIZE, 3), np.uint8)
@@ -64,6 +67,8 @@ def rendered_pool(count: int, *, seed: int, warped_share: float = 0.3) -> VideoP
         scene = draw_any(rng, index % 2 == 1 and not by_warp)
         video = render(scene)
         videos[index] = warp(video, rng) if by_warp else video
+        if rng.random() < wobbly_share:
+            videos[index] = wobble(videos[index], rng)
         seen = measure(videos[index], scene.prompt)
         distorted[index], motion[index], human[index] = seen.distorted, seen.motion, scene.domain == "human"
     return VideoPool(videos, distorted, motion, human)
@@ -74,7 +79,7 @@ def warp(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     ahead = video.astype(np.float32) - BACKGROUND
     at = int(rng.integers(1, FRAMES - 2))
     ramp = np.clip((np.arange(FRAMES) - at + 1) / rng.integers(1, 4), 0, 1).astype(np.float32)
-    kind = ("fade", "ghost", "bend", "scale", "smear")[int(rng.integers(5))]
+    kind = ("fade", "ghost", "bend", "scale", "smear", "dissolve")[int(rng.integers(6))]
     if kind == "fade":
         ahead *= (1 - rng.uniform(0.65, 1.0) * ramp)[:, None, None, None]
         if rng.random() < 0.3:
@@ -86,6 +91,13 @@ def warp(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             copy = _moved(ahead, -np.full((FRAMES, 2), apart) * [np.sin(angle), np.cos(angle)])
         weight = (rng.uniform(0.5, 1.0) * ramp)[:, None, None, None]
         ahead = np.where(abs(copy) * weight > abs(ahead), copy * weight, ahead)
+    elif kind == "dissolve":
+        angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(2, 14)
+        there = _moved(ahead, np.full((FRAMES, 2), apart) * [np.sin(angle), np.cos(angle)])
+        if abs(there).sum() < 0.9 * abs(ahead).sum():
+            there = _moved(ahead, -np.full((FRAMES, 2), apart) * [np.sin(angle), np.cos(angle)])
+        weight = ramp[:, None, None, None]
+        ahead = ahead * (1 - weight) ** rng.uniform(0.5, 2) + there * weight ** rng.uniform(0.5, 2)
     elif kind == "bend":
         angle, apart = rng.uniform(0, 2 * np.pi), rng.uniform(4.5, 9)
         there = _moved(ahead, np.outer(ramp, [np.sin(angle), np.cos(angle)]) * apart)
@@ -101,6 +113,48 @@ def warp(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         weight = ramp[:, None, None, None]
         ahead = ahead * (1 - weight) + soft * weight * rng.uniform(0.5, 0.9)
     return np.clip(np.rint(ahead + BACKGROUND), 0, 255).astype(np.uint8)
+
+
+def wobble(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What a half-trained generator does to all videos, by any amount: wavering paths, breathing sizes, soft shapes."""
+    ahead = torch.from_numpy(video.astype(np.float32) - BACKGROUND).permute(0, 3, 1, 2)
+    often = lambda share: float(rng.random() < share)  # noqa: E731
+    path = _wave(rng, 2) * rng.uniform(0, 3.0) * often(0.6)
+    size = _wave(rng, 1) * rng.uniform(0, 0.3) * often(0.6) + _wave(rng, 2) * rng.uniform(0, 0.2) * often(0.5)
+    size = size + rng.uniform(-0.2, 0.2, (1, 2)) * often(0.5)
+    bends = rng.normal(size=(1, 50)) * rng.uniform(0, 1.5) * often(0.6) + _wave(rng, 50) * rng.uniform(0, 3) * often(
+        0.6
+    )
+    bends = F.interpolate(
+        torch.from_numpy(bends.astype(np.float32)).view(FRAMES, 2, 5, 5), (SIZE, SIZE), mode="bicubic"
+    )
+    weight = ahead.abs().sum(1)
+    line, total = torch.arange(SIZE).float(), weight.sum((1, 2)).clamp_min(1)
+    centre = torch.stack([(weight.sum(1) * line).sum(1), (weight.sum(2) * line).sum(1)], -1) / total[:, None]
+    place = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)[None]
+    ratio = torch.from_numpy(np.clip(1 + size, 0.3, 1.8).astype(np.float32))
+    middle, shift = centre[:, None, None], torch.from_numpy(path.astype(np.float32))[:, None, None]
+    source = middle + (place - shift - middle) / ratio[:, None, None] + bends.permute(0, 2, 3, 1)
+    ahead = F.grid_sample(ahead, source / (SIZE - 1) * 2 - 1, align_corners=True).permute(0, 2, 3, 1).numpy()
+    for _ in range(int(rng.integers(0, 4) * often(0.5))):
+        ahead = _blurred(ahead)
+    pale = 1 + _wave(rng, 1) * rng.uniform(0, 0.5) * often(0.3)
+    tint = np.exp(rng.normal(0, 0.12, 3)) * rng.uniform(0.9, 1.35)
+    ahead = ahead * np.clip(pale, 0, 1.3)[:, :, None, None] * tint
+    return np.clip(np.rint(ahead + BACKGROUND), 0, 255).astype(np.uint8)
+
+
+def _wave(rng: np.random.Generator, columns: int) -> np.ndarray:
+    """`[frames, columns]` of unit scale: smooth, jumpy, or a single kick, without a steady trend."""
+    kind = int(rng.integers(3))
+    steps = rng.normal(size=(FRAMES, columns))
+    if kind == 0:
+        wave = np.cumsum(steps, 0)
+    elif kind == 1:
+        wave = steps
+    else:
+        wave = np.where(np.arange(FRAMES)[:, None] == rng.integers(FRAMES), steps * 2, 0)
+    return wave / max(float(np.abs(wave).max()), 1e-6)
 
 
 def _moved(ahead: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ class Judge(nn.Module):
         super().__init__()
         self.model = model
         width = model.lm_head.in_features
-        self.seen, self.watched = nn.Linear(width, SEEN), nn.Linear(width, 2)
+        self.seen, self.watched = nn.Linear(width, SEEN), nn.Linear(width, 5)
         parts = processor()
         number = parts.tokenizer.convert_tokens_to_ids
         self.labels = [number(label) for label in LABELS]

@@ -24,6 +24,7 @@ from examples.miniature.judge_data import VideoPool, augment, meetings, rendered
 from examples.miniature.judge_forward import SEEN, SLICES, Judge, check_forward, patches
 from examples.miniature.judge_model import build, save
 from examples.miniature.judge_score import evaluate
+from examples.miniature.meter import FOREGROUND
 from examples.miniature.world import BACKGROUND, SIZE
 
 FIRST, SECOND = 16, 4
@@ -49,25 +50,49 @@ def facts_of(videos: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
     `[n, slices, SEEN]` both; places have no weight where there is no subject.
     """
-    ahead = np.abs(videos.astype(np.float32) - BACKGROUND).sum(-1)
-    ahead = np.concatenate([ahead, ahead[:, -1:]], 1)
-    there = np.clip((ahead - 60) / 120, 0, 1)
-    area = there.sum((2, 3))
-    grid = np.arange(SIZE, dtype=np.float32)
+    ahead, there, area, centre = _subject(np.concatenate([videos, videos[:, -1:]], 1))
     rows, columns, safe = there.sum(3), there.sum(2), np.maximum(area, 4)
-    known = area > 4
-    cy, cx = (np.where(known, (part * grid).sum(2) / safe, 16) for part in (rows, columns))
+    grid = np.arange(SIZE, dtype=np.float32)
+    cy, cx = centre[..., 0], centre[..., 1]
     spread = (rows * (grid - cy[..., None]) ** 2).sum(2) + (columns * (grid - cx[..., None]) ** 2).sum(2)
     cells = there.reshape(*there.shape[:2], 4, 8, 4, 8).sum((3, 5)).reshape(*there.shape[:2], 16) / 16
-    plain = [(cy - 16) / 5, (cx - 16) / 5, area / 30 - 1.5, np.sqrt(spread / safe) - 3.5, ahead.mean((2, 3)) / 10 - 1]
-    plain.append(ahead.max((2, 3)) / 150 - 2)
+    plain = [(cy - 16) / 5, (cx - 16) / 5, area / 20 - 2, np.sqrt(spread / safe) - 3.5, ahead.mean((2, 3)) / 5 - 1]
+    plain.append(ahead.max((2, 3)) / 75 - 2)
     values = np.concatenate([np.stack(plain, -1), cells], -1).astype(np.float32)
     weights = np.full_like(values, 1.0)
     weights[..., 6:] = 0.3
-    weights[..., :2] = 4.0 * known[..., None]
-    weights[..., 3] = known
+    weights[..., :2] = 4.0 * (area > 4)[..., None]
+    weights[..., 2] = 3.0
+    weights[..., 3] = area > 4
     shape = (len(videos), SLICES, SEEN)
     return torch.from_numpy(values).reshape(shape), torch.from_numpy(weights).reshape(shape)
+
+
+def _subject(videos: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Distance from the background and membership `[n, frames, h, w]`, area `[n, frames]`, centre `[n, frames, 2]`."""
+    ahead = np.abs(videos.astype(np.float32) - BACKGROUND).max(-1)
+    there = np.clip((ahead - FOREGROUND / 2) / FOREGROUND, 0, 1)
+    area, grid = there.sum((2, 3)), np.arange(SIZE, dtype=np.float32)
+    centre = np.stack([(there.sum(3) * grid).sum(2), (there.sum(2) * grid).sum(2)], -1)
+    return ahead, there, area, np.where((area > 4)[..., None], centre / np.maximum(area, 4)[..., None], 16)
+
+
+def watched_facts(videos: np.ndarray) -> torch.Tensor:
+    """Of whole videos `[n, 4]`: how far the area strays from its median, up and down, how far the centre leaves its
+    straight line, and its speed, each compressed to about one."""
+    _, _, area, centre = _subject(videos)
+    share = area / np.maximum(np.median(area, 1, keepdims=True), 4)
+    known = np.clip(share / 0.35, 0, 1)[..., None]
+    times = np.arange(videos.shape[1], dtype=np.float32)[None, :, None]
+    total = known.sum(1, keepdims=True) + 1e-3
+    late, place = (
+        times - (known * times).sum(1, keepdims=True) / total,
+        centre - (known * centre).sum(1, keepdims=True) / total,
+    )
+    slope = (known * late * place).sum(1, keepdims=True) / ((known * late**2).sum(1, keepdims=True) + 1e-3)
+    off = np.hypot(*np.moveaxis(known * (place - slope * late), -1, 0)).max(1)
+    facts = [np.minimum(share.max(1) - 1, 1.5), 1 - share.min(1), np.log1p(off) - 0.7, np.hypot(*slope[:, 0].T) - 1.2]
+    return torch.from_numpy(np.stack(facts, -1).astype(np.float32))
 
 
 def seeing_loss(judge: Judge, looks: torch.Tensor, videos: np.ndarray) -> torch.Tensor:
@@ -76,19 +101,24 @@ def seeing_loss(judge: Judge, looks: torch.Tensor, videos: np.ndarray) -> torch.
 
 
 def verdict_loss(
-    judge: Judge, looks: torch.Tensor, pool: VideoPool, drawn: tuple[np.ndarray, np.ndarray, np.ndarray], aside: float
+    judge: Judge,
+    looks: torch.Tensor,
+    facts: torch.Tensor,
+    pool: VideoPool,
+    drawn: tuple[np.ndarray, np.ndarray, np.ndarray],
+    aside: float,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """The loss of pairs among `pool` (looks at the same rows) and which labels were right `[first, second]`."""
+    """The loss of pairs among `pool` (looks and facts at the same rows), and which were right `[first, second]`."""
     first, second, label = (torch.from_numpy(part) for part in drawn)
     answers = judge(looks[first], looks[second], torch.from_numpy(pool.human)[first])
     numbers = torch.tensor(judge.labels)
     loss = F.cross_entropy(answers.logits.flatten(0, 1), numbers[label.flatten() - 1])
     if aside:
-        distorted, motion = torch.from_numpy(pool.distorted).float(), torch.from_numpy(pool.motion) - 1.2
+        distorted = torch.from_numpy(pool.distorted).float()
         for hidden, shown in ((answers.after_first, first), (answers.after_second, second)):
             said = judge.watched(hidden)
             loss = loss + aside * 0.5 * F.binary_cross_entropy_with_logits(said[..., 0], distorted[shown])
-            loss = loss + aside * F.smooth_l1_loss(said[..., 1], motion[shown], beta=0.2)
+            loss = loss + aside * 2 * F.smooth_l1_loss(said[..., 1:], facts[shown], beta=0.1)
     return loss, (answers.logits[..., judge.labels].detach().argmax(-1) + 1 == label).numpy()
 
 
@@ -158,13 +188,13 @@ def compare(judge: Judge, pool: VideoPool, extra: VideoPool | None, args, rng: n
         for _ in range(max(1, args.compare_videos // 500)):
             kept.append(draw(extra if extra is not None and rng.random() < args.extra_share else pool, 500, rng))
             looks.append(judge.look(patches(kept[-1].videos)))
-    seen = torch.cat(looks)
-    joined = join(kept)
+    seen, joined = torch.cat(looks), join(kept)
+    facts = watched_facts(joined.videos)
     parts = [*judge.model.model.language_model.parameters(), *judge.watched.parameters()]
     stretch = Stretch("compare", judge, parts, steps=args.compare_steps, rate=args.compare_rate)
     for step in range(args.compare_steps):
         drawn = meetings(joined, FIRST, SECOND, rng)
-        loss, right = verdict_loss(judge, seen, joined, drawn, 1 - 0.9 * step / args.compare_steps)
+        loss, right = verdict_loss(judge, seen, facts, joined, drawn, 1 - 0.9 * step / args.compare_steps)
         stretch.update(loss, **right_by_kind(right, drawn[2]))
     return stretch.curve
 
@@ -176,9 +206,14 @@ def whole(judge: Judge, pool: VideoPool, extra: VideoPool | None, args, rng: np.
         videos = draw(source, 64, rng)
         drawn = meetings(videos, FIRST, SECOND, rng)
         looks = judge.look(patches(videos.videos))
-        loss, right = verdict_loss(judge, looks, videos, drawn, 0.1)
+        loss, right = verdict_loss(judge, looks, watched_facts(videos.videos), videos, drawn, 0.3)
         stretch.update(loss, **right_by_kind(right, drawn[2]))
     return stretch.curve
+
+
+def drawn_pools(count: int, *, seed: int) -> list[VideoPool]:
+    """Half as the world draws them, half unsteady as a half-trained generator makes them."""
+    return [rendered_pool(count // 2, seed=seed), rendered_pool(count // 2, seed=seed + 1, wobbly_share=0.85)]
 
 
 def join(pools: list[VideoPool]) -> VideoPool:
@@ -190,16 +225,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--init", type=Path, help="start from this judge folder instead of random weights")
     parser.add_argument("--pool", type=Path, nargs="*", default=[], help="rendered pools saved earlier (else --render)")
-    parser.add_argument("--render", type=int, default=24_000, help="how many videos to render for training")
+    parser.add_argument("--render", type=int, default=48_000, help="how many videos to render for training")
     parser.add_argument("--extra", type=Path, help="npz of generated videos labelled by the meter")
     parser.add_argument("--extra-share", type=float, default=0.5, help="share of what is trained on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--see-steps", type=int, default=600)
+    parser.add_argument("--see-steps", type=int, default=700)
     parser.add_argument("--see-rate", type=float, default=2e-3)
-    parser.add_argument("--compare-steps", type=int, default=1500)
+    parser.add_argument("--compare-steps", type=int, default=2200)
     parser.add_argument("--compare-rate", type=float, default=1e-3)
-    parser.add_argument("--compare-videos", type=int, default=30_000)
-    parser.add_argument("--whole-steps", type=int, default=500)
+    parser.add_argument("--compare-videos", type=int, default=48_000)
+    parser.add_argument("--whole-steps", type=int, default=600)
     parser.add_argument("--whole-rate", type=float, default=2e-4)
     return parser.parse_args()
 
@@ -215,8 +250,8 @@ def main() -> None:
         model = build(args.out, seed=args.seed)
         start_well(model)
     judge = Judge(model)
-    pool = join([VideoPool.load(path) for path in args.pool] or [rendered_pool(args.render, seed=args.seed + 1)])
-    held = {"rendered": rendered_pool(1200, seed=77_777)}
+    pool = join([VideoPool.load(path) for path in args.pool] or drawn_pools(args.render, seed=args.seed + 1))
+    held: dict[str, VideoPool] = dict(zip(("rendered", "unsteady"), drawn_pools(2400, seed=77_777), strict=True))
     extra = VideoPool.load(args.extra) if args.extra else None
     if extra is not None:  # every tenth generated video is held out
         rows = np.arange(len(extra))

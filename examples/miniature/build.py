@@ -1,0 +1,65 @@
+"""Rebuild the miniature's weights with one command, in the order in which they were made, and write their manifest.
+
+    python -m examples.miniature.build                   # everything, into build/; about 2 hours on two idle cores
+    python -m examples.miniature.build --manifest-only   # what lies in the repository, with hashes
+
+Nothing is overwritten: look at the figures, then move `build/bundle` and `build/judge` to `examples/miniature/weights`.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from examples.miniature.meter import check
+
+WEIGHTS = Path(__file__).parent / "weights"
+BUILD = Path("build")
+STEPS: dict[str, list[str]] = {
+    "VAE": ["train_vae", "--out", "build/vae", "--steps", "900", "--seed", "1"],
+    "transformer, first part": [
+        *("train_bundle", "--vae", "build/vae", "--out", "build/first/bundle", "--cache", "build/latents.pt"),
+        *("--seed", "2", "--steps", "1500", "--scenes", "3000", "--distorted-share", "0.35", "--rate", "2e-3"),
+    ],
+    "transformer, second part": [
+        *("train_bundle", "--vae", "build/vae", "--out", "build/bundle", "--cache", "build/latents.pt"),
+        *("--init", "build/first/bundle", "--evaluate-every", "400"),
+        *("--seed", "3", "--steps", "2400", "--scenes", "3000", "--distorted-share", "0.15", "--rate", "1.5e-3"),
+    ],
+    "judge": ["train_judge", "--out", "build/judge"],
+}
+
+
+def manifest() -> dict[str, object]:
+    """What is in the repository: the commands that made it, the figures they printed, every weight file's hash."""
+    files = sorted(WEIGHTS.rglob("*.safetensors"))
+    return {
+        "commands": {
+            name: " ".join(["python", "-m", f"examples.miniature.{c[0]}", *c[1:]]) for name, c in STEPS.items()
+        },
+        "bundle": json.loads((WEIGHTS / "bundle" / "training.json").read_text()),
+        "judge": "weights/judge/training.json",
+        "meter": check(),
+        "megabytes": round(sum(f.stat().st_size for f in WEIGHTS.rglob("*") if f.is_file()) / 1e6, 2),
+        "sha256": {str(f.relative_to(WEIGHTS)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
+    }
+
+
+def main() -> None:
+    """Run the steps one after the other, stopping at the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--manifest-only", action="store_true")
+    if not parser.parse_args().manifest_only:
+        BUILD.mkdir(exist_ok=True)
+        for name, (module, *arguments) in STEPS.items():
+            print(f"--- {name}", flush=True)
+            subprocess.run([sys.executable, "-m", f"examples.miniature.{module}", *arguments], check=True)
+        print("built; the manifest below is of the weights in the repository")
+    (WEIGHTS / "manifest.json").write_text(json.dumps(manifest(), indent=2) + "\n")
+    print(WEIGHTS / "manifest.json")
+
+
+if __name__ == "__main__":
+    main()

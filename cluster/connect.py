@@ -14,8 +14,10 @@ import ray
 
 from configs.schema import RunConfig
 
-POLL = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-"""A Ray Train checkpoint waits for the controller's next poll: 2 s by default, longer than a small model's step."""
+TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+"""Read by Ray Train in the driver. A checkpoint waits for the controller's next poll: 2 s by default, longer than a small
+model's step. And relative paths have to mean the same in train workers as everywhere else.
+"""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
 """On CPUs every role is a process and the cores are few: threads that spin make everything several times slower."""
@@ -25,6 +27,8 @@ FEW_PROCESSES = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody preempts this machine
 }
 """On a machine of our own: every process that Ray starts costs seconds of a core."""
+
+START_ATTEMPTS = 3
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -43,17 +47,28 @@ def connected(config: RunConfig, *, logs: Path) -> Iterator[None]:
             options |= stack.enter_context(_own_cluster(config, logs=logs))
         else:
             options["address"] = "auto"
-        stack.enter_context(_environment(POLL | QUIET))
+        stack.enter_context(_environment(TRAIN | QUIET))
         stack.callback(ray.shutdown)
-        ray.init(**options)
+        _init(options)
         yield
+
+
+def _init(options: dict[str, Any]) -> None:
+    """`ray.init`, again where this machine was too busy: Ray gives its own node 30 seconds to appear, which is no key."""
+    for attempt in range(START_ATTEMPTS):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises no narrower class here
+            if "timed out during startup" not in str(error) or attempt == START_ATTEMPTS - 1:
+                raise
+            ray.shutdown()
 
 
 def worker_environment(config: RunConfig) -> dict[str, str]:
     """What every actor and train worker of the run finds in its environment."""
     on_gpus = config.generator.gpus_per_actor or config.ranker.gpus_per_actor or config.learner.gpus_per_worker
-    chdir = {"RAY_CHDIR_TO_TRIAL_DIR": "0"}  # relative paths mean the same in train workers as everywhere else
-    return POLL | QUIET | chdir | ({} if on_gpus else ONE_THREAD)
+    return QUIET if on_gpus else QUIET | ONE_THREAD
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ import ray
 from configs.schema import RunConfig
 
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
-"""Read by Ray Train in the driver. A checkpoint waits for the controller's next poll: 2 s by default, longer than a small
-model's step. And relative paths have to mean the same in train workers as everywhere else.
+"""Read by Ray Train in the driver. A checkpoint waits for the controller's next poll: 2 s by default, longer than a
+small model's step. And relative paths have to mean the same in train workers as everywhere else.
 """
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
@@ -54,7 +54,7 @@ def connected(config: RunConfig, *, logs: Path) -> Iterator[None]:
 
 
 def _init(options: dict[str, Any]) -> None:
-    """`ray.init`, again where this machine was too busy: Ray gives its own node 30 seconds to appear, which is no key."""
+    """`ray.init`, again where this machine was too busy: Ray gives its node 30 seconds to appear, and no key for it."""
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(**options)

@@ -18,37 +18,9 @@ from diffusers import WanPipeline
 
 from examples.miniature.meter import measure
 from examples.miniature.prompts.make import split
-from examples.miniature.train_bundle import TEXT_TOKENS
-from examples.miniature.world import FRAMES, SIZE
+from examples.miniature.train_bundle import sample_videos
 
 FIRST_SEED = 1_000_000
-
-
-def sample(bundle: Path, count: int, *, steps: int, guidance: float, first_seed: int) -> tuple[np.ndarray, list[str]]:
-    """uint8 `[count, frames, height, width, 3]` and their prompts, through plain diffusers."""
-    pipe = WanPipeline.from_pretrained(bundle)
-    pipe.set_progress_bar_config(disable=True)
-    prompts = [line.split("\t")[1] for line in split()[0]]
-    rng = np.random.default_rng(first_seed)
-    chosen = [prompts[int(rng.integers(len(prompts)))] for _ in range(count)]
-    videos = []
-    for first in range(0, count, 32):
-        part = chosen[first : first + 32]
-        generator = torch.Generator().manual_seed(first_seed + first)
-        made = pipe(
-            part,
-            height=SIZE,
-            width=SIZE,
-            num_frames=FRAMES,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            max_sequence_length=TEXT_TOKENS,
-            generator=generator,
-            output_type="np",
-        ).frames
-        videos.append((np.asarray(made) * 255).round().astype(np.uint8))
-        print(f"{min(first + 32, count)} of {count} videos", flush=True)
-    return np.concatenate(videos), chosen
 
 
 def main() -> None:
@@ -62,13 +34,11 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    videos, prompts = sample(
-        arguments.bundle,
-        arguments.count,
-        steps=arguments.steps,
-        guidance=arguments.guidance,
-        first_seed=arguments.first_seed,
-    )
+    pipe = WanPipeline.from_pretrained(arguments.bundle)
+    known = [line.split("\t")[1] for line in split()[0]]
+    rng = np.random.default_rng(arguments.first_seed)
+    prompts = [known[int(rng.integers(len(known)))] for _ in range(arguments.count)]
+    videos = sample_videos(pipe, prompts, seed=arguments.first_seed, steps=arguments.steps, guidance=arguments.guidance)
     found = [measure(video, prompt) for video, prompt in zip(videos, prompts, strict=True)]
     np.savez_compressed(
         arguments.out,

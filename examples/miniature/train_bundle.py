@@ -110,17 +110,13 @@ class PromptTable:
 
 
 @torch.no_grad()
-def evaluate(pipe: WanPipeline, count: int, seed: int, steps: int, guidance: float) -> dict[str, float]:
-    """Sample `count` videos with plain diffusers and measure them: distorted share (with reasons) and motion."""
-    prompts = [prompt for _, prompt in all_prompts()]
-    rng = np.random.default_rng(seed)
-    chosen = [prompts[int(rng.integers(len(prompts)))] for _ in range(count)]
+def sample_videos(pipe: WanPipeline, prompts: list[str], *, seed: int, steps: int, guidance: float) -> np.ndarray:
+    """Plain diffusers' videos of these prompts: uint8 `[prompts, frames, height, width, 3]`."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for first in range(0, count, 64):
-        part = chosen[first : first + 64]
-        video = pipe(
-            part,
+    videos = []
+    for first in range(0, len(prompts), 32):
+        made = pipe(
+            prompts[first : first + 32],
             height=SIZE,
             width=SIZE,
             num_frames=FRAMES,
@@ -130,9 +126,17 @@ def evaluate(pipe: WanPipeline, count: int, seed: int, steps: int, guidance: flo
             generator=generator,
             output_type="np",
         ).frames
-        found += [
-            measure((frames * 255).round().astype(np.uint8), prompt) for frames, prompt in zip(video, part, strict=True)
-        ]
+        videos.append((np.asarray(made) * 255).round().astype(np.uint8))
+    return np.concatenate(videos)
+
+
+def evaluate(pipe: WanPipeline, count: int, seed: int, steps: int, guidance: float) -> dict[str, float]:
+    """Sample `count` videos with plain diffusers and measure them: distorted share (with reasons) and motion."""
+    prompts = [prompt for _, prompt in all_prompts()]
+    rng = np.random.default_rng(seed)
+    chosen = [prompts[int(rng.integers(len(prompts)))] for _ in range(count)]
+    videos = sample_videos(pipe, chosen, seed=seed, steps=steps, guidance=guidance)
+    found = [measure(video, prompt) for video, prompt in zip(videos, chosen, strict=True)]
     reasons = {
         f"reason {r}": float(np.mean([m.reason == r for m in found])) for r in {m.reason for m in found if m.reason}
     }

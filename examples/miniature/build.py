@@ -24,11 +24,29 @@ STEPS: dict[str, list[str]] = {
         *("--seed", "2", "--steps", "1500", "--scenes", "3000", "--distorted-share", "0.35", "--rate", "2e-3"),
     ],
     "transformer, second part": [
-        *("train_bundle", "--vae", "build/vae", "--out", "build/bundle", "--cache", "build/latents.pt"),
+        *("train_bundle", "--vae", "build/vae", "--out", "build/second/bundle", "--cache", "build/latents.pt"),
         *("--init", "build/first/bundle", "--evaluate-every", "400"),
         *("--seed", "3", "--steps", "2400", "--scenes", "3000", "--distorted-share", "0.15", "--rate", "1.5e-3"),
     ],
-    "judge": ["train_judge", "--out", "build/judge"],
+    "transformer, third part": [
+        *("train_bundle", "--vae", "build/vae", "--out", "build/bundle", "--cache", "build/latents.pt"),
+        *("--init", "build/second/bundle", "--evaluate-every", "650"),
+        *("--seed", "4", "--steps", "1300", "--scenes", "3000", "--distorted-share", "0.1", "--rate", "1e-3"),
+    ],
+    "judge, on drawn videos": ["train_judge", "--out", "build/first/judge"],
+    "generated videos": [
+        "label_generated",
+        "--bundle",
+        "build/second/bundle",
+        "--out",
+        "build/generated.npz",
+        "--count",
+        "512",
+    ],
+    "judge, on generated videos too": [
+        *("train_judge", "--init", "build/first/judge", "--extra", "build/generated.npz", "--out", "build/judge"),
+        *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "400"),
+    ],
 }
 
 

@@ -68,6 +68,8 @@ def _check(config: RunConfig, found: Preflight) -> int:
     if found.facts:
         experts = " and ".join(found.facts.experts)
         print(f"  {config.model.path}: {found.facts.pipeline}, {experts}, flow shift {found.facts.flow_shift:g}")
+    else:
+        print(f"  {config.model.path}: could not be asked; tokens and bytes above are of Wan2.1's VAE")
     for key, count in found.prompts.items():
         print(f"  {key}: {count:,} prompts")
     if found.problems:

@@ -1,7 +1,8 @@
 """Values that are each right and cannot hold together. Plain arithmetic on a validated config; nothing is loaded.
 
-What needs the bundle's scheduler (are there enough high and low anchors?) is asked at start-up by
-`learner.timesteps.check_timesteps`; what needs files or the cluster, in `cluster/`.
+What needs the bundle is asked where the bundle is: whether its VAE can make videos of that size by
+`policy.bundle_check`, whether its scheduler has enough high and low anchors by `learner.timesteps.check_timesteps`.
+What needs other files or the cluster is asked in `cluster/`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the schema imports this module
     from configs.schema import RunConfig
-
-TEMPORAL_FACTOR = 4
-"""Frames per latent frame in every Wan VAE: the first frame stands alone, the others go by four."""
-
-SIZE_MULTIPLE = 16
-"""VAE factor 8 times patch 2; `WanPipeline` refuses any other height or width."""
 
 
 def contradictions(config: RunConfig) -> list[str]:
@@ -32,18 +27,8 @@ def contradictions(config: RunConfig) -> list[str]:
 
 
 def _sampling(config: RunConfig) -> list[str]:
-    found = []
     sampling = config.sampling
-    if (sampling.num_frames - 1) % TEMPORAL_FACTOR:
-        below = (sampling.num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-        found.append(
-            f"sampling.num_frames = {sampling.num_frames}: Wan's VAE makes a multiple of {TEMPORAL_FACTOR} and one "
-            f"frame more; use {below} or {below + TEMPORAL_FACTOR}"
-        )
-    for key, value in (("height", sampling.height), ("width", sampling.width)):
-        if value % SIZE_MULTIPLE:
-            nearest = max(SIZE_MULTIPLE, round(value / SIZE_MULTIPLE) * SIZE_MULTIPLE)
-            found.append(f"sampling.{key} = {value}: Wan needs a multiple of {SIZE_MULTIPLE}; the nearest is {nearest}")
+    found = []
     if sampling.negative_prompt and sampling.guidance_scale == 1.0:
         found.append(
             "sampling.negative_prompt is given and sampling.guidance_scale is 1.0, which never looks at it: "

@@ -93,6 +93,37 @@ def encode_world(vae: AutoencoderKLWan, count: int, seed: int, distorted: bool) 
     return torch.cat(parts), [scene.prompt for scene in scenes]
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum 0.95 for weight matrices (Jordan et al. 2024), steps scaled as AdamW's.
+
+    `torch.optim.Muon` orthogonalises in bfloat16, which a processor without it takes 0.8 s a step for; float32 takes 0.05 s.
+    Here it gains in 500 steps more than twice what AdamW gains (docs/LOG.md).
+    """
+
+    def __init__(self, matrices: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 0.05)
+                update = orthogonalised(matrix.grad.lerp(momentum, 0.95))
+                matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                matrix.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+
+
+def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """`matrix` `[rows, columns]` with its singular values moved near 1: five Newton-Schulz steps (quintic of Muon)."""
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
 class PromptTable:
     """Embeddings of all prompts and of the empty prompt, exactly as `WanPipeline` makes them (zero-padded)."""
 
@@ -164,6 +195,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--init", type=Path, help="go on from this bundle's transformer")
     parser.add_argument("--cache", type=Path, help="keep the encoded scenes here")
+    parser.add_argument("--muon", action="store_true", help="Muon for the blocks' matrices, AdamW for the rest")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: a fifth faster, needs a C++ compiler")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(1)
@@ -190,12 +223,18 @@ def main() -> None:
             data[name], data[f"{name}_rows"] = latents, table.rows(prompts)
         if arguments.cache:
             torch.save(data, arguments.cache)
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=1e-3, weight_decay=0.01, betas=(0.9, 0.95))
+    matrices = [p for n, p in transformer.named_parameters() if arguments.muon and p.ndim == 2 and "blocks" in n]
+    others = [p for p in transformer.parameters() if all(p is not matrix for matrix in matrices)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=1e-3, weight_decay=0.01, betas=(0.9, 0.95))]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=1e-3, weight_decay=0.01))
+    forward = torch.compile(transformer) if arguments.compile else transformer
     start, batch, log = time.monotonic(), 32, []
     print(f"{sum(p.numel() for p in transformer.parameters()):,} parameters", flush=True)
     for step in range(arguments.steps):
         rate = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / arguments.steps))
-        optimizer.param_groups[0]["lr"] = arguments.rate * max(rate, 0.02)
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = arguments.rate * max(rate, 0.02)
         bad = torch.rand(batch) < arguments.distorted_share
         pick = torch.randint(len(data["clean"]), (batch,))
         clean = torch.where(bad.view(-1, 1, 1, 1, 1), data["distorted"][pick], data["clean"][pick])
@@ -205,12 +244,13 @@ def main() -> None:
         sigma = FLOW_SHIFT * sigma / (1 + (FLOW_SHIFT - 1) * sigma)
         noise = torch.randn_like(clean)
         noisy = clean + sigma.view(-1, 1, 1, 1, 1) * (noise - clean)
-        velocity = transformer(noisy, sigma * 1000, table.embeds[rows], return_dict=False)[0]
+        velocity = forward(noisy, sigma * 1000, table.embeds[rows], return_dict=False)[0]
         loss = (velocity - (noise - clean)).pow(2).mean()
-        optimizer.zero_grad()
+        transformer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if step % 50 == 0:
             print(f"step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
         if (step + 1) % arguments.evaluate_every == 0 or step == arguments.steps - 1:

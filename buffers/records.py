@@ -17,7 +17,7 @@ Domain = Literal["human", "general"]
 Source = Literal["online", "half-online", "offline"]
 """Where a pair comes from. Paper, section 3.3."""
 
-DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label"]
+DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label", "motion_share"]
 """Why a verdict is not learned from. Counted, never guessed around."""
 
 

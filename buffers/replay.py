@@ -12,7 +12,7 @@ order in which pairs arrived plays no part, so the same pairs give the same batc
 import asyncio
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -21,7 +21,7 @@ import numpy as np
 from buffers.journal import Journal
 from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Verdict
 from buffers.store import PairStore
-from buffers.verdicts import TALLY, judged_pair, tally
+from buffers.verdicts import BY_MOTION, TALLY, judged_pair, tally
 from configs.schema import BufferConfig
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class ReplayBuffer:
         self._reserved = 0
         self._closed = False
         self._counts: Counter[str] = Counter()
+        self._kept_by: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
         self._busy_s = self._add_wait_s = self._take_wait_s = 0.0
         # Both bind to the event loop at their first wait, not here: an actor is made outside of its loop.
@@ -88,6 +89,7 @@ class ReplayBuffer:
             raise ValueError(f"{len(candidates)} candidates but {len(verdicts)} verdicts: there must be one for each")
         if self._closed:
             return 0
+        verdicts = self._within_motion_share(verdicts)
         kept = [(judged_pair(c, v), c.conditioning) for c, v in zip(candidates, verdicts, strict=True) if not v.dropped]
         self._calls["adds"] += 1
         self._counts.update(tally(verdicts))
@@ -184,6 +186,22 @@ class ReplayBuffer:
                 "reserved": self._reserved,
             },
         )
+
+    def _within_motion_share(self, verdicts: list[Verdict]) -> list[Verdict]:
+        """Drops those that motion decided beyond their share of all that was kept since this object was made."""
+        within = list(verdicts)
+        # Those that distortion decided first: they make room for the others of the same call.
+        for index in sorted(range(len(verdicts)), key=lambda index: verdicts[index].label in BY_MOTION):
+            verdict = verdicts[index]
+            if verdict.dropped:
+                continue
+            criterion = "motion" if verdict.label in BY_MOTION else "distortion"
+            kept = self._kept_by.total() + 1
+            if criterion == "motion" and self._kept_by["motion"] + 1 > self._config.motion_share * kept:
+                within[index] = replace(verdict, dropped="motion_share")
+            else:
+                self._kept_by[criterion] += 1
+        return within
 
     def _recall(self) -> None:
         """Takes up what an earlier process left: which steps were drawn, and how often each pair was used."""

@@ -6,6 +6,8 @@ from typing import get_args
 from buffers.records import Candidates, DropReason, Pair, Verdict
 
 LABELS = (1, 2, 3, 4)
+BY_MOTION = (3, 4)
+"""Distortion is comparable, and one of the two moves more."""
 
 TALLY = (
     "judged",

@@ -16,7 +16,7 @@ from cluster.summary import DROPS, LABELS, PHASES, agreement, first_shown_share
 LABEL_NAMES = ("1: A less distorted", "2: B less distorted", "3: alike, A moves better", "4: alike, B moves better")
 LABEL_COLORS = (plots.BLUE, "#8CC5EC", plots.GREEN, "#8FD3A8")
 MOTION_UNIT = '<p class="soft">Motion in pixels per frame.</p>'
-FATE_COLORS = (plots.BLUE, plots.ORANGE, plots.VERMILLION, plots.PURPLE, "#808080")
+FATE_COLORS = (plots.BLUE, plots.ORANGE, plots.VERMILLION, plots.PURPLE, "#808080", "#404040")
 
 
 def learning_section(rows: list[Row]) -> str:

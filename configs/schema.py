@@ -144,12 +144,15 @@ class BufferConfig(Section):
     """`capacity`: pairs waiting to be learned from; `add` waits while it is reached (that is the pace).
 
     `max_uses`: in how many steps a pair is learned from. `max_staleness`: how many policy versions it may be behind
-    when it is; 0 is strictly on-policy.
+    when it is; 0 is strictly on-policy. `motion_share`: of the pairs kept, at most this share may have been decided by
+    motion (labels 3 and 4). A policy that makes few distorted videos makes mostly such pairs, and they would drown
+    the first criterion: faster subjects are distorted more often (docs/LOG.md). 1 keeps them all, as the paper does.
     """
 
     capacity: Positive = 32
     max_uses: Positive = 1
     max_staleness: Annotated[int, Field(ge=0)] = 1
+    motion_share: Share = 1.0
 
 
 class StageConfig(Section):

@@ -96,8 +96,8 @@ def encode_world(vae: AutoencoderKLWan, count: int, seed: int, distorted: bool) 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum 0.95 for weight matrices (Jordan et al. 2024), steps scaled as AdamW's.
 
-    `torch.optim.Muon` orthogonalises in bfloat16, which a processor without it takes 0.8 s a step for; float32 takes 0.05 s.
-    Here it gains in 500 steps more than twice what AdamW gains (docs/LOG.md).
+    `torch.optim.Muon` orthogonalises in bfloat16: 0.8 s a step on a processor without it, where float32 takes 0.05 s.
+    In 500 steps it gains more than twice what AdamW gains (docs/LOG.md).
     """
 
     def __init__(self, matrices: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:

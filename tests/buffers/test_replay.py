@@ -60,6 +60,36 @@ def test_a_batch_holds_the_pairs_that_were_added_with_their_conditionings(tmp_pa
     play(scene())
 
 
+def test_motion_decides_no_more_pairs_than_its_share(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, motion_share=0.25, capacity=100)
+        # Three that motion decided before one that distortion decided: that one has room for none of them.
+        labels = [3, 4, 3, 1]
+        assert await replay.add([candidates(n) for n in range(4)], [verdict(label) for label in labels]) == 1
+        # Two more make room for one; the disagreeing one makes none.
+        verdicts = [verdict(4), verdict(2), verdict(3), verdict(1), verdict(2, dropped="disagreement")]
+        assert await replay.add([candidates(n) for n in range(4, 9)], verdicts) == 3
+        assert numbers_of(await replay.take(0, 4)) == [3, 4, 5, 7]
+        counts = replay.counts()
+        assert (counts["judged"], counts["added"], counts["dropped_motion_share"]) == (9, 4, 4)
+
+    def numbers_of(batch: Batch | None) -> list[int]:
+        assert batch is not None
+        return sorted(min(pair.chosen_seed, pair.rejected_seed) // 2 for pair in batch.pairs)
+
+    play(scene())
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (1.0, 4)])
+def test_a_motion_share_of_0_keeps_none_and_of_1_keeps_all(tmp_path, share, kept):
+    async def scene():
+        replay = buffer(tmp_path, motion_share=share)
+        added = await replay.add([candidates(n) for n in range(4)], [verdict(label) for label in (3, 4, 3, 1)])
+        assert added == kept
+
+    play(scene())
+
+
 def test_take_waits_until_there_are_enough(tmp_path):
     async def scene():
         replay = buffer(tmp_path)

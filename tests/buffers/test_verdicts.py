@@ -48,5 +48,6 @@ def test_the_tally_counts_every_verdict_once():
         "dropped_low_confidence": 1,
         "dropped_low_label_mass": 0,
         "dropped_invalid_label": 1,
+        "dropped_motion_share": 0,
     }
     assert set(counts) <= set(TALLY)

@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from buffers.records import DropReason
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
 
@@ -107,6 +108,6 @@ def roles(role: str, index: int, *, time: float, busy: float, waiting: float) ->
 
 def verdicts(*, time: float, **counts: int) -> dict[str, Any]:
     keys = [*(f"label_{label}" for label in (1, 2, 3, 4)), "judged", "agreed", "first_shown", "added"]
-    keys += [f"dropped_{reason}" for reason in ("disagreement", "low_confidence", "low_label_mass", "invalid_label")]
+    keys += [f"dropped_{reason}" for reason in get_args(DropReason)]
     keys += ["duplicate", "late", "stale", "taken"]
     return {"time": time, "kind": "verdicts", **dict.fromkeys(keys, 0), **counts}

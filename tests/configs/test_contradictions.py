@@ -99,8 +99,7 @@ def test_all_contradictions_are_told_at_once() -> None:
     with pytest.raises(ValidationError) as caught:
         build(sampling={"negative_prompt": "blurry", "guidance_scale": 1.0}, buffer={"capacity": 1})
     (problem,) = caught.value.errors()
-    assert [line.split(" = ")[0] for line in problem["msg"].removeprefix("Value error, ").splitlines()] == [
-        "sampling.negative_prompt is given and sampling.guidance_scale is 1.0, which never looks at it: raise the scale "
-        "above 1, or leave the negative prompt out",
+    assert [line.split(" ")[0] for line in problem["msg"].removeprefix("Value error, ").splitlines()] == [
+        "sampling.negative_prompt",
         "buffer.capacity",
     ]

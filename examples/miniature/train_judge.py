@@ -226,7 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from this judge folder instead of random weights")
     parser.add_argument("--pool", type=Path, nargs="*", default=[], help="rendered pools saved earlier (else --render)")
     parser.add_argument("--render", type=int, default=48_000, help="how many videos to render for training")
-    parser.add_argument("--extra", type=Path, help="npz of generated videos labelled by the meter")
+    parser.add_argument("--extra", type=Path, nargs="*", default=[], help="npz of generated videos that the meter labelled")
     parser.add_argument("--extra-share", type=float, default=0.5, help="share of what is trained on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--see-steps", type=int, default=700)
@@ -252,7 +252,7 @@ def main() -> None:
     judge = Judge(model)
     pool = join([VideoPool.load(path) for path in args.pool] or drawn_pools(args.render, seed=args.seed + 1))
     held: dict[str, VideoPool] = dict(zip(("rendered", "unsteady"), drawn_pools(2400, seed=77_777), strict=True))
-    extra = VideoPool.load(args.extra) if args.extra else None
+    extra = join([VideoPool.load(path) for path in args.extra]) if args.extra else None
     if extra is not None:  # every tenth generated video is held out
         rows = np.arange(len(extra))
         held["generated"], extra = extra.take(rows[rows % 10 == 0]), extra.take(rows[rows % 10 != 0])
@@ -272,7 +272,7 @@ def main() -> None:
     save(judge.model, args.out, dtype=torch.bfloat16)
     judge.model.load_state_dict({name: tensor.bfloat16().float() for name, tensor in judge.model.state_dict().items()})
     settings = {key: value.name if isinstance(value, Path) else value for key, value in vars(args).items()}
-    settings["pool"] = [path.name for path in args.pool]
+    settings |= {"pool": [path.name for path in args.pool], "extra": [path.name for path in args.extra]}
     record = {"settings": settings, "parameters": sum(p.numel() for p in model.parameters()), "videos": len(pool)}
     record |= {"seconds": seconds, "curve": curve, "reached": reached}
     record["held_out"] = {name: evaluate(judge, rest, pairs=6000, seed=2) for name, rest in held.items()}

@@ -1,6 +1,6 @@
 """Rebuild the miniature's weights with one command, in the order in which they were made, and write their manifest.
 
-    python -m examples.miniature.build                   # everything, into build/; about 2 hours on two idle cores
+    python -m examples.miniature.build                   # everything, into build/; about 3 hours on two idle cores
     python -m examples.miniature.build --manifest-only   # what lies in the repository, with hashes
 
 Nothing is overwritten: look at the figures, then move `build/bundle` and `build/judge` to `examples/miniature/weights`.
@@ -29,23 +29,34 @@ STEPS: dict[str, list[str]] = {
         *("--seed", "3", "--steps", "2400", "--scenes", "3000", "--distorted-share", "0.15", "--rate", "1.5e-3"),
     ],
     "transformer, third part": [
-        *("train_bundle", "--vae", "build/vae", "--out", "build/bundle", "--cache", "build/latents.pt"),
+        *("train_bundle", "--vae", "build/vae", "--out", "build/third/bundle", "--cache", "build/latents.pt"),
         *("--init", "build/second/bundle", "--evaluate-every", "650"),
         *("--seed", "4", "--steps", "1300", "--scenes", "3000", "--distorted-share", "0.1", "--rate", "1e-3"),
     ],
-    "judge, on drawn videos": ["train_judge", "--out", "build/first/judge"],
-    "generated videos": [
-        "label_generated",
-        "--bundle",
-        "build/second/bundle",
-        "--out",
-        "build/generated.npz",
-        "--count",
-        "512",
+    "transformer, fourth part": [
+        *("train_bundle", "--vae", "build/vae", "--out", "build/bundle", "--cache", "build/more_latents.pt"),
+        *("--init", "build/third/bundle", "--evaluate-every", "1000", "--muon", "--compile"),
+        *("--seed", "5", "--steps", "5000", "--scenes", "6000", "--distorted-share", "0.2", "--rate", "2e-3"),
     ],
-    "judge, on generated videos too": [
-        *("train_judge", "--init", "build/first/judge", "--extra", "build/generated.npz", "--out", "build/judge"),
+    "judge, on drawn videos": ["train_judge", "--out", "build/first/judge"],
+    "videos of an early bundle": [
+        *("label_generated", "--bundle", "build/second/bundle", "--out", "build/early.npz", "--count", "512"),
+    ],
+    "judge, on those too": [
+        *("train_judge", "--init", "build/first/judge", "--extra", "build/early.npz", "--out", "build/second/judge"),
         *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "400"),
+    ],
+    "videos of the bundle, not quite done": [
+        *("label_generated", "--bundle", "build/bundle-4000", "--out", "build/late.npz", "--count", "1024"),
+    ],
+    "videos of the bundle": [
+        *("label_generated", "--bundle", "build/bundle", "--out", "build/last.npz", "--count", "1024"),
+        *("--first-seed", "2000000"),
+    ],
+    "judge, on all of them": [
+        *("train_judge", "--init", "build/second/judge", "--out", "build/judge"),
+        *("--extra", "build/late.npz", "build/last.npz"),
+        *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "600"),
     ],
 }
 

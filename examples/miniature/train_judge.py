@@ -226,7 +226,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--init", type=Path, help="start from this judge folder instead of random weights")
     parser.add_argument("--pool", type=Path, nargs="*", default=[], help="rendered pools saved earlier (else --render)")
     parser.add_argument("--render", type=int, default=48_000, help="how many videos to render for training")
-    parser.add_argument("--extra", type=Path, nargs="*", default=[], help="npz of generated videos that the meter labelled")
+    parser.add_argument(
+        "--extra", type=Path, nargs="*", default=[], help="npz of generated videos that the meter labelled"
+    )
     parser.add_argument("--extra-share", type=float, default=0.5, help="share of what is trained on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--see-steps", type=int, default=700)

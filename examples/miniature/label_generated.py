@@ -32,10 +32,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--domain", choices=("general", "human"), help="prompts of this domain alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = WanPipeline.from_pretrained(arguments.bundle)
-    known = [line.split("\t")[1] for line in split()[0]]
+    known = [line.split("\t") for line in split()[0]]
+    known = [prompt for domain, prompt in known if domain == (arguments.domain or domain)]
     rng = np.random.default_rng(arguments.first_seed)
     prompts = [known[int(rng.integers(len(known)))] for _ in range(arguments.count)]
     videos = sample_videos(pipe, prompts, seed=arguments.first_seed, steps=arguments.steps, guidance=arguments.guidance)

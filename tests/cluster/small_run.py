@@ -19,7 +19,11 @@ SMALL = (
     "generator.conditions_per_request=4",
     f"learner.pairs_per_step={PAIRS}",
     f"learner.microbatch_pairs={PAIRS}",
+    "learner.publish_every=1",  # a version a step, each pair once: what is asserted is easy to see
     "buffer.capacity=12",
+    "buffer.max_uses=1",
+    "buffer.max_staleness=1",
+    "buffer.motion_share=1.0",
     "ranker.min_confidence=0.5",  # nothing is to be waited for
 )
 

@@ -25,6 +25,7 @@ def config_for(bundle: Path, *, workers: int) -> RunConfig:
             f"learner.num_workers={workers}",
             f"learner.pairs_per_step={PAIRS}",
             "learner.microbatch_pairs=2",
+            "learner.publish_every=1",
             "learner.checkpoint_every=50",
             "learner.lora.rank=2",
             "cluster.num_cpus=4",

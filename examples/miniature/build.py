@@ -42,21 +42,38 @@ STEPS: dict[str, list[str]] = {
     "videos of an early bundle": [
         *("label_generated", "--bundle", "build/second/bundle", "--out", "build/early.npz", "--count", "512"),
     ],
-    "judge, on those too": [
+    "judge, on those": [
         *("train_judge", "--init", "build/first/judge", "--extra", "build/early.npz", "--out", "build/second/judge"),
         *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "400"),
     ],
     "videos of the bundle, not quite done": [
         *("label_generated", "--bundle", "build/bundle-4000", "--out", "build/late.npz", "--count", "1024"),
     ],
+    "more of them": [
+        *("label_generated", "--bundle", "build/bundle-4000", "--out", "build/later.npz", "--count", "1024"),
+        *("--first-seed", "3000000"),
+    ],
     "videos of the bundle": [
         *("label_generated", "--bundle", "build/bundle", "--out", "build/last.npz", "--count", "1024"),
         *("--first-seed", "2000000"),
     ],
     "judge, on all of them": [
-        *("train_judge", "--init", "build/second/judge", "--out", "build/judge"),
-        *("--extra", "build/late.npz", "build/last.npz"),
+        *("train_judge", "--init", "build/second/judge", "--out", "build/third/judge"),
+        *("--extra", "build/late.npz", "build/later.npz", "build/last.npz"),
         *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "600"),
+    ],
+    "people of the bundle": [
+        *("label_generated", "--bundle", "build/bundle", "--out", "build/people.npz", "--count", "2048"),
+        *("--first-seed", "4000000", "--domain", "human"),
+    ],
+    "shapes of the bundle": [
+        *("label_generated", "--bundle", "build/bundle", "--out", "build/shapes.npz", "--count", "1536"),
+        *("--first-seed", "5000000", "--domain", "general"),
+    ],
+    "judge, on those too, longer": [
+        *("train_judge", "--init", "build/third/judge", "--out", "build/judge", "--extra-share", "0.7"),
+        *("--extra", "build/late.npz", "build/later.npz", "build/last.npz", "build/people.npz", "build/shapes.npz"),
+        *("--see-steps", "0", "--compare-steps", "0", "--whole-steps", "1000", "--whole-rate", "3e-4"),
     ],
 }
 

@@ -32,14 +32,14 @@ HEAD_SHARE = 0.45
 def measure(frames: np.ndarray, prompt: str) -> Measurement:
     """Judge one video: uint8 `[frames, height, width, 3]`. `motion`: pixels per frame of the centre."""
     domain = "human" if "person" in prompt else "general"
-    weights = _foreground(frames)
+    weights = foreground(frames)
     area = weights.sum((1, 2))
     median = float(np.median(area))
     if median < SMALLEST:
         return Measurement(True, 0.0, "no subject")
     present = area > VANISHED * median
-    centres = np.stack([_centre(weight) for weight in weights])
-    line, motion = _straight_line(centres, present)
+    centres = centres_of(weights)
+    line, motion = straight_line(centres, present)
     if not present.all():
         return Measurement(True, motion, "vanishes")
     if float(np.abs(area / median - 1).max()) > AREA_CHANGE[domain]:
@@ -55,10 +55,15 @@ def measure(frames: np.ndarray, prompt: str) -> Measurement:
     return Measurement(False, motion)
 
 
-def _foreground(frames: np.ndarray) -> np.ndarray:
+def foreground(frames: np.ndarray) -> np.ndarray:
     """Soft membership `[frames, height, width]` in [0, 1]."""
     distance = np.abs(frames.astype(np.float32) - BACKGROUND).max(-1)
     return np.clip((distance - FOREGROUND / 2) / FOREGROUND, 0, 1)
+
+
+def centres_of(weights: np.ndarray) -> np.ndarray:
+    """Centre of gravity `[frames, 2]` (x, y) of the soft membership of each frame, pixels."""
+    return np.stack([_centre(weight) for weight in weights])
 
 
 def _centre(weight: np.ndarray) -> np.ndarray:
@@ -67,7 +72,7 @@ def _centre(weight: np.ndarray) -> np.ndarray:
     return np.array([(xs * weight).sum() / total, (ys * weight).sum() / total])
 
 
-def _straight_line(centres: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float]:
+def straight_line(centres: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, float]:
     """Least-squares straight line over the frames where the subject is there, and its speed in pixels per frame."""
     times = np.arange(len(centres), dtype=np.float64)
     if present.sum() < 2:

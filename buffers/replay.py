@@ -79,7 +79,7 @@ class ReplayBuffer:
         self._recall()
 
     async def add(self, candidates: list[Candidates], verdicts: list[Verdict]) -> int:
-        """Keeps the pairs that were not dropped; returns how many, once they are on disk.
+        """Keeps the pairs that were not dropped and are within `motion_share`; returns how many, once they are on disk.
 
         Waits while `capacity` pairs or more are waiting to be taken; one call may then go beyond it by its own pairs. 0
         after `close`. Raises ValueError if the lists do not match or a label is none of 1 to 4, OSError that names the

@@ -3,9 +3,8 @@
 Ray-free: it runs over handles, like `online_loop.py`. Nothing measured here ever reaches the loop.
 """
 
-import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from buffers.records import Condition, Request
@@ -27,19 +26,33 @@ def evaluation_requests(
 
 
 async def evaluate(
-    phase: str, requests: Sequence[Request], *, generators: Sequence[Any], evaluator: Any, requests_in_flight: int
+    phase: str,
+    requests: Sequence[Request],
+    *,
+    generators: Sequence[Any],
+    evaluator: Any,
+    requests_in_flight: int,
+    measured: Callable[[int], None] = lambda videos: None,
 ) -> dict[str, Any]:
     """Generate every request and have its clips measured under `phase`; return the evaluator's summary.
 
+    `measured` is told how many videos have been measured so far, whenever there are more.
     The clips travel from generator to evaluator by reference. They are measured in the order of the requests, so that
     the videos that are kept are the same ones in every phase, however many generators there are.
     """
     waiting: list[Any] = []
+    videos = 0
+
+    async def settle(limit: int) -> None:
+        nonlocal videos
+        while len(waiting) > limit:
+            videos += await waiting.pop(0)
+            measured(videos)
+
     for index, request in enumerate(requests):
         generator = generators[index % len(generators)]
         _, clips = generator.generate.options(num_returns=2).remote(request)
         waiting.append(evaluator.measure.remote(phase, clips))
-        if len(waiting) >= requests_in_flight * len(generators):
-            await waiting.pop(0)
-    await asyncio.gather(*waiting)
+        await settle(requests_in_flight * len(generators) - 1)
+    await settle(0)
     return await evaluator.summary.remote(phase)

@@ -147,7 +147,9 @@ async def _evaluate(run: _Run, phase: str, conditions: Sequence[Condition]) -> N
         generators=run.crew.generators,
         evaluator=run.crew.evaluator,
         requests_in_flight=config.generator.requests_in_flight,
+        measured=lambda videos: run.progress.update(measured=f"{videos} of {config.evaluation.videos}"),
     )
+    run.progress.update(measured=None)
     await run.crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
 
 

@@ -21,6 +21,7 @@ PLAIN_SECONDS = 10.0
 Fact = float | str | None
 
 FACTS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "measured": ("videos measured", str),
     "step": ("step", lambda value: f"{value:.0f}"),
     "loss": ("loss", lambda value: f"{value:.3f}"),
     "implicit_accuracy": ("implicit accuracy", lambda value: f"{100 * value:.0f}%"),
@@ -78,7 +79,7 @@ class Progress:
     def update(self, **facts: Fact) -> None:
         """Newest facts; those not given stay as they were, None takes one away.
 
-        Known by name: step, loss, implicit_accuracy, judged, kept, dropped, staleness, version,
+        Known by name: measured ("64 of 512"), step, loss, implicit_accuracy, judged, kept, dropped, staleness, version,
         generator_busy, learner_waiting (shares in [0, 1]), eta (seconds). Others are shown under their own name.
         """
         step = facts.get("step")

@@ -45,6 +45,7 @@ def test_clips_are_measured_in_the_order_of_the_requests_however_fast_each_gener
         def summary(self, phase: str) -> dict[str, int]:
             return {"videos": 2 * len(self.measured)}
 
+    told: list[int] = []
     generators, evaluator = [Generator(0.02), Generator(0.001)], Evaluator()
     requests = evaluation_requests(CONDITIONS, videos=20, seed=0, conditions_per_request=1)
 
@@ -55,8 +56,10 @@ def test_clips_are_measured_in_the_order_of_the_requests_however_fast_each_gener
             generators=[InProcessHandle(generator) for generator in generators],
             evaluator=InProcessHandle(evaluator, ordered=True),
             requests_in_flight=2,
+            measured=told.append,
         )
 
     assert asyncio.run(story()) == {"videos": 20}
+    assert told == list(range(2, 21, 2))
     assert evaluator.measured == [("before", seed) for seed in range(0, 20, 2)]
     assert all(generator.most <= 4 for generator in generators)

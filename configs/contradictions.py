@@ -59,9 +59,13 @@ def _learner(config: RunConfig) -> list[str]:
                 f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
                 f"no new weights would ever reach the generators; use at most {stage.steps}"
             )
-    if timesteps.kind == "uniform":
+    if timesteps.kind != "apo":
         return found
-    window = timesteps.high + timesteps.low
+    window = timesteps.count
+    if not window:
+        found.append(
+            "learner.timesteps.high = 0 and learner.timesteps.low = 0 leave nothing to learn from; the paper: 4 and 1"
+        )
     if config.sampling.steps < window:
         found.append(
             f"sampling.steps = {config.sampling.steps} has fewer anchors than learner.timesteps.high = "

@@ -91,9 +91,7 @@ def _passes_of_a_video(config: RunConfig) -> int:
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:
     """Both videos at every timestep of the window; checkpointing computes the forward pass again."""
-    timesteps = config.learner.timesteps
-    window = 1 if timesteps.kind == "uniform" else timesteps.high + timesteps.low
-    return window * 2 * (LEARNING_PASSES + (1 if config.learner.gradient_checkpointing else 0))
+    return config.learner.timesteps.count * 2 * (LEARNING_PASSES + (1 if config.learner.gradient_checkpointing else 0))
 
 
 def _roles(config: RunConfig) -> tuple[RolePlan, ...]:

@@ -68,21 +68,31 @@ class LoraConfig(Section):
 class TimestepsConfig(Section):
     """Diffusion-APO's timesteps (paper 3.2, Eq. 5).
 
-    `kind: uniform` is standard Diffusion-DPO, one timestep a step; every other key here then says nothing.
-    `high_from` is the share of T above which a timestep is high; `stride` is how far the high window slides a step.
+    `kind: uniform` is standard Diffusion-DPO, one timestep a pair and step; `logit_normal` likewise, with logit(t / T)
+    normal of mean `logit_mean` and deviation `logit_deviation`. Every key that is not named here belongs to `apo`.
+    `window: isolated` is one anchor a step, drawn uniformly from the whole grid (paper, appendix E); `sliding` is
+    `high` anchors at or above the share `high_from` of T, `stride` further each step, and `low` below it.
     """
 
-    kind: Literal["apo", "uniform"] = "apo"
+    kind: Literal["apo", "uniform", "logit_normal"] = "apo"
+    logit_mean: float = 0.0
+    logit_deviation: Annotated[float, Field(gt=0)] = 1.0
+    window: Literal["sliding", "isolated"] = "sliding"
     random_shift: bool = True
     shifts: list[Annotated[float, Field(gt=0)]] = [3.0, 4.0, 5.0, 6.0]
     random_offset: bool = True
     offset_variance: Amount = 5.0
     snap: Literal["timestep", "anchor"] = "timestep"
-    high: Positive = 4
-    low: Positive = 1
+    high: Annotated[int, Field(ge=0)] = 4
+    low: Annotated[int, Field(ge=0)] = 1
     high_from: Share = 0.8
     stride: Positive = 4
     reduce: Literal["sum", "mean"] = "sum"
+
+    @property
+    def count(self) -> int:
+        """K: how many timesteps an optimizer step is taken at."""
+        return self.high + self.low if self.kind == "apo" and self.window == "sliding" else 1
 
 
 class LearnerConfig(Section):

@@ -64,8 +64,8 @@ def draw_window(
     generator = keyed_generator("window", seed, step)
     horizon = int(scheduler.config.num_train_timesteps)
     boundary = None if boundary_ratio is None else boundary_ratio * horizon
-    if config.kind == "uniform":
-        return _uniform(generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
+    if config.kind != "apo":
+        return _independent(config, generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
     shift = None
     if config.random_shift:
         shift = config.shifts[int(torch.randint(len(config.shifts), (), generator=generator))]
@@ -105,10 +105,12 @@ def check_timesteps(config: TimestepsConfig, scheduler: Any, steps: int) -> None
 
     Raises ValueError that names N, s and the counts, or the list of shifts that is empty.
     """
-    if config.kind == "uniform":
+    if config.kind != "apo":
         return
     if config.random_shift and not config.shifts:
         raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
+    if config.window == "isolated":
+        return
     for shift in config.shifts if config.random_shift else [None]:
         anchors = anchor_grid(scheduler, steps=steps, shift=shift)
         _split(config, anchors, horizon=int(scheduler.config.num_train_timesteps), steps=steps, shift=shift)
@@ -142,6 +144,8 @@ def _choose_rows(
     generator: torch.Generator,
 ) -> Tensor:
     """Indices `[K]` of the window's anchors: the high ones slide by `stride` and wrap, the low ones are drawn."""
+    if config.window == "isolated":
+        return torch.randint(len(anchors.timesteps), (1,), generator=generator)
     high, low = _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
     sliding = (step * config.stride + torch.arange(config.high)) % len(high)
     drawn = torch.randperm(len(low), generator=generator)[: config.low]
@@ -169,20 +173,44 @@ def _nearest_on_same_side(moved: Tensor, rows: Tensor, *, anchors: InferenceGrid
     return distance.argmin(-1)
 
 
-def _uniform(generator: torch.Generator, *, horizon: int, boundary: float | None, num_pairs: int) -> TimestepWindow:
-    """Diffusion-DPO's baseline: one integer timestep per pair, uniform over 1 to T - 1, sigma = t / T, no shift.
+def _independent(
+    config: TimestepsConfig, generator: torch.Generator, *, horizon: int, boundary: float | None, num_pairs: int
+) -> TimestepWindow:
+    """Diffusion-DPO's baselines: one integer timestep per pair, of 1 to T - 1, sigma = t / T, no shift.
 
-    With two experts one draw says which of them has the step (in proportion to its share of the range) and the pairs
-    draw within it: over the steps every pair's timestep is still uniform.
+    With two experts one draw says which of them has the step (in proportion to its share of the distribution) and the
+    pairs draw within it: over the steps every pair's timestep is still distributed as asked for.
     """
+    draw = _uniform if config.kind == "uniform" else _logit_normal
     first, last = 1, horizon - 1
     expert = HIGH_NOISE
     if boundary is not None:
-        expert = _expert(int(torch.randint(first, last + 1, (), generator=generator)), boundary)
+        expert = _expert(float(draw(config, generator, first, last, horizon=horizon, count=1)), boundary)
         first_high = math.ceil(boundary)
         first, last = (max(first, first_high), last) if expert == HIGH_NOISE else (first, min(last, first_high - 1))
-    timesteps = torch.randint(first, last + 1, (1, num_pairs), generator=generator).float()
+    timesteps = draw(config, generator, first, last, horizon=horizon, count=num_pairs)[None]
     return TimestepWindow(timesteps, timesteps / horizon, (expert,), None)
+
+
+def _uniform(
+    config: TimestepsConfig, generator: torch.Generator, first: int, last: int, *, horizon: int, count: int
+) -> Tensor:
+    """`[count]` integers of `first` to `last`, all alike."""
+    return torch.randint(first, last + 1, (count,), generator=generator).float()
+
+
+def _logit_normal(
+    config: TimestepsConfig, generator: torch.Generator, first: int, last: int, *, horizon: int, count: int
+) -> Tensor:
+    """`[count]` integers of `first` to `last`: the nearest to T / (1 + exp(-x)), x normal, cut off at both ends.
+
+    Drawn by the inverse of the distribution function, so that a narrow range takes no longer than a wide one.
+    """
+    edges = torch.tensor([first - 0.5, last + 0.5], dtype=torch.float64) / horizon
+    low, high = torch.special.ndtr((edges.logit() - config.logit_mean) / config.logit_deviation)
+    share = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
+    normal = config.logit_mean + config.logit_deviation * torch.special.ndtri(share)
+    return (horizon * normal.sigmoid()).round().clamp(first, last).float()
 
 
 def _expert(timestep: float, boundary: float | None) -> str:

@@ -26,6 +26,7 @@ def test_the_defaults_do_not_contradict_each_other() -> None:
 
 
 CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"learner": {"timesteps": {"high": 0, "low": 0}}}, ("learner.timesteps.high = 0", "learner.timesteps.low = 0")),
     (
         {"sampling": {"negative_prompt": "blurry", "guidance_scale": 1.0}},
         ("sampling.negative_prompt", "sampling.guidance_scale"),

@@ -1,4 +1,6 @@
+import itertools
 import math
+import statistics
 from collections import Counter
 from typing import Any
 
@@ -211,3 +213,60 @@ def test_uniform_with_two_experts_keeps_a_step_on_one_and_stays_uniform():
         assert bool(is_high.all() if draw.experts == ("transformer",) else (~is_high).all())
     share = sum(draw.experts == ("transformer",) for draw in draws) / len(draws)
     assert share == pytest.approx(125 / 999, abs=4 * math.sqrt(0.125 * 0.875 / 2000))
+
+
+def chi_square(drawn: torch.Tensor, edges: list[float], shares: list[float]) -> float:
+    """Pearson's statistic of the draws between the edges."""
+    counts = [int(((drawn > low) & (drawn < high)).sum()) for low, high in itertools.pairwise(edges)]
+    assert sum(counts) == drawn.numel()
+    expected = [share * drawn.numel() for share in shares]
+    return sum((count - mean) ** 2 / mean for count, mean in zip(counts, expected, strict=True))
+
+
+LIMIT = 37.6
+"""Chi-square with 15 degrees of freedom is below this in 99.9% of draws (tables)."""
+
+EDGES = [0.5, 62.5, 125.5, 188.5, 250.5, 312.5, 375.5, 438.5, 500.5, 562.5, 625.5, 688.5, 750.5, 812.5, 875.5, 938.5]
+EDGES += [999.5]
+"""16 classes; no integer lies on an edge."""
+
+
+def test_uniform_draws_have_the_uniform_distribution():
+    config = TimestepsConfig(kind="uniform")
+    drawn = torch.cat([window(config, step=step, num_pairs=100).timesteps.flatten() for step in range(200)])
+    assert chi_square(drawn, EDGES, [(high - low) / 999 for low, high in itertools.pairwise(EDGES)]) < LIMIT
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (0.8, 0.6)])
+@pytest.mark.parametrize("boundary", [None, 0.875])
+def test_logit_normal_draws_have_the_logit_normal_distribution(mean, deviation, boundary):
+    config = TimestepsConfig(kind="logit_normal", logit_mean=mean, logit_deviation=deviation)
+    normal = statistics.NormalDist(mean, deviation)
+    below = [normal.cdf(math.log(edge / (1000 - edge))) for edge in EDGES]
+    shares = [(high - low) / (below[-1] - below[0]) for low, high in itertools.pairwise(below)]
+    # One pair a step: with two experts the pairs of a step are on one side together, those of different steps are not.
+    pairs, steps = (1, 6000) if boundary else (100, 60)
+    draws = [window(config, step=step, num_pairs=pairs, boundary_ratio=boundary) for step in range(steps)]
+    drawn = torch.cat([draw.timesteps.flatten() for draw in draws])
+    assert torch.equal(drawn, drawn.round())
+    assert chi_square(drawn, EDGES, shares) < LIMIT
+    torch.testing.assert_close(draws[0].sigmas, draws[0].timesteps / 1000)
+    for draw in draws if boundary else []:
+        assert draw.experts == ("transformer" if draw.timesteps.item() >= 875 else "transformer_2",)
+
+
+def test_an_isolated_anchor_is_anywhere_on_the_grid_alike():
+    config = PLAIN.model_copy(update={"window": "isolated"})
+    draws = [window(config, steps=12, step=step) for step in range(1200)]
+    assert all(draw.timesteps.shape == (1, 4) and len(draw.timesteps.unique()) == 1 for draw in draws)
+    counts = Counter(draw.timesteps[0, 0].item() for draw in draws)
+    assert counts.keys() == {t for t, _ in visited(UNIPC, 12)}
+    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 31.3  # 11 degrees of freedom, 99.9%
+    check_timesteps(config, UNIPC, 1)
+
+
+@pytest.mark.parametrize(("high", "low"), [(5, 0), (0, 5)])
+def test_high_noise_alone_and_low_noise_alone(high, low):
+    drawn = window(PLAIN.model_copy(update={"high": high, "low": low}), step=3).timesteps
+    assert drawn.shape == (5, 4)
+    assert bool(((drawn >= 800) if high else (drawn < 800)).all())

@@ -12,6 +12,7 @@ from cluster.metrics_rows import Row, of_kind, recent_shares, step_rows
 from cluster.pace import step_seconds
 from cluster.report_text import duration, percent
 from cluster.summary import DROPS, LABELS, PHASES, agreement, first_shown_share
+from learner.noise_levels import LEVELS, by_noise_level
 
 LABEL_NAMES = ("1: A less distorted", "2: B less distorted", "3: alike, A moves better", "4: alike, B moves better")
 LABEL_COLORS = (plots.BLUE, "#8CC5EC", plots.GREEN, "#8FD3A8")
@@ -40,9 +41,43 @@ def learning_section(rows: list[Row]) -> str:
         _over_steps("Implicit rewards", rewards, "nats", reference=(0.0, "reference")),
         _over_steps("Drift from the reference", drift, "squared velocity difference"),
         _over_steps("Gradient norm before clipping", norm, "norm"),
+        *_noise_levels(steps[len(steps) // 2 :]),
     ]
     note = '<p class="soft">Bold: mean of the latest steps. Faint: single steps.</p>' if len(steps) >= 30 else ""
     return note + _grid(drawn)
+
+
+def _noise_levels(steps: list[Row]) -> list[str]:
+    """Which timesteps carry the signal: figures of the later steps over the noise level that they were taken at."""
+    figures = by_noise_level(steps)
+    if not figures:
+        return []
+    middles = {level: (level + 0.5) / LEVELS for level in figures}
+
+    def line(key: str, label: str, color: str) -> plots.Line:
+        held = [level for level in sorted(figures) if key in figures[level]]
+        return plots.Line(label, [middles[level] for level in held], [figures[level][key] for level in held], color)
+
+    accuracy = line("implicit_accuracy", "chosen preferred", plots.BLUE)
+    norm = line("grad_norm", "norm", plots.GREEN)
+    x_label = "noise level t / T, second half of the steps"
+    return [
+        plots.curves(
+            "Implicit accuracy by noise level",
+            [accuracy],
+            x_label=x_label,
+            y_label="share of pairs",
+            percent=True,
+            reference=(0.5, "chance"),
+        ),
+        plots.curves("Gradient norm by noise level", [norm], x_label=x_label, y_label="norm of one timestep"),
+        plots.curves(
+            "Drift by noise level",
+            [line("drift", "drift", plots.PURPLE)],
+            x_label=x_label,
+            y_label="squared velocity difference",
+        ),
+    ]
 
 
 def ranker_section(rows: list[Row], summary: dict[str, Any]) -> str:

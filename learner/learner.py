@@ -7,6 +7,7 @@ a stream: the window is keyed by (seed, step), the noise by (seed, step, pair), 
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from buffers.records import Batch, Snapshot
 from buffers.tensors import checksum, encode
 from configs.schema import LearnerConfig
 from learner.checkpoint import LearnerState
-from learner.pair_loss import load_pairs, pair_loss
+from learner.noise_levels import LEVELS
+from learner.pair_loss import PairTensors, load_pairs, pair_loss
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
 from policy.adapters import adapter_state, load_adapter_state, policy_parameters
 from policy.policy import VideoPolicy
@@ -23,16 +25,19 @@ from policy.policy import VideoPolicy
 FIGURES = ("loss", "implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift")
 """Means over window and global batch."""
 
-_TAIL = len(FIGURES) + 1
-"""The reduced tensor ends with the sums of the figures and the number of ranks that failed."""
+_COLUMNS = 1 + len(FIGURES)
+_TAIL = LEVELS * _COLUMNS + 1
+"""The reduced tensor ends with a table `[LEVELS, _COLUMNS]`, how many pairs and the sums of their figures, and with the
+number of ranks that failed."""
 
 
 class Learner:
     """Holds the policy, its optimizer and the number of steps taken.
 
     `policy` must have been loaded with a LoRA config. `sampling_steps`: N, the steps that inference takes. `reduce`
-    sums a flat float32 tensor over the ranks in place; every rank calls it once a step. Raises ValueError at once where
-    the policy has no adapter, the window does not fit the inference grid, or the batch does not divide among the ranks.
+    sums a flat float32 tensor over the ranks in place; every rank calls it once a timestep of the window.
+    Raises ValueError at once where the policy has no adapter, the window does not fit the inference grid, or the batch
+    does not divide among the ranks.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Learner:
             )
         if world_size > 1 and reduce is None:
             raise ValueError(f"{world_size} learner workers need a `reduce` that sums a tensor over them")
-        check_timesteps(config.timesteps, policy.scheduler, sampling_steps)
+        check_timesteps(config.timesteps, policy.scheduler, sampling_steps, boundary_ratio=policy.boundary_ratio)
         self.policy = policy
         self.config = config
         self.sampling_steps = sampling_steps
@@ -81,13 +86,18 @@ class Learner:
         """The policy version that these weights would be published under; 0 is the policy as it was loaded."""
         return self.steps // self.config.publish_every
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, batch: Batch) -> dict[str, Any]:
         """One AdamW step on this rank's share of the batch of step `self.steps`; returns what is logged.
 
         Figures are of the global batch, except staleness and seconds, which are this rank's; `grad_norm` is taken
-        before clipping; `step` and `version` count this step. Raises FloatingPointError, on every rank, that names
-        step, pairs and timesteps where a latent, a loss or the gradient is not finite, and ValueError where the batch
-        is not the expected one; the policy, the optimizer and the counters are then as before.
+        before clipping; `step` and `version` count this step. `levels`: for each noise level that was visited its
+        `level` (0 to LEVELS - 1), how many `pairs`, and the means of FIGURES there. `window`: for each of the K
+        timesteps its `timestep` (mean over this rank's pairs), `expert`, the `grad_norm` of its term alone, and its
+        `level` (None where its pairs lie further apart than a level is wide).
+
+        Raises FloatingPointError, on every rank, that names step, pairs and timesteps where a latent, a loss or the
+        gradient is not finite, and ValueError where the batch is not the expected one; the policy, the optimizer and
+        the counters are then as before.
         """
         started = time.perf_counter()
         self._check_batch(batch)
@@ -100,28 +110,49 @@ class Learner:
             num_pairs=self.config.pairs_per_step,
             boundary_ratio=self.policy.boundary_ratio,
         ).share(rank=self.rank, world_size=self.world_size)
+        gradients: dict[str, Tensor] = {}
+        norms: list[float] = []
+        table = torch.zeros(LEVELS, _COLUMNS)
         try:
-            flat = self._attach_gradients(window)
-            gradient, figures = flat[:-_TAIL], flat[-_TAIL:]
-            self._accumulate_and_reduce(batch, window, flat)
-            grad_norm = float(gradient.norm())
+            pairs = self._load(batch, window)
+            for row, expert in enumerate(window.experts):
+                flat = self._attach_gradients(expert)
+                self._accumulate_and_reduce(pairs, batch, window, row, flat)
+                gradient = flat[:-_TAIL]
+                norms.append(float(gradient.norm()))
+                table += flat[-_TAIL:-1].view(LEVELS, _COLUMNS).cpu()
+                gradients[expert] = gradients[expert].add_(gradient) if expert in gradients else gradient
+            grad_norm = math.hypot(*(float(gradient.norm()) for gradient in gradients.values()))
             if not math.isfinite(grad_norm):
                 raise self._not_finite("the gradient is not finite", batch, window)
-            gradient.mul_(min(1.0, self.config.max_grad_norm / (grad_norm + 1e-6)))
+            # An expert that is not in the window has no gradient: AdamW would move it by momentum alone.
+            self._optimizer.zero_grad(set_to_none=True)
+            for expert, gradient in gradients.items():
+                self._attach(expert, gradient.mul_(min(1.0, self.config.max_grad_norm / (grad_norm + 1e-6))))
             self._optimizer.step()
         finally:
-            # An expert that is not in the next window must find no gradient: AdamW would move it by momentum alone.
             self._optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        means = (figures[:-1] / (len(window.experts) * self.config.pairs_per_step)).tolist()
         return {
             "step": float(self.steps),
             "version": float(self.version),
-            **dict(zip(FIGURES, means, strict=True)),
+            **_means(table.sum(0)),
             "grad_norm": grad_norm,
             "staleness_mean": sum(batch.staleness) / len(batch.staleness),
             "staleness_max": float(max(batch.staleness)),
             "step_s": time.perf_counter() - started,
+            "levels": [
+                {"level": level, "pairs": int(sums[0]), **_means(sums)} for level, sums in enumerate(table) if sums[0]
+            ],
+            "window": [
+                {
+                    "timestep": float(timesteps.mean()),
+                    "level": self._level_of(timesteps),
+                    "expert": expert,
+                    "grad_norm": norm,
+                }
+                for timesteps, expert, norm in zip(window.timesteps, window.experts, norms, strict=True)
+            ],
         }
 
     def snapshot(self) -> Snapshot:
@@ -189,33 +220,46 @@ class Learner:
                 f"learner.pairs_per_step = {self.config.pairs_per_step} makes it {share}"
             )
 
-    def _attach_gradients(self, window: TimestepWindow) -> Tensor:
-        """Flat float32 zeros: every gradient of the window's experts is a view of it, and it ends with `_TAIL` figures.
+    def _load(self, batch: Batch, window: TimestepWindow) -> list[PairTensors] | FloatingPointError:
+        """The pairs, or why they are not finite: the other ranks are told in the first reduction, where they wait."""
+        try:
+            return load_pairs(batch, seed=self.seed)
+        except FloatingPointError as error:
+            return self._not_finite(str(error), batch, window)
 
-        So backward adds straight into what is reduced. All ranks have the same experts, so the same length.
+    def _attach_gradients(self, expert: str) -> Tensor:
+        """Flat float32 zeros: every gradient of the expert is a view of it, and it ends with `_TAIL` figures.
+
+        So backward adds straight into what is reduced.
         """
-        parameters = [
-            parameter
-            for expert, named in self._parameters.items()
-            if expert in window.experts
-            for parameter in named.values()
-        ]
-        size = sum(parameter.numel() for parameter in parameters)
+        size = sum(parameter.numel() for parameter in self._parameters[expert].values())
         flat = torch.zeros(size + _TAIL, dtype=torch.float32, device=self.policy.device)
-        offset = 0
-        for parameter in parameters:
-            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-            offset += parameter.numel()
+        self._attach(expert, flat)
         return flat
 
-    def _accumulate_and_reduce(self, batch: Batch, window: TimestepWindow, flat: Tensor) -> None:
-        """Fills `flat` with the sums over the ranks; raises on every rank where one of them failed."""
-        failure = None
+    def _attach(self, expert: str, flat: Tensor) -> None:
+        offset = 0
+        for parameter in self._parameters[expert].values():
+            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+
+    def _accumulate_and_reduce(
+        self,
+        pairs: list[PairTensors] | FloatingPointError,
+        batch: Batch,
+        window: TimestepWindow,
+        row: int,
+        flat: Tensor,
+    ) -> None:
+        """Fills `flat` with the sums over the ranks at one timestep; raises on every rank where one of them failed."""
+        failure = pairs if isinstance(pairs, FloatingPointError) else None
         try:
-            self._accumulate(batch, window, flat[-_TAIL:])
+            if not isinstance(pairs, FloatingPointError):
+                self._accumulate(pairs, window, row, flat[-_TAIL:-1].view(LEVELS, _COLUMNS))
         except FloatingPointError as error:
             # Raised below, once the other ranks have been told: they are waiting in the reduction.
             failure = self._not_finite(str(error), batch, window)
+        if failure is not None:
             flat.zero_()
             flat[-1] = 1.0
         if self._reduce is not None:
@@ -225,27 +269,36 @@ class Learner:
         if float(flat[-1]):
             raise FloatingPointError(f"step {self.steps}: another learner worker met a value that is not finite")
 
-    def _accumulate(self, batch: Batch, window: TimestepWindow, figures: Tensor) -> None:
-        """Forward and backward at every timestep of the window, in microbatches of pairs."""
+    def _accumulate(self, pairs: list[PairTensors], window: TimestepWindow, row: int, table: Tensor) -> None:
+        """Forward and backward at one timestep of the window, in microbatches of pairs."""
         config = self.config
-        pairs = load_pairs(batch, seed=self.seed)
         scale = 1.0 / config.pairs_per_step
         if config.timesteps.reduce == "mean":
             scale /= len(window.experts)
-        for row, expert in enumerate(window.experts):
-            for start in range(0, len(pairs), config.microbatch_pairs):
-                columns = slice(start, start + config.microbatch_pairs)
-                terms, drift = pair_loss(
-                    self.policy,
-                    pairs[columns],
-                    timesteps=window.timesteps[row, columns],
-                    sigmas=window.sigmas[row, columns],
-                    expert=expert,
-                    beta=config.beta,
-                )
-                (terms.loss.sum() * scale).backward()
-                logged = (terms.loss, terms.accuracy, terms.margin, terms.chosen_reward, terms.rejected_reward, drift)
-                figures[:-1] += torch.stack([figure.detach().sum() for figure in logged])
+        for start in range(0, len(pairs), config.microbatch_pairs):
+            columns = slice(start, start + config.microbatch_pairs)
+            timesteps = window.timesteps[row, columns]
+            terms, drift = pair_loss(
+                self.policy,
+                pairs[columns],
+                timesteps=timesteps,
+                sigmas=window.sigmas[row, columns],
+                expert=window.experts[row],
+                beta=config.beta,
+            )
+            (terms.loss.sum() * scale).backward()
+            logged = (terms.loss, terms.accuracy, terms.margin, terms.chosen_reward, terms.rejected_reward, drift)
+            figures = torch.stack([torch.ones_like(drift), *(figure.detach() for figure in logged)], dim=1)
+            table.index_add_(0, self._levels(timesteps).to(table.device), figures)
+
+    def _levels(self, timesteps: Tensor) -> Tensor:
+        share = timesteps / self.policy.facts.num_train_timesteps
+        return (share * LEVELS).long().clamp(0, LEVELS - 1)
+
+    def _level_of(self, timesteps: Tensor) -> int | None:
+        if float(timesteps.max() - timesteps.min()) > self.policy.facts.num_train_timesteps / LEVELS:
+            return None
+        return int(self._levels(timesteps.mean()))
 
     def _not_finite(self, what: str, batch: Batch, window: TimestepWindow) -> FloatingPointError:
         ids = ", ".join(pair.id for pair in batch.pairs)
@@ -254,6 +307,11 @@ class Learner:
             f"step {self.steps}: {what} (the step's pairs: {ids}; its timesteps: {timesteps}). The policy is as it "
             "was. Latents that are not finite are bad data; otherwise lower learner.learning_rate or learner.beta"
         )
+
+
+def _means(sums: Tensor) -> dict[str, float]:
+    """`[1 + figures]`: how many pairs, and the sums of their figures."""
+    return dict(zip(FIGURES, (sums[1:] / sums[0]).tolist(), strict=True))
 
 
 def _cpu_copies(tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

@@ -7,6 +7,7 @@ functions: a window is a function of (config, scheduler, seed, step), the same o
 import hashlib
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -100,20 +101,46 @@ def anchor_grid(scheduler: Any, *, steps: int, shift: float | None) -> Inference
     return InferenceGrid(timesteps=timesteps, sigmas=timesteps / horizon)
 
 
-def check_timesteps(config: TimestepsConfig, scheduler: Any, steps: int) -> None:
-    """Before any work: every shift that can be drawn must give a full window.
+def check_timesteps(
+    config: TimestepsConfig, scheduler: Any, steps: int, *, boundary_ratio: float | None = None
+) -> None:
+    """Before any work: every shift that can be drawn must give a full window, and offsets that move something.
 
-    Raises ValueError that names N, s and the counts, or the list of shifts that is empty.
+    Raises ValueError that names N, s and the counts, the list of shifts that is empty, or the offset variance with
+    which a timestep of the window would sooner be clipped at the end of its range than lie where the offset put it.
     """
     if config.kind != "apo":
         return
     if config.random_shift and not config.shifts:
         raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
-    if config.window == "isolated":
-        return
+    horizon = int(scheduler.config.num_train_timesteps)
     for shift in config.shifts if config.random_shift else [None]:
         anchors = anchor_grid(scheduler, steps=steps, shift=shift)
-        _split(config, anchors, horizon=int(scheduler.config.num_train_timesteps), steps=steps, shift=shift)
+        if config.window == "sliding":
+            _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
+        if config.random_offset:
+            _check_offsets(config, anchors, horizon=horizon, boundary_ratio=boundary_ratio)
+
+
+def _check_offsets(
+    config: TimestepsConfig, anchors: InferenceGrid, *, horizon: int, boundary_ratio: float | None
+) -> None:
+    """Somewhere on the grid an offset must be likelier to stay in its expert's range than to be clipped at an end."""
+    deviation = math.sqrt(config.offset_variance)
+    edge = 0 if boundary_ratio is None else math.ceil(boundary_ratio * horizon)
+    for first, last in [(edge, horizon), (0, edge - 1)] if edge else [(0, horizon)]:
+        inside = [t for t in anchors.timesteps.tolist() if first <= t <= last]
+        if deviation and inside and all(_clipped(t, deviation, first, last) > 0.5 for t in inside):
+            raise ValueError(
+                f"learner.timesteps.offset_variance = {config.offset_variance:g} (deviation {deviation:.3g} timesteps) "
+                f"would clip most offsets of every anchor between timesteps {first} and {last}; the paper uses 5"
+            )
+
+
+def _clipped(anchor: float, deviation: float, first: int, last: int) -> float:
+    """Share of offsets that leave [first, last]."""
+    offset = NormalDist(anchor, deviation)
+    return offset.cdf(first - 0.5) + 1 - offset.cdf(last + 0.5)
 
 
 def _split(

@@ -95,8 +95,22 @@ def evaluation(
 
 
 def step(number: int, *, time: float, wait_s: float, step_s: float, loss: float) -> dict[str, Any]:
-    learned = {"loss": loss, "implicit_accuracy": 0.75, "margin": 0.2, "chosen_reward": 0.1, "rejected_reward": -0.1}
+    learned: dict[str, Any] = {
+        "loss": loss,
+        "implicit_accuracy": 0.75,
+        "margin": 0.2,
+        "chosen_reward": 0.1,
+        "rejected_reward": -0.1,
+    }
     learned |= {"drift": 1e-4, "grad_norm": 2.0, "staleness_mean": 0.5, "staleness_max": 1.0}
+    learned["levels"] = [
+        {"level": level, "pairs": pairs, "implicit_accuracy": accuracy, "drift": 1e-4}
+        for level, pairs, accuracy in ((4, 16, 0.5), (9, 64, 0.8))
+    ]
+    learned["window"] = [
+        {"timestep": timestep, "level": level, "expert": "transformer", "grad_norm": norm}
+        for timestep, level, norm in ((430.0, 4, 0.5), (960.0, 9, 1.5), (930.0, 9, 2.5))
+    ]
     row = {"time": time, "kind": "step", "step": number, "version": number}
     return {**row, **learned, "wait_s": wait_s, "step_s": step_s}
 

@@ -109,7 +109,10 @@ def test_pictures_write_the_same_figures_and_take_the_pages_colours(page, run):
         "Implicit accuracy",
         "Implicit rewards",
         "Drift",
-        "Gradient norm",
+        "Gradient norm before",
+        "Implicit accuracy by noise level",
+        "Gradient norm by noise level",
+        "Drift by noise level",
         "Verdict mix",
         "Both orders",
     ):

@@ -1,16 +1,18 @@
 import math
 import threading
+from collections import Counter
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from buffers.records import Batch
 from buffers.tensors import checksum, decode
 from configs.schema import LearnerConfig, TimestepsConfig
 from learner.learner import Learner
 from learner.timesteps import draw_window, keyed_generator
-from policy.adapters import adapter_state, policy_parameters
+from policy.adapters import adapter_state, freeze_as_reference, policy_parameters
 
 STEPS = 20
 
@@ -26,10 +28,20 @@ def make_learner(policy, settings, **changes):
 
 
 def gradient_of(policy, settings, batch):
-    """The gradient that a step reduces, before clipping."""
-    reduced = []
-    make_learner(policy, settings, reduce=lambda flat: reduced.append(flat.clone())).step(batch)
-    return reduced[0][:-7]
+    """The gradient that AdamW is given, unclipped."""
+    found = []
+
+    def look(_optimizer, _args, _kwargs):
+        parameters = [parameter for _, parameter in policy_parameters(policy.transformers)]
+        found.extend(torch.zeros_like(p).flatten() if p.grad is None else p.grad.clone().flatten() for p in parameters)
+
+    learner = make_learner(policy, settings.model_copy(update={"max_grad_norm": 1e9}))
+    handle = register_optimizer_step_pre_hook(look)
+    try:
+        learner.step(batch)
+    finally:
+        handle.remove()
+    return torch.cat(found)
 
 
 def weights(policy):
@@ -85,6 +97,8 @@ def test_an_untrained_adapter_costs_log_2_and_the_figures_have_their_names(make_
     assert figures.pop("loss") == pytest.approx(math.log(2))
     assert figures.pop("grad_norm") > 0
     assert figures.pop("step_s") > 0
+    assert sum(level["pairs"] for level in figures.pop("levels")) == 4 * 5
+    assert len(figures.pop("window")) == 5
     assert figures == {
         "step": 1,
         "version": 0,
@@ -117,6 +131,32 @@ def test_the_windows_gradient_is_the_sum_of_its_timesteps(make_policy, make_batc
     parts = [derived_gradient(policy, settings, batch, rows=[row])[1] for row in range(5)]
     assert all(float(part.norm()) > 0 for part in parts)
     torch.testing.assert_close(gradient_of(policy, settings, batch), sum(parts), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["apo", "uniform"])
+def test_figures_are_told_apart_by_noise_level_and_norms_by_timestep(make_policy, make_batch, kind):
+    settings, batch = config(timesteps={"kind": kind}), make_batch()
+    figures = make_learner(make_policy(), settings).step(batch)
+    drawn = draw_window(
+        settings.timesteps, scheduler=make_policy().scheduler, steps=STEPS, seed=3, step=0, num_pairs=4
+    ).timesteps
+    expected = Counter(min(9, int(t // 100)) for t in drawn.flatten().tolist())
+    assert {level["level"]: level["pairs"] for level in figures["levels"]} == expected
+    for name in ("loss", "implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift"):
+        whole = sum(level[name] * level["pairs"] for level in figures["levels"]) / drawn.numel()
+        assert whole == pytest.approx(figures[name], rel=1e-4, abs=1e-5), name
+    for row, timestep in enumerate(figures["window"]):
+        assert (timestep["timestep"], timestep["expert"]) == (pytest.approx(float(drawn[row].mean())), "transformer")
+        assert timestep["level"] == (min(9, int(drawn[row].mean() // 100)) if kind == "apo" else None)
+        alone = derived_gradient(make_policy(), settings, batch, rows=[row])[1]
+        assert timestep["grad_norm"] == pytest.approx(float(alone.norm()), rel=1e-4)
+
+
+def test_a_later_stage_starts_at_log_2_too(make_policy, make_batch):
+    policy = make_policy()
+    freeze_as_reference(policy.transformers)
+    figures = make_learner(policy, config()).step(make_batch())
+    assert (figures["loss"], figures["drift"]) == (pytest.approx(math.log(2)), 0)
 
 
 def test_swapping_chosen_and_rejected_flips_the_first_gradient(make_policy, make_batch):
@@ -241,7 +281,7 @@ def test_a_bf16_base_and_bf16_latents_train_float32_weights(make_policy, make_ba
     policy = make_policy(dtype=torch.bfloat16)
     before = weights(policy)
     figures = make_learner(policy, config(gradient_checkpointing=True)).step(make_batch(dtype=torch.bfloat16))
-    assert all(math.isfinite(value) for value in figures.values())
+    assert all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
     assert weights(policy).dtype == torch.float32
     assert not torch.equal(weights(policy), before)
 

@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 import statistics
 from collections import Counter
 from typing import Any
@@ -270,3 +271,12 @@ def test_high_noise_alone_and_low_noise_alone(high, low):
     drawn = window(PLAIN.model_copy(update={"high": high, "low": low}), step=3).timesteps
     assert drawn.shape == (5, 4)
     assert bool(((drawn >= 800) if high else (drawn < 800)).all())
+
+
+@pytest.mark.parametrize(("variance", "boundary"), [(1e8, None), (1e4, 0.97)])
+def test_offsets_that_would_all_be_clipped_are_refused(variance, boundary):
+    config = TimestepsConfig(offset_variance=variance)
+    with pytest.raises(ValueError, match=re.escape(f"offset_variance = {variance:g} (")):
+        check_timesteps(config, UNIPC, 40, boundary_ratio=boundary)
+    check_timesteps(config.model_copy(update={"random_offset": False}), UNIPC, 40, boundary_ratio=boundary)
+    check_timesteps(TimestepsConfig(), UNIPC, 40, boundary_ratio=boundary)

@@ -60,8 +60,9 @@ CURVE = (1 / 3, 2 / 3)
 """Shares of the budget at which a run is measured before its end."""
 
 SEEDS = (0, 1, 2, 3, 4)
-CHOOSING_SEEDS = (100, 101)
 BETAS, RATES = (50.0, 500.0), (2e-4, 5e-4, 1.2e-3)
+CHOOSING_SEEDS, FINALISTS = (100, 101), 2
+"""All of the grid is tried with the first seed, its best few with the second too, and the best of those is used."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "dpo_uniform": {"kind": "uniform"},
@@ -276,26 +277,27 @@ def _make_pairs() -> None:
 FIRST = ("choose", "compare")
 
 
-def choose(rows: list[dict[str, Any]], arm: str) -> tuple[float, float]:
-    """Beta and learning rate of an arm: the lowest mean rate of those that keep 90% of the base's motion.
+def ranked(rows: list[dict[str, Any]], arm: str, seeds: tuple[int, ...]) -> list[tuple[float, float]]:
+    """(beta, learning rate) of an arm's choosing runs that have all these seeds, the best first.
 
-    Ties go to the smaller learning rate; where none keeps its motion, to the one that keeps most.
+    Best is the lowest mean distortion rate of those that keep 90% of the base's motion; behind them come the others, by
+    the motion they lack. Ties go to the smaller learning rate.
     """
     base = next(row for row in rows if row["arm"] == "base" and row["phase"] == "choose")
     floor = 0.9 * float(np.mean(base["final"]["motion"]))
     scored = []
     for beta in BETAS:
         for rate in RATES:
-            runs = [
-                row["final"]
+            tried = {
+                row["seed"]: row["final"]
                 for row in rows
                 if (row["phase"], row["arm"]) == ("choose", arm) and (row["beta"], row["learning_rate"]) == (beta, rate)
-            ]
-            motion = float(np.mean([run["motion"] for run in runs]))
-            distorted = float(np.mean([run["distorted"] for run in runs]))
-            scored.append((max(0.0, floor - motion), distorted, rate, beta))
-    _, _, rate, beta = min(scored)
-    return beta, rate
+            }
+            if set(seeds) <= tried.keys():
+                motion = float(np.mean([tried[seed]["motion"] for seed in seeds]))
+                distorted = float(np.mean([tried[seed]["distorted"] for seed in seeds]))
+                scored.append((max(0.0, floor - motion), distorted, rate, beta))
+    return [(beta, rate) for _, _, rate, beta in sorted(scored)]
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -348,13 +350,12 @@ def main() -> None:
             if pairs is not None:
                 pairs.result()
             grid = [(beta, rate) for beta in BETAS for rate in RATES]
-            tried = ("apo", "dpo_uniform")
-            _do(
-                pool,
-                [Job("choose", arm, seed, *pair) for seed in CHOOSING_SEEDS for pair in grid for arm in tried],
-                file,
-            )
-            chosen = {arm: choose(_rows(file), arm) for arm in tried}
+            arms = ("apo", "dpo_uniform")
+            first, second = CHOOSING_SEEDS
+            _do(pool, [Job("choose", arm, first, *setting) for setting in grid for arm in arms], file)
+            finalists = {arm: ranked(_rows(file), arm, (first,))[:FINALISTS] for arm in arms}
+            _do(pool, [Job("choose", arm, second, *setting) for arm in arms for setting in finalists[arm]], file)
+            chosen = {arm: ranked(_rows(file), arm, CHOOSING_SEEDS)[0] for arm in arms}
             print(f"beta and learning rate: {chosen}", flush=True)
             compared = [
                 Job("compare", arm, seed, *chosen["dpo_uniform" if arm.startswith("dpo") else "apo"])

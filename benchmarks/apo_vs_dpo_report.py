@@ -249,8 +249,9 @@ def _choice_table(rows: list[Row]) -> str:
     lines = [
         "## How beta and learning rate were chosen",
         "",
-        "The lowest mean distortion rate over the choosing seeds, on training prompts and other noises, of those that "
-        f"keep 90% of the base's motion. The base there: {np.mean(base['distorted']):.1%}, motion "
+        "All settings with one seed, the best two of them with a second, and of these the lowest mean distortion rate; "
+        "those that lose more than a tenth of the base's motion come last. Training prompts, other noises and other "
+        f"seeds than the comparison's. The base there: {np.mean(base['distorted']):.1%}, motion "
         f"{np.mean(base['motion']):.2f}.",
         "",
         "| arm | beta | learning rate | distorted, by seed | motion |",

@@ -35,10 +35,12 @@ def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
     Raises ValueError that names the key or file, the value, and what would be right.
     """
     found = preflight(config)
-    if found.problems:
+    if found.problems or found.facts is None:
         raise ValueError("\n".join(found.problems))
     transformers, scheduler = skeleton(config.model.path)
-    check_timesteps(config.learner.timesteps, scheduler, config.sampling.steps)
+    check_timesteps(
+        config.learner.timesteps, scheduler, config.sampling.steps, boundary_ratio=found.facts.boundary_ratio
+    )
     add_adapters(transformers, config.learner.lora, seed=config.seed)
     Evaluator(config.evaluation.meter, config.run_folder, 0, config.sampling.fps)  # imports the meter
     if config.cluster.address == "local":

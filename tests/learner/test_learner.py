@@ -234,7 +234,7 @@ def test_two_ranks_do_what_one_does(make_policy, make_batch):
     for thread in threads:
         thread.join(120)
     assert torch.equal(weights(policies[0]), weights(policies[1]))
-    torch.testing.assert_close(weights(policies[0]), weights(alone), rtol=1e-5, atol=1e-5)
+    assert torch.equal(weights(policies[0]), weights(alone))  # the same sums in the same order
     for mine, whole in zip(found[1], wanted, strict=True):
         for name in ("loss", "implicit_accuracy", "margin", "drift", "grad_norm", "version"):
             assert mine[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-5), name

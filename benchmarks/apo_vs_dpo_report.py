@@ -88,7 +88,8 @@ class Study:
         seeds = [{row["seed"] for row in self.of(arm)} for arm in self.arms if arm != "base"]
         self.seeds = sorted(set.intersection(*seeds)) if seeds else []
         rng = np.random.default_rng(0)
-        self._seeds = rng.multinomial(len(self.seeds), [1 / len(self.seeds)] * len(self.seeds), DRAWS)
+        count = len(self.seeds)
+        self._seeds = rng.multinomial(count, np.full(count, 1 / count), DRAWS) if count else np.zeros((DRAWS, 0))
         self._videos: dict[int, np.ndarray] = {}
         self._rng = rng
 
@@ -156,10 +157,10 @@ def outcome(difference: Interval) -> str:
 
 
 def write_report(rows: list[Row], out: Path) -> None:
-    """`report.md` and its pictures into `out`; needs one run of every arm that is to appear."""
+    """`report.md` and its pictures into `out`; an unfinished study is reported as far as it is balanced."""
     study = Study(rows)
-    if not study.seeds:
-        print("no seed has a run of every arm yet: nothing to report")
+    if not study.seeds or "apo" not in study.arms:
+        print("no seed has a run of APO and of every other arm that was begun: nothing to report yet")
         return
     out.mkdir(parents=True, exist_ok=True)
     _plot_rates(study, out / "rates.svg")

@@ -250,7 +250,8 @@ def _choice_table(rows: list[Row]) -> str:
     lines = [
         "## How beta and learning rate were chosen",
         "",
-        "All settings with one seed, the best two of them with a second, and of these the lowest mean distortion rate; "
+        "All settings with one seed, a further beta where the best lay at the edge, the best two with a second seed, "
+        "and of these the lowest mean distortion rate; "
         "those that lose more than a tenth of the base's motion come last. Training prompts, other noises and other "
         f"seeds than the comparison's. The base there: {np.mean(base['distorted']):.1%}, motion "
         f"{np.mean(base['motion']):.2f}.",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import apo_vs_dpo
-from benchmarks.apo_vs_dpo import ARMS, BETAS, RATES, Job, ranked
+from benchmarks.apo_vs_dpo import ARMS, BETAS, RATES, Job, beyond, ranked
 from benchmarks.apo_vs_dpo_report import Study, outcome, roughness, spikes, write_report
 
 VIDEOS = 64
@@ -94,6 +94,19 @@ def test_the_lowest_rate_that_keeps_its_motion_is_chosen():
     assert order[:2] == [(BETAS[1], RATES[0]), (BETAS[0], RATES[1])]  # alike: the smaller rate first
     assert order[-1] == (BETAS[0], RATES[2])
     assert ranked(rows, "apo", (100, 101)) == [] == ranked(rows, "dpo_uniform", (100,))
+
+
+@pytest.mark.parametrize(
+    ("best", "right"), [(50.0, 5.0), (500.0, 5000.0), (5.0, 0.5), (None, None)], ids=["low", "high", "lower", "inside"]
+)
+def test_the_grid_grows_where_its_best_lies_at_the_edge(best, right):
+    base = {"phase": "choose", "arm": "base", "final": measured(0.5)}
+    betas = {50.0: (50.0, 500.0), 500.0: (50.0, 500.0), 5.0: (5.0, 50.0, 500.0), None: (5.0, 50.0, 500.0)}[best]
+    rows = [
+        base,
+        *(run("apo", 100, 0.2 if beta == (best or 50.0) else 0.4, phase="choose", beta=beta) for beta in betas),
+    ]
+    assert beyond(rows, "apo", 100) == right
 
 
 def test_a_run_that_is_done_is_not_done_again(tmp_path, monkeypatch):

@@ -60,11 +60,12 @@ CURVE = (1 / 3, 2 / 3)
 """Shares of the budget at which a run is measured before its end."""
 
 SEEDS = (0, 1, 2, 3, 4)
-BETAS, RATES = (50.0, 500.0), (2e-4, 5e-4, 1.2e-3)
+BETAS, RATES = (0.5, 5.0, 50.0, 500.0, 5000.0), (4e-5, 2e-4, 5e-4, 1.2e-3)
 CHOOSING_SEEDS, FINALISTS = (100, 101), 2
-"""All of the grid is tried with the first seed. Where its best lies at the edge of beta, the next beta beyond is tried
-with every rate, until it does not. The best few are tried with the second seed too, and the best of those is used."""
-BETA_STEP, BETA_LIMITS = 10.0, (0.5, 50_000.0)
+"""All of the grid is tried with the first seed, its best few with the second too, and the best of those is used."""
+KEPT = 0.9
+"""Share of the base's motion and obedience that a setting must keep: a still video, or one of another colour, is not an
+aligned one."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "dpo_uniform": {"kind": "uniform"},
@@ -282,11 +283,10 @@ FIRST = ("choose", "compare")
 def ranked(rows: list[dict[str, Any]], arm: str, seeds: tuple[int, ...]) -> list[tuple[float, float]]:
     """(beta, learning rate) of an arm's choosing runs that have all these seeds, the best first.
 
-    Best is the lowest mean distortion rate of those that keep 90% of the base's motion; behind them come the others, by
-    the motion they lack. Ties go to the smaller learning rate.
+    Best is the lowest mean distortion rate of those that keep `KEPT` of the base's motion and obedience; the others
+    come behind, by the larger share that they lack. Ties go to the smaller learning rate.
     """
-    base = next(row for row in rows if row["arm"] == "base" and row["phase"] == "choose")
-    floor = 0.9 * float(np.mean(base["final"]["motion"]))
+    base = next(row["final"] for row in rows if row["arm"] == "base" and row["phase"] == "choose")
     tried: dict[tuple[float, float], dict[int, Any]] = {}
     for row in rows:
         if (row["phase"], row["arm"]) == ("choose", arm):
@@ -294,18 +294,13 @@ def ranked(rows: list[dict[str, Any]], arm: str, seeds: tuple[int, ...]) -> list
     scored = []
     for (beta, rate), runs in tried.items():
         if set(seeds) <= runs.keys():
-            motion = float(np.mean([runs[seed]["motion"] for seed in seeds]))
-            distorted = float(np.mean([runs[seed]["distorted"] for seed in seeds]))
-            scored.append((max(0.0, floor - motion), distorted, rate, beta))
+
+            def mean(what: str, of: dict[int, Any] = runs) -> float:
+                return float(np.mean([of[seed][what] for seed in seeds]))
+
+            lacking = max(KEPT - mean(what) / float(np.mean(base[what])) for what in ("motion", "obeyed"))
+            scored.append((max(0.0, lacking), mean("distorted"), rate, beta))
     return [(beta, rate) for _, _, rate, beta in sorted(scored)]
-
-
-def beyond(rows: list[dict[str, Any]], arm: str, seed: int) -> float | None:
-    """The beta to try next: one step outward where the best setting so far lies at the edge, None where it does not."""
-    settings = ranked(rows, arm, (seed,))
-    best, betas = settings[0][0], [beta for beta, _ in settings]
-    outward = best / BETA_STEP if best == min(betas) else best * BETA_STEP if best == max(betas) else None
-    return outward if outward is not None and BETA_LIMITS[0] <= outward <= BETA_LIMITS[1] else None
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -359,17 +354,8 @@ def main() -> None:
                 pairs.result()
             arms = ("apo", "dpo_uniform")
             first, second = CHOOSING_SEEDS
-            betas = {arm: set(BETAS) for arm in arms}
-            while betas:
-                tried = [
-                    Job("choose", arm, first, beta, rate)
-                    for arm, some in betas.items()
-                    for beta in sorted(some)
-                    for rate in RATES
-                ]
-                _do(pool, tried, file)
-                next_betas = {arm: beyond(_rows(file), arm, first) for arm in betas}
-                betas = {arm: {beta} for arm, beta in next_betas.items() if beta is not None}
+            grid = [(beta, rate) for beta in BETAS for rate in RATES]
+            _do(pool, [Job("choose", arm, first, *setting) for setting in grid for arm in arms], file)
             finalists = {arm: ranked(_rows(file), arm, (first,))[:FINALISTS] for arm in arms}
             _do(pool, [Job("choose", arm, second, *setting) for arm in arms for setting in finalists[arm]], file)
             chosen = {arm: ranked(_rows(file), arm, CHOOSING_SEEDS)[0] for arm in arms}

@@ -250,20 +250,20 @@ def _choice_table(rows: list[Row]) -> str:
     lines = [
         "## How beta and learning rate were chosen",
         "",
-        "All settings with one seed, a further beta where the best lay at the edge, the best two with a second seed, "
-        "and of these the lowest mean distortion rate; "
-        "those that lose more than a tenth of the base's motion come last. Training prompts, other noises and other "
-        f"seeds than the comparison's. The base there: {np.mean(base['distorted']):.1%}, motion "
-        f"{np.mean(base['motion']):.2f}.",
+        "All settings with one seed, the best two with a second, and of these the lowest mean distortion rate; those "
+        "that lose more than a tenth of the base's motion or obedience come last. Training prompts, other noises and "
+        f"other seeds than the comparison's. The base there: {np.mean(base['distorted']):.1%}, motion "
+        f"{np.mean(base['motion']):.2f}, obeyed {np.mean(base['obeyed']):.1%}.",
         "",
-        "| arm | beta | learning rate | distorted, by seed | motion |",
-        "|---|---|---|---|---|",
+        "| arm | beta | learning rate | distorted, by seed | motion | obeyed | drift at the end |",
+        "|---|---|---|---|---|---|---|",
     ]
     for arm, beta, rate in sorted({(row["arm"], row["beta"], row["learning_rate"]) for row in tried}):
-        runs = [row["final"] for row in tried if (row["arm"], row["beta"], row["learning_rate"]) == (arm, beta, rate)]
-        rates = ", ".join(f"{np.mean(run['distorted']):.1%}" for run in runs)
-        motion = np.mean([run["motion"] for run in runs])
-        lines.append(f"| {NAMES[arm]} | {beta:g} | {rate:g} | {rates} | {motion:.2f} |")
+        runs = [row for row in tried if (row["arm"], row["beta"], row["learning_rate"]) == (arm, beta, rate)]
+        rates = ", ".join(f"{np.mean(run['final']['distorted']):.1%}" for run in runs)
+        motion, obeyed = (np.mean([run["final"][what] for run in runs]) for what in ("motion", "obeyed"))
+        drift = np.mean([run["drift"][-10:] for run in runs])
+        lines.append(f"| {NAMES[arm]} | {beta:g} | {rate:g} | {rates} | {motion:.2f} | {obeyed:.1%} | {drift:.3f} |")
     used = {
         arm: (runs[0]["beta"], runs[0]["learning_rate"]) for arm in ("apo", "dpo_uniform") if (runs := _of(rows, arm))
     }

@@ -27,7 +27,7 @@ from learner.learner import Learner
 from policy.policy import VideoPolicy
 
 MATRIX_SIZES = (512, 1024, 2048, 4096, 8192)
-MATRIX_SECONDS = 1.0
+MATRIX_SECONDS = 0.3
 """A size is left out when the one before it took longer than this for one product."""
 
 
@@ -105,7 +105,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> tuple[float, int]:
     for size in MATRIX_SIZES:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         once = _seconds(lambda a=a, b=b: a @ b, device)
-        repeats = max(1, int(MATRIX_SECONDS / 4 / once))
+        repeats = max(1, int(MATRIX_SECONDS / once))
         seconds = min(_seconds(lambda a=a, b=b: a @ b, device) for _ in range(repeats))
         if 2 * size**3 / seconds > best:
             best, at = 2 * size**3 / seconds, size

@@ -1,6 +1,6 @@
 """Does anchoring the timesteps on the inference trajectory beat uniform timesteps, at equal compute and on equal pairs?
 
-    python -m benchmarks.apo_vs_dpo                  # everything that is not done yet; about 2 hours on two cores
+    python -m benchmarks.apo_vs_dpo                  # everything that is not done yet; about 3 hours on two cores
     python -m benchmarks.apo_vs_dpo --report-only    # tables and plots from the runs that are there
 
 Every arm learns from the same pairs, from the same base, for the same number of transformer rows; what differs is which
@@ -60,7 +60,7 @@ CURVE = (1 / 3, 2 / 3)
 """Shares of the budget at which a run is measured before its end."""
 
 SEEDS = (0, 1, 2, 3, 4)
-BETAS, RATES = (0.5, 5.0, 50.0, 500.0, 5000.0), (4e-5, 2e-4, 5e-4, 1.2e-3)
+BETAS, RATES = (0.5, 5.0, 50.0, 500.0, 5000.0), (4e-5, 1e-4, 2e-4, 5e-4, 1.2e-3)
 CHOOSING_SEEDS, FINALISTS = (100, 101), 2
 """All of the grid is tried with the first seed, its best few with the second too, and the best of those is used."""
 KEPT = 0.9

@@ -76,8 +76,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "apo_high_only": {"high": 5, "low": 0},
     "apo_low_only": {"high": 0, "low": 3},  # at shift 6 ten inference steps leave three low anchors
     "apo_snap_anchor": {"snap": "anchor"},
+    "dpo_uniform_40_pairs": {"kind": "uniform"},
+    "apo_uniform_timesteps": {"kind": "uniform"},
 }
 """What each arm changes in `learner.timesteps`; everything else is the same."""
+
+PAIRS_OF = {"dpo_uniform_40_pairs": 40, "apo_uniform_timesteps": 40}
+"""Two controls that take as many optimizer steps as APO, of 40 pairs at one uniform timestep each in the place of 8
+pairs at five: with uniform DPO's beta and rate, and with APO's. They tell where the timesteps lie from how many
+optimizer steps a budget is cut into."""
 
 
 @dataclass(frozen=True)
@@ -202,19 +209,20 @@ class Bench:
         started = time.perf_counter()
         load_adapter_state(self.policy.transformers, adapter_state(self._load(seed=job.seed).transformers))
         timesteps = TimestepsConfig(**ARMS[job.arm])
+        pairs_per_step = PAIRS_OF.get(job.arm, PAIRS_PER_STEP)
         config = LearnerConfig(
             beta=job.beta,
             learning_rate=job.learning_rate,
-            pairs_per_step=PAIRS_PER_STEP,
+            pairs_per_step=pairs_per_step,
             microbatch_pairs=PAIRS_PER_STEP,
             gradient_checkpointing=False,
             lora=self.config.learner.lora,
             timesteps=timesteps,
         )
         learner = Learner(self.policy, config, sampling_steps=self.config.sampling.steps, seed=job.seed)
-        steps = BUDGET // (PAIRS_PER_STEP * timesteps.count)
+        steps = BUDGET // (pairs_per_step * timesteps.count)
         measured_at = {round(share * steps): share for share in CURVE if job.phase == "compare"}
-        batches = self._batches(job.seed)
+        batches = self._batches(job.seed, pairs_per_step)
         rows: list[dict[str, Any]] = []
         curve: list[dict[str, Any]] = []
         for step in range(1, steps + 1):
@@ -239,7 +247,7 @@ class Bench:
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    def _batches(self, seed: int) -> Iterator[Batch]:
+    def _batches(self, seed: int, size: int) -> Iterator[Batch]:
         """Every pair once in an order of the seed, then again in another; the same for all arms."""
         pairs = self.pairs()
         rng = np.random.default_rng(seed)
@@ -247,9 +255,9 @@ class Bench:
         order: list[int] = []
         step = 0
         while True:
-            while len(order) < PAIRS_PER_STEP:
+            while len(order) < size:
                 order += rng.permutation(len(pairs)).tolist()
-            taken, order = [pairs[index] for index in order[:PAIRS_PER_STEP]], order[PAIRS_PER_STEP:]
+            taken, order = [pairs[index] for index in order[:size]], order[size:]
             yield Batch(step, tuple(taken), conditionings, (0,) * len(taken))
             step += 1
 

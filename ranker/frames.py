@@ -41,9 +41,17 @@ def sample_frames(video: np.ndarray, *, fps: float, count: int) -> Footage:
         raise ValueError(f"a video must be uint8 [frames, height, width, 3], got {video.dtype} {list(video.shape)}")
     if len(video) < 2:
         raise ValueError(f"a video must have at least 2 frames to be judged, got {len(video)}")
-    if count < 2:
-        raise ValueError(f"at least 2 frames must be shown of a video, got {count}")
     if not (np.isfinite(fps) and fps > 0):
         raise ValueError(f"frames per second must be positive, got {fps}")
-    indices = np.linspace(0, len(video) - 1, min(count, len(video))).round().astype(int)
+    indices = spread(len(video), count)
     return Footage(np.ascontiguousarray(video[indices]), tuple(indices.tolist()), len(video), float(fps))
+
+
+def spread(total: int, count: int) -> np.ndarray:
+    """Which of `total` frames are shown: `[min(count, total)]`, ascending, first and last among them.
+
+    Raises ValueError where fewer than two are to be shown.
+    """
+    if count < 2:
+        raise ValueError(f"at least 2 frames must be shown of a video, got {count}")
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int)

@@ -1,14 +1,17 @@
-"""The command line: `apogee check CONFIG` prints the plan, `apogee run CONFIG` runs it.
+"""The command line: `apogee check` prints what a config would do, `apogee run` does it, `apogee rank` judges two files.
 
-torch and ray are loaded by `run` alone, and only after the config and its files have been found good. The same two
+torch and ray are loaded by `run` alone, vllm by `rank`, and only after the files have been found good. The same
 commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
 
-from cluster.preflight import Preflight, preflight
+from buffers.records import Domain
+from cluster.preflight import Preflight, check_ranker_folder, preflight
 from configs.load import load_config
 from configs.plan import PATCH, plan, render
 from configs.schema import RunConfig
@@ -19,13 +22,18 @@ EXAMPLES = """examples:
   apogee check configs/miniature.yaml
   apogee run configs/miniature.yaml
   apogee run configs/miniature.yaml seed=1 out=runs/seed1 stages.0.steps=20
+  apogee rank a.mp4 b.mp4 --domain human --config my.yaml
 """
+
+DEFAULT_CONFIG = "configs/miniature.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "rank":
+            return _rank(options)
         config = load_config(options.config, options.overrides)
         found = preflight(config)
         if options.command == "check":
@@ -57,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/miniature.yaml")
         command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, such as learner.beta=500")
+    text = "judge two video files as a run would and print the verdict with its probabilities in both orders"
+    rank = commands.add_parser("rank", help=text, description=text)
+    rank.add_argument("videos", nargs=2, type=Path, metavar="VIDEO", help="two video files, A and B")
+    rank.add_argument("--domain", choices=get_args(Domain), default="general", help="which rubric (default: general)")
+    rank.add_argument(
+        "--config", default=DEFAULT_CONFIG, help=f"whose `ranker` section is used (default: {DEFAULT_CONFIG})"
+    )
     return parser
 
 
@@ -84,6 +99,17 @@ def _run(config: RunConfig) -> int:
 
     folder = run(config)
     print(f"done: {folder / 'report.html'}")
+    return 0
+
+
+def _rank(options: argparse.Namespace) -> int:
+    config = load_config(options.config).ranker
+    check_ranker_folder(config.path)
+    from rich.console import Console
+
+    from ranker.by_hand import rank_by_hand
+
+    rank_by_hand(config, *options.videos, domain=options.domain, console=Console(highlight=False))
     return 0
 
 

@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
@@ -24,6 +25,15 @@ class Judge(Protocol):
     def ask(self, questions: Sequence[Question]) -> list[Reading]: ...
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """A verdict with what it was read from: the order (A, B), and (B, A) where both are asked."""
+
+    forth: Reading
+    back: Reading | None
+    verdict: Verdict
+
+
 class Ranker:
     """Asks the judge about every pair in both orders and gives verdicts, usable or dropped with a reason."""
 
@@ -39,37 +49,47 @@ class Ranker:
         self._busy, self._waiting, self._idle_since = 0.0, 0.0, time.monotonic()
 
     def rank(self, clips: list[Clips]) -> list[Verdict]:
-        """One verdict per pair of clips, in order; all pairs and both orders go to the engine in one call."""
+        """One verdict per pair of clips, in order."""
         began = time.monotonic()
         self._waiting += began - self._idle_since
-        domains: list[Domain] = [pair.condition.domain or DEFAULT_DOMAIN for pair in clips]
-        questions = []
-        for pair, domain in zip(clips, domains, strict=True):
-            a, b = (
-                sample_frames(video, fps=pair.fps, count=self.config.frames) for video in (pair.video_a, pair.video_b)
+        questions = [
+            Question(
+                pair.condition.domain or DEFAULT_DOMAIN,
+                sample_frames(pair.video_a, fps=pair.fps, count=self.config.frames),
+                sample_frames(pair.video_b, fps=pair.fps, count=self.config.frames),
             )
-            questions.append(Question(domain, a, b))
-            if self.config.both_orders:
-                questions.append(Question(domain, b, a))
-        readings = self._judge.ask(questions) if questions else []
-        per_pair = 2 if self.config.both_orders else 1
-        verdicts = [
-            decide(
-                readings[per_pair * index],
-                readings[per_pair * index + 1] if self.config.both_orders else None,
-                min_confidence=self.config.min_confidence,
-                min_label_mass=self.config.min_label_mass,
-                domain=domain,
-                rubric_version=RUBRIC_VERSION,
-                ranker_version=self._judge.version,
-            )
-            for index, domain in enumerate(domains)
+            for pair in clips
         ]
+        verdicts = [opinion.verdict for opinion in self.compare(questions)]
         self._counts.update(verdict.dropped or "usable" for verdict in verdicts)
         self._counts["pairs"] += len(verdicts)
         self._idle_since = time.monotonic()
         self._busy += self._idle_since - began
         return verdicts
+
+    def compare(self, questions: Sequence[Question]) -> list[Opinion]:
+        """One opinion per pair, in order; all pairs and both orders go to the engine in one call."""
+        asked: list[Question] = []
+        for question in questions:
+            asked.append(question)
+            if self.config.both_orders:
+                asked.append(question.turned())
+        readings = iter(self._judge.ask(asked) if asked else [])
+        return [self._opinion(question.domain, readings) for question in questions]
+
+    def _opinion(self, domain: Domain, readings: Iterator[Reading]) -> Opinion:
+        forth = next(readings)
+        back = next(readings) if self.config.both_orders else None
+        verdict = decide(
+            forth,
+            back,
+            min_confidence=self.config.min_confidence,
+            min_label_mass=self.config.min_label_mass,
+            domain=domain,
+            rubric_version=RUBRIC_VERSION,
+            ranker_version=self._judge.version,
+        )
+        return Opinion(forth, back, verdict)
 
     def times(self) -> RoleTimes:
         """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, and dropped by reason."""

@@ -31,6 +31,10 @@ class Question:
     first: Footage
     second: Footage
 
+    def turned(self) -> "Question":
+        """The other order."""
+        return Question(self.domain, self.second, self.first)
+
 
 def check_checkpoint(folder: Path) -> dict:
     """The folder's config.json, if it is a Qwen3-VL checkpoint with safetensors weights.

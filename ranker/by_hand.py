@@ -8,10 +8,10 @@ from rich.table import Table
 from buffers.records import Domain
 from configs.schema import RankerConfig
 from ranker.frames import Footage
+from ranker.inputs import Question
 from ranker.ranker import Opinion, Ranker
 from ranker.verdict import Four, swapped
 from ranker.video_file import read_footage
-from ranker.vllm_judge import Question
 
 MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better", "alike, B moves better")
 """Of the labels 1 to 4, where A was shown first."""

@@ -9,9 +9,10 @@ from typing import Protocol
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.schema import RankerConfig
 from ranker.frames import sample_frames
+from ranker.inputs import Question
 from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading, decide
-from ranker.vllm_judge import Question, VllmJudge
+from ranker.vllm_judge import VllmJudge
 
 DEFAULT_DOMAIN: Domain = "general"
 """The rubric for a condition whose prompt file names no domain."""

@@ -8,32 +8,18 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from buffers.records import Domain
-from ranker.frames import Footage, sample_frames
-from ranker.rubric import LABELS, prompt_text
+from ranker.frames import sample_frames
+from ranker.inputs import Question, label_ids, pixel_settings
+from ranker.rubric import prompt_text
 from ranker.verdict import Reading
 
 HASHED_BYTES = 32 * 2**20
 """Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One order of one pair: which video is the better, `first` shown first."""
-
-    domain: Domain
-    first: Footage
-    second: Footage
-
-    def turned(self) -> "Question":
-        """The other order."""
-        return Question(self.domain, self.second, self.first)
 
 
 def check_checkpoint(folder: Path) -> dict:
@@ -71,15 +57,6 @@ def checkpoint_version(folder: Path) -> str:
     return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
 
 
-def label_ids(tokenizer: Any) -> list[int]:
-    """The four labels' token ids. Raises ValueError where one of them is not a single token."""
-    ids = [tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
-    for label, tokens in zip(LABELS, ids, strict=True):
-        if len(tokens) != 1:
-            raise ValueError(f"the judge's tokenizer makes {len(tokens)} tokens of the label {label!r}, want one")
-    return [tokens[0] for tokens in ids]
-
-
 class VllmJudge:
     """An engine that answers questions, as many at a time as are given.
 
@@ -96,9 +73,8 @@ class VllmJudge:
 
         processor = AutoProcessor.from_pretrained(folder)
         self.label_ids = label_ids(processor.tokenizer)
-        # Only the upper budget is ours; the released checkpoints' class default would shrink 40 frames to thumbnails.
-        least = processor.video_processor.size["shortest_edge"]
-        pixels = {"shortest_edge": least, "longest_edge": max_pixels_per_video}
+        pixels = pixel_settings(processor, max_pixels_per_video)
+        pixels.pop("do_sample_frames")  # vLLM takes it per video
         from vllm import LLM, SamplingParams
 
         extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
@@ -107,7 +83,7 @@ class VllmJudge:
             dtype=dtype,  # pyright: ignore[reportArgumentType]
             max_model_len=max_model_len,
             limit_mm_per_prompt={"video": 2, "image": 0},
-            mm_processor_kwargs={"size": pixels, "cap_pixels_per_frame": False},
+            mm_processor_kwargs=pixels,
             enable_prefix_caching=True,
             generation_config="vllm",
             seed=seed,

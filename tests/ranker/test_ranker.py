@@ -6,10 +6,10 @@ import pytest
 
 from buffers.records import Clips, Condition, Domain
 from configs.schema import RankerConfig
+from ranker.inputs import Question
 from ranker.ranker import Ranker
 from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading
-from ranker.vllm_judge import Question
 
 
 class BrightnessJudge:

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from buffers.records import Clips, Condition, Domain
 from configs.schema import RankerConfig
 from examples.miniature.world import FPS, Scene, render
-from ranker.vllm_judge import VllmJudge, check_checkpoint, checkpoint_version, label_ids
+from ranker.vllm_judge import VllmJudge, check_checkpoint, checkpoint_version
 
 JUDGE = Path(__file__).parents[2] / "examples" / "miniature" / "weights" / "judge"
 
@@ -63,15 +63,6 @@ def test_the_version_follows_the_weights(tmp_path: Path) -> None:
     assert checkpoint_version(folder) != before
 
 
-def test_a_label_of_two_tokens_is_refused() -> None:
-    class Splits:
-        def encode(self, text: str, add_special_tokens: bool) -> list[int]:
-            return [5, 6] if text == "3" else [int(text)]
-
-    with pytest.raises(ValueError, match=r"2 tokens of the label '3', want one"):
-        label_ids(Splits())
-
-
 def test_the_miniature_config_shows_as_many_frames_as_its_judge_learned_from() -> None:
     from configs.load import load_config
     from examples.miniature.world import FRAMES
@@ -97,8 +88,8 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path) -> None:
 
     from examples.miniature.judge_forward import Judge, processed
     from ranker.frames import sample_frames
+    from ranker.inputs import Question
     from ranker.ranker import Ranker
-    from ranker.vllm_judge import Question
 
     judge = open_judge(JUDGE)
     model = Qwen3VLForConditionalGeneration.from_pretrained(JUDGE, dtype=torch.float32)

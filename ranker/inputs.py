@@ -1,0 +1,68 @@
+"""What enters the judge for one question: the same frames, prompt and preprocessing at training and when it is served.
+
+vLLM is given the prompt, the frames and `pixel_settings` and runs the checkpoint's own processor on them; training
+runs that processor here. A test holds the two equal, token by token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from buffers.records import Domain
+from ranker.frames import Footage
+from ranker.rubric import LABELS, prompt_text
+
+
+@dataclass(frozen=True)
+class Question:
+    """One order of one pair: which video is the better, `first` shown first."""
+
+    domain: Domain
+    first: Footage
+    second: Footage
+
+    def turned(self) -> "Question":
+        """The other order."""
+        return Question(self.domain, self.second, self.first)
+
+
+def pixel_settings(processor: Any, max_pixels_per_video: int) -> dict[str, Any]:
+    """The processor's arguments that pin the pixel budget of a video.
+
+    Only the upper end is ours; the class default would shrink 40 frames to thumbnails. `cap_pixels_per_frame` is said
+    because its default changes in transformers 5.22.
+    """
+    least = processor.video_processor.size["shortest_edge"]
+    return {
+        "size": {"shortest_edge": least, "longest_edge": max_pixels_per_video},
+        "cap_pixels_per_frame": False,
+        "do_sample_frames": False,
+    }
+
+
+def model_inputs(processor: Any, questions: Sequence[Question], *, max_pixels_per_video: int) -> dict[str, Any]:
+    """The model's keyword arguments for some questions, padded on the left: the answer comes after the last token.
+
+    `input_ids`, `attention_mask`, `mm_token_type_ids` `[questions, tokens]`, and the patches of all videos in order.
+    """
+    videos = [footage for question in questions for footage in (question.first, question.second)]
+    return dict(
+        processor(
+            text=[prompt_text(question.domain) for question in questions],
+            videos=[footage.frames for footage in videos],
+            video_metadata=[footage.metadata() for footage in videos],
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            **pixel_settings(processor, max_pixels_per_video),
+        )
+    )
+
+
+def label_ids(tokenizer: Any) -> list[int]:
+    """The four labels' token ids. Raises ValueError where one of them is not a single token."""
+    ids = [tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
+    for label, tokens in zip(LABELS, ids, strict=True):
+        if len(tokens) != 1:
+            raise ValueError(f"the judge's tokenizer makes {len(tokens)} tokens of the label {label!r}, want one")
+    return [tokens[0] for tokens in ids]

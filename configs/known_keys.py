@@ -1,12 +1,10 @@
-"""What the schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
+"""What a schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
 
 import difflib
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
-
-from configs.schema import RunConfig
 
 Location = tuple[str | int, ...]
 """A place in a config: `("stages", 0, "steps")`."""
@@ -17,9 +15,9 @@ def dotted(location: Location) -> str:
     return ".".join(str(part) for part in location)
 
 
-def default_at(location: Location) -> Any:
-    """The schema's default at a place, as plain dicts and lists; an empty dict where it has none."""
-    section = _section(location[:-1])
+def default_at(schema: type[BaseModel], location: Location) -> Any:
+    """Its default at a place, as plain dicts and lists; an empty dict where it has none."""
+    section = _section(schema, location[:-1])
     field = section.model_fields.get(str(location[-1])) if section else None
     if field is None or field.is_required():
         return {}
@@ -31,21 +29,21 @@ def default_at(location: Location) -> Any:
     return default
 
 
-def nearest_key(location: Location) -> str | None:
+def nearest_key(schema: type[BaseModel], location: Location) -> str | None:
     """The known dotted key most like an unknown one: of its own section, else of the whole config, else None."""
-    name, section = str(location[-1]), _section(location[:-1])
+    name, section = str(location[-1]), _section(schema, location[:-1])
     siblings = list(section.model_fields) if section else []
     close = difflib.get_close_matches(name, siblings, n=1)
     if close:
         return dotted((*location[:-1], close[0]))
-    everywhere = all_keys()
+    everywhere = all_keys(schema)
     elsewhere = difflib.get_close_matches(name, [key[-1] for key in everywhere], n=1, cutoff=0.8)
     return next((dotted(key) for key in everywhere if elsewhere and key[-1] == elsewhere[0]), None)
 
 
-def _section(location: Location) -> type[BaseModel] | None:
-    """The schema class at a place, or None where there is none."""
-    section: type[BaseModel] | None = RunConfig
+def _section(schema: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """The section's class at a place, or None where there is none."""
+    section: type[BaseModel] | None = schema
     for part in location:
         if isinstance(part, int):
             continue  # a list of sections: the index changes nothing about the keys
@@ -62,7 +60,7 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def all_keys(section: type[BaseModel] = RunConfig, before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+def all_keys(section: type[BaseModel], before: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every key of a section and of those inside it; a list's items stand as `0`."""
     keys = []
     for name, field in section.model_fields.items():

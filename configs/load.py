@@ -1,4 +1,4 @@
-"""A YAML file and `a.b.c=value` overrides become a `RunConfig`, or a `ConfigError` that says what would be right.
+"""A YAML file and `a.b.c=value` overrides become a typed config, or a `ConfigError` that says what would be right.
 
 Paths inside a config are relative to the working directory of the process: what `ray job submit --working-dir .`
 unpacks, or the folder the command was typed in. They are left as they are written, so that a resolved config can be
@@ -7,13 +7,15 @@ read on another machine.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from configs.known_keys import Location, default_at, dotted, nearest_key
 from configs.schema import RunConfig
 from configs.strict_yaml import YamlProblem, parse, parse_scalar
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -21,7 +23,12 @@ class ConfigError(ValueError):
 
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read the file, put the overrides in, and check every value.
+    """A run's config; see `load_as`."""
+    return load_as(RunConfig, path, overrides)
+
+
+def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = ()) -> Schema:
+    """Read the file, put the overrides in, and check every value against the schema.
 
     overrides: `a.b.c=value`, where a number is an index into a list (`stages.0.steps=10`) and the value is read as
     YAML reads it (`null`, `true`, `1e-4`, `[3.0, 5.0]`, text).
@@ -32,11 +39,11 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
     tree, lines = _read(path)
     overridden: set[Location] = set()
     for override in overrides:
-        overridden.add(_put(tree, override))
+        overridden.add(_put(schema, tree, override))
     try:
-        return RunConfig.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        found = [_explain(dict(problem), path, lines, overridden) for problem in error.errors()]
+        found = [_explain(schema, dict(problem), path, lines, overridden) for problem in error.errors()]
         raise ConfigError("\n".join(found)) from None
 
 
@@ -61,7 +68,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     return tree, lines
 
 
-def _put(tree: dict[str, Any], override: str) -> Location:
+def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Location:
     """Set one override in the tree, in place; answer where."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
@@ -79,7 +86,7 @@ def _put(tree: dict[str, Any], override: str) -> Location:
             break
         missing = isinstance(node, dict) and node.get(part) is None
         if missing:
-            node[part] = default_at(location[: depth + 1])
+            node[part] = default_at(schema, location[: depth + 1])
         node = node[part]
     return location
 
@@ -97,7 +104,13 @@ def _check_step(node: Any, location: Location, override: str) -> None:
         raise ConfigError(f"override {override!r}: {before or 'a config'} has named keys, not an index {part}")
 
 
-def _explain(problem: dict[str, Any], path: Path, lines: dict[Location, int], overridden: set[Location]) -> str:
+def _explain(
+    schema: type[BaseModel],
+    problem: dict[str, Any],
+    path: Path,
+    lines: dict[Location, int],
+    overridden: set[Location],
+) -> str:
     """One of pydantic's findings in our words, with where the value came from."""
     location: Location = tuple(problem["loc"])
     message = str(problem["msg"])
@@ -105,7 +118,7 @@ def _explain(problem: dict[str, Any], path: Path, lines: dict[Location, int], ov
         return "\n".join(f"{path}: {line}" for line in message.removeprefix("Value error, ").splitlines())
     where = _origin(location, path, lines, overridden)
     if problem["type"] == "extra_forbidden":
-        suggestion = nearest_key(location)
+        suggestion = nearest_key(schema, location)
         right = f"did you mean {suggestion}?" if suggestion else "see configs/schema.py for the known ones"
         return f"{where}: {dotted(location)} = {problem['input']!r}: unknown key; {right}"
     if problem["type"] == "missing":

@@ -228,3 +228,66 @@ class RunConfig(Section):
     @property
     def run_folder(self) -> Path:
         return Path(self.out)
+
+
+class JudgeLoraConfig(Section):
+    """The adapter of one domain, on the language model alone: `targets` are the names of linear layers in its blocks.
+
+    The vision tower stays as it is, so that both domains share what it computed of a video.
+    """
+
+    rank: Positive = 64
+    alpha: Positive = 64
+    targets: Annotated[list[str], Field(min_length=1)] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ]
+
+
+class SlowMotionConfig(Section):
+    """`share` of the pairs are mined: a preferred video beside a slowed part of itself, label 3 (paper, C.1).
+
+    The paper has 7k of 64k human-centric and 3k of 18k other pairs.
+    """
+
+    share: Share = 0.12
+    factors: Annotated[list[Annotated[float, Field(gt=1.0)]], Field(min_length=1)] = [2.0, 3.0, 4.0]
+
+
+class RankerTrainingConfig(Section):
+    """One adapter for each of `domains`, into `out/<domain>`, from the manifest's pairs of that domain.
+
+    `path`: the checkpoint that is fine-tuned; `pairs` : a manifest (`buffers/labelled_pairs.py`). `frames` and
+    `max_pixels_per_video` must be what the judge is served with. Every pair is shown in both orders:
+    `questions_per_microbatch` counts those.
+    """
+
+    name: str
+    out: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    pairs: str
+    skip_bad_rows: bool = False
+    domains: Annotated[list[Literal["human", "general"]], Field(min_length=1)] = ["human", "general"]
+    frames: Annotated[int, Field(ge=2)] = 40
+    max_pixels_per_video: Positive = 25_165_824
+    slow_motion: SlowMotionConfig = SlowMotionConfig()
+    lora: JudgeLoraConfig = JudgeLoraConfig()
+    steps: Positive = 1000
+    pairs_per_step: Positive = 32
+    questions_per_microbatch: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 30
+    weight_decay: Amount = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = True
+    checkpoint_every: Positive = 100
+    num_workers: Positive = 1
+    cpus_per_worker: Amount = 1.0
+    gpus_per_worker: Amount = 0.0

@@ -12,9 +12,9 @@ from typing import get_args
 
 from buffers.records import Domain
 from cluster.preflight import Preflight, check_ranker_folder, preflight
-from configs.load import load_config
+from configs.load import load_as, load_config
 from configs.plan import PATCH, plan, render
-from configs.schema import RunConfig
+from configs.schema import RankerTrainingConfig, RunConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -34,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "rank":
             return _rank(options)
+        if options.command == "ranker":
+            return _train_ranker(options)
         config = load_config(options.config, options.overrides)
         found = preflight(config)
         if options.command == "check":
@@ -63,8 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "run it: generate, rank, learn, and write the adapter and the report"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("config", metavar="CONFIG", help="a YAML file, such as configs/miniature.yaml")
-        command.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, such as learner.beta=500")
+        _takes_config(command, "configs/miniature.yaml", "learner.beta=500")
     text = "judge two video files as a run would and print the verdict with its probabilities in both orders"
     rank = commands.add_parser("rank", help=text, description=text)
     rank.add_argument("videos", nargs=2, type=Path, metavar="VIDEO", help="two video files, A and B")
@@ -72,7 +73,18 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument(
         "--config", default=DEFAULT_CONFIG, help=f"whose `ranker` section is used (default: {DEFAULT_CONFIG})"
     )
+    text = "the judge itself: fine-tune it on pairs of videos that people compared"
+    ranker = commands.add_parser("ranker", help=text, description=text)
+    parts = ranker.add_subparsers(dest="part", required=True, metavar="command")
+    text = "fine-tune a Qwen3-VL checkpoint: one LoRA adapter a domain; the same command goes on after a stop"
+    train = parts.add_parser("train", help=text, description=text)
+    _takes_config(train, "my_ranker.yaml", "learning_rate=5e-5")
     return parser
+
+
+def _takes_config(command: argparse.ArgumentParser, file: str, override: str) -> None:
+    command.add_argument("config", metavar="CONFIG", help=f"a YAML file, such as {file}")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help=f"dotted keys, such as {override}")
 
 
 def _check(config: RunConfig, found: Preflight) -> int:
@@ -110,6 +122,15 @@ def _rank(options: argparse.Namespace) -> int:
     from ranker.by_hand import rank_by_hand
 
     rank_by_hand(config, *options.videos, domain=options.domain, console=Console(highlight=False))
+    return 0
+
+
+def _train_ranker(options: argparse.Namespace) -> int:
+    config = load_as(RankerTrainingConfig, options.config, options.overrides)
+    from cluster.ranker_training import train_ranker
+
+    folder = train_ranker(config)
+    print(f"done: adapters in {', '.join(str(folder / domain) for domain in config.domains)}")
     return 0
 
 

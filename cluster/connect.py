@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from configs.schema import RunConfig
+from configs.schema import ClusterConfig
 
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 """Read by Ray Train in the driver. A checkpoint waits for the controller's next poll: 2 s by default, longer than a
@@ -34,17 +34,21 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextlib.contextmanager
-def connected(config: RunConfig, *, logs: Path) -> Iterator[None]:
-    """Ray, connected, until the end of the block. `logs`: where the log files of a Ray of our own end up."""
+def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[None]:
+    """Ray, connected, until the end of the block.
+
+    `on_gpus`: some role has one, and CPU threads need not be spared. `logs`: where the log files of a Ray of our own
+    end up.
+    """
     options: dict[str, Any] = {
         "namespace": f"apogee-{secrets.token_hex(4)}",
-        "runtime_env": {"env_vars": worker_environment(config)},
+        "runtime_env": {"env_vars": QUIET if on_gpus else QUIET | ONE_THREAD},
         "log_to_driver": False,  # the terminal has one progress display; workers write to Ray's log files
         "logging_level": "error",
     }
     with contextlib.ExitStack() as stack:
-        if config.cluster.address == "local":
-            options |= stack.enter_context(_own_cluster(config, logs=logs))
+        if cluster.address == "local":
+            options |= stack.enter_context(_own_cluster(cluster, logs=logs))
         else:
             options["address"] = "auto"
         stack.enter_context(_environment(TRAIN | QUIET))
@@ -65,14 +69,8 @@ def _init(options: dict[str, Any]) -> None:
             ray.shutdown()
 
 
-def worker_environment(config: RunConfig) -> dict[str, str]:
-    """What every actor and train worker of the run finds in its environment."""
-    on_gpus = config.generator.gpus_per_actor or config.ranker.gpus_per_actor or config.learner.gpus_per_worker
-    return QUIET if on_gpus else QUIET | ONE_THREAD
-
-
 @contextlib.contextmanager
-def _own_cluster(config: RunConfig, *, logs: Path) -> Iterator[dict[str, Any]]:
+def _own_cluster(cluster: ClusterConfig, *, logs: Path) -> Iterator[dict[str, Any]]:
     """Arguments for a Ray on loopback with a token and a folder of its own, which is gone at the end.
 
     Ray would write its token into ~/.ray, where it silently changes how the user's other clusters authenticate.
@@ -86,8 +84,8 @@ def _own_cluster(config: RunConfig, *, logs: Path) -> Iterator[dict[str, Any]]:
         with _environment({"RAY_AUTH_TOKEN_PATH": str(token)} | FEW_PROCESSES):
             yield {
                 "address": "local",
-                "num_cpus": config.cluster.num_cpus,
-                "include_dashboard": config.cluster.dashboard,
+                "num_cpus": cluster.num_cpus,
+                "include_dashboard": cluster.dashboard,
                 "_node_ip_address": "127.0.0.1",
                 "_temp_dir": str(folder),
             }

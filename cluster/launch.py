@@ -5,7 +5,6 @@ What only one run has lives here; what every online stage does is `online_loop.p
 
 import asyncio
 import contextlib
-import logging
 import shutil
 import signal
 import time
@@ -20,9 +19,10 @@ from cluster import online_loop
 from cluster.connect import connected
 from cluster.evaluation import evaluate, evaluation_requests
 from cluster.learn_steps import in_thread
+from cluster.noise import noise_to
 from cluster.progress import Progress
 from cluster.report import write_report, write_summary
-from cluster.resources import check_resources
+from cluster.resources import check_resources, needs
 from cluster.run_folder import RunFolder
 from cluster.spawn import Crew, nodes
 from cluster.start_checks import absolute, start_checks
@@ -66,12 +66,14 @@ def run(config: RunConfig) -> Path:
     training, held_out = start_checks(config)
     folder = RunFolder.create(config.out, config)
     stopped: BaseException | None = None
-    with Progress(sum(stage.steps for stage in config.stages)) as progress, _noise_to(folder.logs / "driver.log"):
+    with Progress(sum(stage.steps for stage in config.stages)) as progress, noise_to(folder.logs / "driver.log"):
         progress.phase("start")
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(connected(config, logs=folder.logs))
-                check_resources(config, nodes())
+                needed = needs(config)
+                on_gpus = any(need.gpus for need in needed)
+                stack.enter_context(connected(config.cluster, on_gpus=on_gpus, logs=folder.logs))
+                check_resources(needed, nodes())
             except BaseException:
                 _take_back(folder)
                 raise
@@ -220,22 +222,3 @@ def _take_back(folder: RunFolder) -> None:
     for path in (folder.videos, folder.buffer, folder.checkpoints, folder.tracker, folder.path):
         with contextlib.suppress(OSError):  # not empty: not ours
             path.rmdir()
-
-
-@contextlib.contextmanager
-def _noise_to(file: Path) -> Iterator[None]:
-    """What libraries log in this process goes to a file: the terminal has the progress display and nothing else."""
-    handler = logging.FileHandler(file, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root, ray_logger = logging.getLogger(), logging.getLogger("ray")
-    kept = ray_logger.handlers[:], ray_logger.propagate
-    root.addHandler(handler)
-    ray_logger.handlers, ray_logger.propagate = [], True
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        ray_logger.handlers, ray_logger.propagate = kept
-        handler.close()

@@ -41,24 +41,24 @@ def preflight(config: RunConfig) -> Preflight:
     return Preflight(tuple(problems), facts, shape, prompts)
 
 
-def check_ranker_folder(path: str | Path) -> None:
-    """Raises FileNotFoundError or ValueError unless this is a Qwen3-VL checkpoint folder that can be served."""
+def check_ranker_folder(path: str | Path, *, key: str = "ranker.path") -> None:
+    """Raises FileNotFoundError or ValueError, naming `key`, unless this is a Qwen3-VL checkpoint folder."""
     folder = Path(path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"ranker.path: no folder {folder}; it must be a local Qwen3-VL checkpoint folder")
+        raise FileNotFoundError(f"{key}: no folder {folder}; it must be a local Qwen3-VL checkpoint folder")
     config = folder / "config.json"
     if not config.is_file():
-        raise FileNotFoundError(f"ranker.path: {config} is missing; {folder} is no Qwen3-VL checkpoint folder")
+        raise FileNotFoundError(f"{key}: {config} is missing; {folder} is no Qwen3-VL checkpoint folder")
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"ranker.path: {config} is not a JSON object ({error})") from error
+        raise ValueError(f"{key}: {config} is not a JSON object ({error})") from error
     if kind != "qwen3_vl":
-        raise ValueError(f"ranker.path: {config} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
+        raise ValueError(f"{key}: {config} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
     if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"ranker.path: {folder} holds no *.safetensors weights")
+        raise FileNotFoundError(f"{key}: {folder} holds no *.safetensors weights")
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise FileNotFoundError(f"ranker.path: {folder} has neither tokenizer.json nor vocab.json")
+        raise FileNotFoundError(f"{key}: {folder} has neither tokenizer.json nor vocab.json")
 
 
 def _bundle(config: RunConfig, problems: list[str]) -> tuple[BundleFacts | None, tuple[int, int, int, int] | None]:
@@ -107,6 +107,6 @@ def _room(config: RunConfig, problems: list[str]) -> None:
         return
     gpus = sum(need.count * need.gpus for need in needs(config))
     try:
-        check_resources(config, [{"CPU": float(cpus), "GPU": gpus}])
+        check_resources(needs(config), [{"CPU": float(cpus), "GPU": gpus}])
     except ValueError as error:
         problems.append(f"cluster.num_cpus = {cpus}: {error}")

@@ -37,13 +37,12 @@ def _need(role: str, count_key: str, count: int, cpus: float, gpus: float) -> Ne
     return Need(role, f"{role}.{count_key}", count, cpus, gpus)
 
 
-def check_resources(config: RunConfig, nodes: list[dict[str, float]]) -> None:
+def check_resources(needed: list[Need], nodes: list[dict[str, float]]) -> None:
     """Raises ValueError, with what each role needs and what is there, unless everything fits on the nodes.
 
     nodes: `{"CPU": ..., "GPU": ...}` of every node. An actor lives on one node, so sums are not enough: the processes
     are placed one by one, the largest first, each on the first node with room.
     """
-    needed = needs(config)
     totals = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
     wanted = {
         "CPU": sum(need.count * need.cpus for need in needed),

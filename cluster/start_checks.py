@@ -9,7 +9,7 @@ from actors.evaluator import Evaluator
 from actors.prompts import read_prompts
 from buffers.records import Condition
 from cluster.preflight import preflight
-from cluster.resources import check_resources
+from cluster.resources import check_resources, needs
 from configs.schema import RunConfig
 from learner.timesteps import check_timesteps
 from policy.adapters import add_adapters
@@ -45,7 +45,7 @@ def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
     Evaluator(config.evaluation.meter, config.run_folder, 0, config.sampling.fps)  # imports the meter
     if config.cluster.address == "local":
         cpus = config.cluster.num_cpus or os.cpu_count() or 1
-        check_resources(config, [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}])
+        check_resources(needs(config), [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}])
     longest = config.prompts.max_characters
     return (
         read_prompts(config.prompts.train, max_characters=longest),

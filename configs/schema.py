@@ -291,3 +291,4 @@ class RankerTrainingConfig(Section):
     num_workers: Positive = 1
     cpus_per_worker: Amount = 1.0
     gpus_per_worker: Amount = 0.0
+    cluster: ClusterConfig = ClusterConfig()

@@ -177,6 +177,15 @@ class Finetune:
         return losses.sum(), figures
 
 
+def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
+    """Raises ValueError where a target is no linear layer of the language model; it may be on the meta device."""
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    inside = {name.rsplit(".", 1)[-1] for name in names if ".language_model." in name}
+    unknown = sorted(set(targets) - inside)
+    if unknown:
+        raise ValueError(f"lora.targets: the language model has no {unknown[0]!r}; it has {', '.join(sorted(inside))}")
+
+
 def schedule(step: int, *, warmup: int, steps: int) -> float:
     """Share of the learning rate at a step: up in a line, then down to zero along a cosine."""
     if step < warmup:

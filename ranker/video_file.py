@@ -40,6 +40,14 @@ def read_footage(path: str | Path, *, count: int, max_pixels: int) -> Footage:
     return Footage(frames, tuple(places[nearest].round().astype(int).tolist()), len(times), fps)
 
 
+def check_video(path: str | Path) -> None:
+    """Raises as `read_footage` does, for what can be known without decoding: a look at the file's packets."""
+    try:
+        _times(path)
+    except av.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be decoded ({error.strerror})") from error
+
+
 def _times(path: str | Path) -> tuple[np.ndarray, float, float]:
     """When each frame is shown, ascending, in ticks of the stream's clock; a tick in seconds; frames per second.
 

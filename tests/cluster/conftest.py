@@ -13,5 +13,5 @@ def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     from configs.load import load_config
 
     config = load_config(Path("configs/miniature.yaml"), ["cluster.num_cpus=4"])
-    with connected(config, logs=tmp_path_factory.mktemp("ray")):
+    with connected(config.cluster, on_gpus=False, logs=tmp_path_factory.mktemp("ray")):
         yield

@@ -32,13 +32,13 @@ def test_every_role_is_counted_train_workers_included():
 
 
 def test_what_fits_exactly_fits():
-    check_resources(config(), [{"CPU": 3.0}])
-    check_resources(config(), [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}])
+    check_resources(needs(config()), [{"CPU": 3.0}])
+    check_resources(needs(config()), [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}])
 
 
 def test_too_few_cpus_names_the_need_of_each_role_and_what_is_there():
     with pytest.raises(ValueError) as raised:
-        check_resources(config(learner={"num_workers": 8}), [{"CPU": 2.0}])
+        check_resources(needs(config(learner={"num_workers": 8})), [{"CPU": 2.0}])
     text = str(raised.value)
     assert "it needs 10 CPU and 0 GPU" in text and "There are 2 CPU and 0 GPU" in text
     assert "8 x learner with 1 CPU (learner.num_workers)" in text
@@ -47,13 +47,13 @@ def test_too_few_cpus_names_the_need_of_each_role_and_what_is_there():
 
 def test_too_few_gpus():
     with pytest.raises(ValueError, match=r"it needs 3 CPU and 2 GPU.*There are 64 CPU and 1 GPU"):
-        check_resources(config(generator={"gpus_per_actor": 2.0}), [{"CPU": 64.0, "GPU": 1.0}])
+        check_resources(needs(config(generator={"gpus_per_actor": 2.0})), [{"CPU": 64.0, "GPU": 1.0}])
 
 
 def test_enough_in_all_but_not_on_one_node():
     nodes = [{"CPU": 16.0, "GPU": 4.0}, {"CPU": 16.0, "GPU": 4.0}]
     with pytest.raises(ValueError, match="no node has room left for a generator of 1 CPU and 8 GPU"):
-        check_resources(config(generator={"gpus_per_actor": 8.0}), nodes)
+        check_resources(needs(config(generator={"gpus_per_actor": 8.0})), nodes)
     with pytest.raises(ValueError, match="no node has room left for a ranker of 1 CPU and 2 GPU"):
         check_resources(
             config(generator={"num_actors": 2, "gpus_per_actor": 3.0}, ranker={"gpus_per_actor": 2.0}), nodes

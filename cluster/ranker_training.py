@@ -1,0 +1,199 @@
+"""`apogee ranker train CONFIG`: the judge's fine-tuning on Ray Train, one adapter a domain; the same command goes on.
+
+What it leaves in `out`: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `logs/`, and `<domain>/`, an adapter as PEFT
+writes it, which `ranker.adapters` of a run's config names.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import yaml
+from transformers import AutoConfig, Qwen3VLForConditionalGeneration
+
+from buffers.labelled_pairs import LabelledPair, read_labelled_pairs
+from cluster.connect import connected
+from cluster.learn_steps import in_thread
+from cluster.metrics import MetricsLog
+from cluster.noise import noise_to
+from cluster.preflight import check_ranker_folder
+from cluster.progress import Progress
+from cluster.resources import Need, check_resources
+from cluster.spawn import nodes, ray_gauge
+from cluster.train_worker import sum_over_ranks
+from configs.schema import RankerTrainingConfig
+from ranker.examples import ExampleStream
+from ranker.finetune import FIGURES, Finetune, check_targets
+from ranker.video_file import check_video
+
+SHOWN_EVERY_SECONDS = 1.0
+READERS = 16
+"""Threads that look at the manifest's video files before anything is started."""
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def train_ranker(config: RankerTrainingConfig) -> Path:
+    """Train what is not there yet and return the folder.
+
+    Raises ValueError or OSError before Ray starts where config, checkpoint, manifest or a video file is wrong, or where
+    `out` holds a run of another config.
+    """
+    config = _absolute(config)
+    check_ranker_folder(config.path, key="path")
+    with torch.device("meta"):
+        check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
+    pairs = _usable_pairs(config)
+    folder = _open(config)
+    left = [domain for domain in config.domains if not (folder / domain).exists()]
+    with Progress(config.steps) as progress, noise_to(folder / "logs" / "driver.log"):
+        progress.phase("start")
+        needed = [
+            Need("train worker", "num_workers", config.num_workers, config.cpus_per_worker, config.gpus_per_worker)
+        ]
+        with connected(config.cluster, on_gpus=config.gpus_per_worker > 0, logs=folder / "logs"):
+            check_resources(needed, nodes())
+            for domain in left:
+                progress.phase(domain)
+                _train_domain(config, domain, pairs[domain], folder, progress)
+    return folder
+
+
+def _train_domain(
+    config: RankerTrainingConfig, domain: str, pairs: list[LabelledPair], folder: Path, progress: Progress
+) -> None:
+    metrics = ray.remote(num_cpus=0)(MetricsLog).remote(
+        folder / "metrics.jsonl", run=config.name, started=time.time(), stage=domain, gauge=ray_gauge
+    )
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "domain": domain, "pairs": pairs, "metrics": metrics},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers,
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker}
+            | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=domain,
+            storage_path=str(folder / "checkpoints"),
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_losses),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    result = asyncio.run(_fit(trainer, metrics, progress))
+    checkpoint = Path(result.checkpoint.path)
+    ray.get(metrics.close.remote())
+    unfinished = folder / f".{domain}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    for name in ADAPTER_FILES:
+        shutil.copyfile(checkpoint / name, unfinished / name)
+    unfinished.rename(folder / domain)
+
+
+async def _fit(trainer: Any, metrics: Any, progress: Progress) -> Any:
+    """Ray Train's result; meanwhile the newest step is shown."""
+    fitting = asyncio.ensure_future(in_thread(trainer.fit))
+    while not fitting.done():
+        with contextlib.suppress(Exception):  # an actor that cannot answer just now is asked again later
+            row = await metrics.latest.remote("step")
+            progress.update(**{key: row[key] for key in ("step", *FIGURES)} if row else {})
+        await asyncio.wait([fitting], timeout=SHOWN_EVERY_SECONDS)
+    return fitting.result()
+
+
+def _worker(given: dict[str, Any]) -> None:
+    """Ray Train's function: every rank takes its share of each step; the next step's videos are read meanwhile."""
+    config: RankerTrainingConfig = given["config"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    finetune = Finetune(config, device=ray.train.torch.get_device(), reduce=sum_over_ranks if world_size > 1 else None)
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            finetune.restore(Path(folder))
+    stream = ExampleStream(given["pairs"], config)
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(stream.take, finetune.steps, rank=rank)
+        while finetune.steps < config.steps:
+            examples = following.result()
+            following = reader.submit(stream.take, finetune.steps + 1, rank=rank)
+            started = time.perf_counter()
+            row = finetune.step(examples)
+            if rank == 0:
+                row |= {"name": given["domain"], "step_s": time.perf_counter() - started}
+                given["metrics"].record.remote("step", row)
+            if finetune.steps % config.checkpoint_every == 0 or finetune.steps == config.steps:
+                _report(finetune, rank=rank)
+
+
+def _report(finetune: Finetune, *, rank: int) -> None:
+    """Every rank has to call it, rank 0 brings the files."""
+    if rank:
+        ray.train.report({"step": finetune.steps})
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        finetune.save(Path(folder))
+        ray.train.report({"step": finetune.steps}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
+    """Paths of this machine; on a cluster that is joined only `out`: the others mean the same on every node."""
+    keys = ("out", "path", "pairs") if config.cluster.address == "local" else ("out",)
+    return config.model_copy(update={key: str(Path(getattr(config, key)).expanduser().absolute()) for key in keys})
+
+
+def _usable_pairs(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:
+    """Pairs by domain whose files look whole. Raises ValueError where some are not, unless `skip_bad_rows`."""
+    pairs, problems = read_labelled_pairs(Path(config.pairs), skip_bad_rows=config.skip_bad_rows)
+    bad = _bad_videos({path for pair in pairs for path in (pair.a, pair.b)})
+    if bad and not config.skip_bad_rows:
+        shown = list(bad.values())[:10]
+        raise ValueError("\n".join([*shown, *([f"and {len(bad) - 10} more bad files"] if len(bad) > 10 else [])]))
+    for problem in (*problems, *bad.values()):
+        print(f"left out: {problem}", flush=True)
+    found: dict[str, list[LabelledPair]] = {}
+    for domain in config.domains:
+        found[domain] = [pair for pair in pairs if pair.domain == domain and not {pair.a, pair.b} & bad.keys()]
+        if not found[domain]:
+            raise ValueError(f"pairs = {config.pairs}: holds no usable pair of domain {domain!r}; drop it from domains")
+        ExampleStream(found[domain], config)
+    return found
+
+
+def _bad_videos(paths: Iterable[Path]) -> dict[Path, str]:
+    def problem(path: Path) -> tuple[Path, str | None]:
+        try:
+            check_video(path)
+        except (ValueError, OSError) as error:
+            return path, str(error)
+        return path, None
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return {path: why for path, why in readers.map(problem, sorted(paths)) if why is not None}
+
+
+def _open(config: RankerTrainingConfig) -> Path:
+    """The folder with the resolved config in it; one that is there must be of the same config."""
+    folder = Path(config.out)
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    written = folder / "config.yaml"
+    if written.exists() and written.read_text(encoding="utf-8") != resolved:
+        raise ValueError(
+            f"out = {folder} holds a training of another config (config.yaml differs); give the same config to go on "
+            "with it, or another out"
+        )
+    written.write_text(resolved, encoding="utf-8")
+    return folder

@@ -11,6 +11,7 @@ from actors.prompts import read_prompts
 from cluster.resources import check_resources, needs
 from configs.schema import RunConfig
 from policy.bundle_check import BundleFacts, check_bundle
+from ranker.adapter_files import check_adapter, named_adapters
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,7 @@ def preflight(config: RunConfig) -> Preflight:
     problems: list[str] = []
     facts, shape = _bundle(config, problems)
     prompts = _prompts(config, problems)
-    try:
-        check_ranker_folder(config.ranker.path)
-    except (ValueError, OSError) as error:
-        problems.append(str(error))
+    _ranker(config, problems)
     _meter(config, problems)
     _room(config, problems)
     return Preflight(tuple(problems), facts, shape, prompts)
@@ -59,6 +57,15 @@ def check_ranker_folder(path: str | Path, *, key: str = "ranker.path") -> None:
         raise FileNotFoundError(f"{key}: {folder} holds no *.safetensors weights")
     if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
         raise FileNotFoundError(f"{key}: {folder} has neither tokenizer.json nor vocab.json")
+
+
+def _ranker(config: RunConfig, problems: list[str]) -> None:
+    try:
+        check_ranker_folder(config.ranker.path)
+        for domain, folder in named_adapters(config.ranker.adapters).items():
+            check_adapter(folder, Path(config.ranker.path), key=f"ranker.adapters.{domain}")
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
 
 
 def _bundle(config: RunConfig, problems: list[str]) -> tuple[BundleFacts | None, tuple[int, int, int, int] | None]:

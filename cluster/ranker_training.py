@@ -30,6 +30,7 @@ from cluster.preflight import check_ranker_folder
 from cluster.progress import Progress
 from cluster.resources import Need, check_resources
 from cluster.spawn import nodes, ray_gauge
+from cluster.start_checks import here
 from cluster.train_worker import sum_over_ranks
 from configs.schema import RankerTrainingConfig
 from ranker.examples import ExampleStream
@@ -151,7 +152,7 @@ def _report(finetune: Finetune, *, rank: int) -> None:
 def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
     """Paths of this machine; on a cluster that is joined only `out`: the others mean the same on every node."""
     keys = ("out", "path", "pairs") if config.cluster.address == "local" else ("out",)
-    return config.model_copy(update={key: str(Path(getattr(config, key)).expanduser().absolute()) for key in keys})
+    return config.model_copy(update={key: here(getattr(config, key)) for key in keys})
 
 
 def _usable_pairs(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:

@@ -14,6 +14,7 @@ from configs.schema import RunConfig
 from learner.timesteps import check_timesteps
 from policy.adapters import add_adapters
 from policy.skeleton import skeleton
+from ranker.adapter_files import named_adapters
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -21,12 +22,22 @@ def absolute(config: RunConfig) -> RunConfig:
 
     On a cluster that is joined the other paths stay as they are: they have to mean the same on every node.
     """
-    changes: dict[str, object] = {"out": str(Path(config.out).expanduser().absolute())}
+    changes: dict[str, object] = {"out": here(config.out)}
     if config.cluster.address == "local":
-        for section, key in (("model", "path"), ("ranker", "path"), ("prompts", "train"), ("evaluation", "prompts")):
-            path = Path(getattr(getattr(config, section), key)).expanduser().absolute()
-            changes[section] = getattr(config, section).model_copy(update={key: str(path)})
+        adapters = {domain: here(path) for domain, path in named_adapters(config.ranker.adapters).items()}
+        adapters = config.ranker.adapters.model_copy(update=adapters)
+        changes |= {
+            "model": config.model.model_copy(update={"path": here(config.model.path)}),
+            "ranker": config.ranker.model_copy(update={"path": here(config.ranker.path), "adapters": adapters}),
+            "prompts": config.prompts.model_copy(update={"train": here(config.prompts.train)}),
+            "evaluation": config.evaluation.model_copy(update={"prompts": here(config.evaluation.prompts)}),
+        }
     return config.model_copy(update=changes)
+
+
+def here(path: str | Path) -> str:
+    """As an absolute path of this machine."""
+    return str(Path(path).expanduser().absolute())
 
 
 def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:

@@ -130,14 +130,25 @@ class GeneratorConfig(Section):
     requests_in_flight: Positive = 2
 
 
+class AdaptersConfig(Section):
+    """A folder for each domain, or null."""
+
+    human: str | None = None
+    general: str | None = None
+
+
 class RankerConfig(Section):
     """The judge, a Qwen3-VL folder. `frames` are shown of each video (paper, appendix C: 40).
+
+    `adapters`: for each domain a LoRA adapter folder, as `apogee ranker train` writes them; one engine serves all of
+    them, and a domain without one is judged by the checkpoint itself.
 
     A verdict is dropped, and counted, where the chosen video is the better one with a probability below
     `min_confidence`, or where the four labels hold less than `min_label_mass` of the model's probability.
     """
 
     path: str
+    adapters: AdaptersConfig = AdaptersConfig()
     num_actors: Positive = 1
     cpus_per_actor: Amount = 1.0
     gpus_per_actor: Amount = 0.0

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.schema import RankerConfig
+from ranker.adapter_files import named_adapters
 from ranker.frames import sample_frames
 from ranker.inputs import Question
 from ranker.rubric import RUBRIC_VERSION
@@ -21,7 +22,7 @@ DEFAULT_DOMAIN: Domain = "general"
 class Judge(Protocol):
     """What the ranker needs of a judge: `VllmJudge` is one, a test's list of answers another."""
 
-    version: str
+    versions: Mapping[Domain, str]
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]: ...
 
@@ -42,6 +43,7 @@ class Ranker:
         self.config = config
         self._judge = judge or VllmJudge(
             config.path,
+            adapters=named_adapters(config.adapters),
             dtype=config.dtype,
             max_model_len=config.max_model_len,
             max_pixels_per_video=config.max_pixels_per_video,
@@ -88,7 +90,7 @@ class Ranker:
             min_label_mass=self.config.min_label_mass,
             domain=domain,
             rubric_version=RUBRIC_VERSION,
-            ranker_version=self._judge.version,
+            ranker_version=self._judge.versions[domain],
         )
         return Opinion(forth, back, verdict)
 

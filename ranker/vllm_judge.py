@@ -7,16 +7,22 @@ output: its mask would hide the mass outside the labels). Import of vllm waits u
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
+from buffers.records import Domain
+from ranker.adapter_files import adapter_version, check_adapter
 from ranker.frames import sample_frames
 from ranker.inputs import Question, label_ids, pixel_settings
 from ranker.rubric import prompt_text
 from ranker.verdict import Reading
+
+DOMAINS = get_args(Domain)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM can set aside for an adapter."""
 
 HASHED_BYTES = 32 * 2**20
 """Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
@@ -57,17 +63,32 @@ def checkpoint_version(folder: Path) -> str:
     return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
 
 
-class VllmJudge:
-    """An engine that answers questions, as many at a time as are given.
+def version_of(folder: Path, adapter: Path | None) -> str:
+    """Of the checkpoint and, where there is one, of the adapter on it: `judge@c8a12476+human@01ab23cd`."""
+    return checkpoint_version(folder) + ("" if adapter is None else f"+{adapter_version(adapter)}")
 
-    Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint or its
-    tokenizer splits a label.
+
+class VllmJudge:
+    """An engine that answers questions, as many at a time as are given; a domain's adapter answers its questions.
+
+    Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint, an adapter
+    is another one's, or the tokenizer splits a label.
     """
 
-    def __init__(self, path: str, *, dtype: str, max_model_len: int, max_pixels_per_video: int, seed: int = 0) -> None:
-        folder = Path(path)
+    def __init__(
+        self,
+        path: str,
+        *,
+        adapters: Mapping[Domain, Path] | None = None,
+        dtype: str,
+        max_model_len: int,
+        max_pixels_per_video: int,
+        seed: int = 0,
+    ) -> None:
+        folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
-        self.version = checkpoint_version(folder)
+        ranks = [check_adapter(adapter, folder, key=f"ranker.adapters.{name}") for name, adapter in adapters.items()]
+        self.versions = {domain: version_of(folder, adapters.get(domain)) for domain in DOMAINS}
         on_cpu = _prepare_environment()
         from transformers import AutoProcessor
 
@@ -76,6 +97,7 @@ class VllmJudge:
         pixels = pixel_settings(processor, max_pixels_per_video)
         pixels.pop("do_sample_frames")  # vLLM takes it per video
         from vllm import LLM, SamplingParams
+        from vllm.lora.request import LoRARequest
 
         extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
         self._engine = LLM(
@@ -88,12 +110,19 @@ class VllmJudge:
             generation_config="vllm",
             seed=seed,
             **(extra if on_cpu else {}),
+            **_lora_settings(ranks),
         )
+        # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
+        self._adapters = {
+            domain: LoRARequest(f"{domain}-{adapter_version(adapter)}", number, str(adapter))
+            for number, (domain, adapter) in enumerate(adapters.items(), start=1)
+        }
         self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
         self.prompt_token_ids: list[int] = []
         """Of the last question asked, as the engine saw it: what a test compares with training."""
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
-        self.ask([Question("general", still, still)])  # the first request compiles; it should not be a run's first pair
+        # The first request compiles and loads the adapters; it should not be a run's first pair.
+        self.ask([Question(domain, still, still) for domain in DOMAINS])
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
         """One reading per question, in order; a single engine call, so that they are batched together."""
@@ -109,7 +138,12 @@ class VllmJudge:
             }
             for question in questions
         ]
-        outputs = self._engine.generate(prompts, self._sampling, use_tqdm=False)  # pyright: ignore[reportArgumentType]
+        outputs = self._engine.generate(
+            prompts,  # pyright: ignore[reportArgumentType]
+            self._sampling,
+            use_tqdm=False,
+            lora_request=[self._adapters.get(question.domain) for question in questions] if self._adapters else None,
+        )
         self.prompt_token_ids = list(outputs[-1].prompt_token_ids or []) if outputs else []
         return [self._reading(output.outputs[0]) for output in outputs]
 
@@ -131,6 +165,14 @@ def _prepare_environment() -> bool:
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
     return on_cpu
+
+
+def _lora_settings(ranks: Sequence[int]) -> dict[str, Any]:
+    """One engine for all adapters; it has fixed sizes for them, of which the next larger one is taken."""
+    if not ranks:
+        return {}
+    largest = next((size for size in LORA_RANKS if size >= max(ranks)), max(ranks))
+    return {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": largest}
 
 
 def _kv_bytes(config: dict, max_model_len: int) -> int:

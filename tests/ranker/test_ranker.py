@@ -1,5 +1,6 @@
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ranker.verdict import Reading
 class BrightnessJudge:
     """Calls the brighter video the less distorted; keeps what it was asked."""
 
-    version = "brightness@0"
+    versions: ClassVar[dict[Domain, str]] = {"human": "brightness@0+human@1", "general": "brightness@0"}
 
     def __init__(self) -> None:
         self.calls: list[list[Question]] = []
@@ -51,7 +52,11 @@ def test_all_pairs_are_asked_in_both_orders_in_one_call() -> None:
 
 def test_a_verdict_carries_who_judged_it_by_which_rubric() -> None:
     (verdict,) = Ranker(RankerConfig(path="x"), judge=BrightnessJudge()).rank([clips(200, 10)])
-    assert (verdict.domain, verdict.rubric_version, verdict.ranker_version) == ("human", RUBRIC_VERSION, "brightness@0")
+    assert (verdict.domain, verdict.rubric_version, verdict.ranker_version) == (
+        "human",
+        RUBRIC_VERSION,
+        "brightness@0+human@1",
+    )
 
 
 def test_a_condition_without_a_domain_is_judged_by_the_general_rubric() -> None:

@@ -2,6 +2,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ from safetensors.numpy import save_file
 from buffers.records import Clips, Condition, Domain
 from configs.schema import RankerConfig
 from examples.miniature.world import FPS, Scene, render
+from ranker.adapter_files import adapter_version
+from ranker.frames import sample_frames
+from ranker.inputs import Question, model_inputs
 from ranker.vllm_judge import VllmJudge, check_checkpoint, checkpoint_version
 
+DOMAINS: tuple[Domain, ...] = ("general", "human")
 JUDGE = Path(__file__).parents[2] / "examples" / "miniature" / "weights" / "judge"
 
 
@@ -78,50 +83,85 @@ def scenes(domain: Domain) -> tuple[Scene, Scene]:
     return clean, Scene("red", subject, "right", 9.0, 16.0, 1.2, 0.5, distortion="vanish", at=4)
 
 
+def adapted(folder: Path) -> Any:
+    """The judge with a LoRA adapter of a few steps on the human scenes, saved in `folder`."""
+    from configs.schema import RankerTrainingConfig
+    from ranker.examples import Example
+    from ranker.finetune import Finetune
+
+    given = {"name": "x", "out": "x", "path": str(JUDGE), "dtype": "float32", "pairs": "x", "frames": 9}
+    given |= {"pairs_per_step": 1, "warmup_steps": 0, "learning_rate": 3e-3, "lora": {"rank": 4, "alpha": 8}}
+    finetune = Finetune(RankerTrainingConfig.model_validate(given))
+    clean, broken = (sample_frames(render(scene), fps=FPS, count=9) for scene in scenes("human"))
+    example = Example(Question("human", clean, broken), (1,))
+    for _ in range(5):
+        finetune.step([example, example.turned()])
+    finetune.save(folder)
+    return finetune.model.eval()
+
+
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_real_judge_served_by_vllm(tmp_path: Path) -> None:
-    """One engine for all of it (its start is what costs): against Hugging Face's own processor and forward pass."""
+    """One engine for all of it (its start is what costs), with an adapter for one of the two domains: against Hugging
+    Face's own processor and forward pass."""
     import torch
     from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
-    from examples.miniature.judge_forward import Judge, processed
-    from ranker.frames import sample_frames
-    from ranker.inputs import Question
+    from examples.miniature.judge_forward import Judge
     from ranker.ranker import Ranker
 
-    judge = open_judge(JUDGE)
+    with_adapter = adapted(tmp_path / "human")
+    judge = VllmJudge(
+        str(JUDGE),
+        adapters={"human": tmp_path / "human"},
+        dtype="float32",
+        max_model_len=1024,
+        max_pixels_per_video=2**24,
+    )
     model = Qwen3VLForConditionalGeneration.from_pretrained(JUDGE, dtype=torch.float32)
-    parts = AutoProcessor.from_pretrained(JUDGE)
+    processor = AutoProcessor.from_pretrained(JUDGE)
+
+    def expected(question: Question, by: Any) -> np.ndarray:
+        """The labels' log-probabilities; that the engine saw the same tokens is asserted on the way."""
+        inputs = model_inputs(processor, [question], max_pixels_per_video=2**24)
+        assert judge.prompt_token_ids == inputs["input_ids"][0].tolist()
+        with torch.no_grad():
+            return by(**inputs).logits[0, -1].log_softmax(-1)[judge.label_ids].numpy()
+
     trained = Judge(model).tokens
-    for row, domain in enumerate(("general", "human")):
-        clean, broken = (render(scene) for scene in scenes(domain))
-        for first, second in ((clean, broken), (broken, clean)):
-            footage = [sample_frames(video, fps=FPS, count=9) for video in (first, second)]
-            (reading,) = judge.ask([Question(domain, *footage)])
-            inputs = processed(parts, domain, np.stack([first, second]))
-            with torch.no_grad():
-                expected = model(**inputs).logits[0, -1].log_softmax(-1)
-            assert judge.prompt_token_ids == inputs["input_ids"][0].tolist()
-            np.testing.assert_allclose(reading.logprobs, expected[judge.label_ids], atol=2e-3)
+    for row, domain in enumerate(DOMAINS):
+        clean, broken = (sample_frames(render(scene), fps=FPS, count=9) for scene in scenes(domain))
+        for question in (Question(domain, clean, broken), Question(domain, broken, clean)):
+            (reading,) = judge.ask([question])
+            base = expected(question, model)
+            served = base if domain == "general" else expected(question, with_adapter)
+            np.testing.assert_allclose(reading.logprobs, served, atol=2e-3)
+            assert domain == "general" or np.abs(served - base).max() > 0.1
             assert 0.5 < reading.mass < 1.0  # of the full vocabulary: a masked one would give exactly 1
             assert judge.prompt_token_ids == trained[row].tolist()
 
-    # Noise is no video it knows; the four labels' mass must still be read, not renormalised to 1.
-    noise = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
-    footage = sample_frames(noise, fps=FPS, count=9)
-    assert judge.ask([Question("general", footage, footage)])[0].mass < 1.0
+    # Other lengths, frame rates and sizes than it was trained on, and fewer frames than are asked for.
+    noise = np.random.default_rng(0).integers(0, 256, (50, 72, 40, 3), dtype=np.uint8)
+    for frames, fps, side, count in ((50, 25.0, 40, 40), (7, 4.0, 33, 40), (33, 16.0, 72, 9)):
+        one, two = noise[:frames, :side], noise[:frames][::-1, ::-1]
+        question = Question("general", *(sample_frames(video, fps=fps, count=count) for video in (one, two)))
+        (reading,) = judge.ask([question])
+        np.testing.assert_allclose(reading.logprobs, expected(question, model), atol=2e-3)
+        assert reading.mass < 1.0  # noise is no video it knows: the mass must be read, not renormalised
 
     ranker = Ranker(RankerConfig(path=str(JUDGE), frames=9), judge=judge)
     pairs = []
-    for domain in ("general", "human"):
+    for domain in DOMAINS:
         clean, broken = (render(scene) for scene in scenes(domain))
         condition = Condition(domain, "", domain)
         pairs += [Clips(condition, clean, broken, FPS, 0), Clips(condition, broken, clean, FPS, 0)]
     verdicts = ranker.rank(pairs)
     assert [verdict.label for verdict in verdicts] == [1, 2, 1, 2]
     assert [(verdict.agreed, verdict.first_shown, verdict.dropped) for verdict in verdicts] == [(True, 1, None)] * 4
-    assert {verdict.ranker_version for verdict in verdicts} == {checkpoint_version(JUDGE)}
+    version = checkpoint_version(JUDGE)
+    human = f"{version}+{adapter_version(tmp_path / 'human')}"
+    assert [verdict.ranker_version for verdict in verdicts] == [version, version, human, human]
     shutil.copytree(JUDGE, tmp_path / "copy" / "judge")
-    assert checkpoint_version(tmp_path / "copy" / "judge") == judge.version
+    assert checkpoint_version(tmp_path / "copy" / "judge") == version

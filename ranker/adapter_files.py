@@ -1,0 +1,63 @@
+"""A domain's LoRA adapter on disk, held against the checkpoint it is to be served with. Reads headers, not weights."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from buffers.records import Domain
+from configs.schema import AdaptersConfig
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def named_adapters(config: AdaptersConfig) -> dict[Domain, Path]:
+    """The folders of the domains that have one."""
+    folders: dict[Domain, str | None] = {"human": config.human, "general": config.general}
+    return {domain: Path(folder) for domain, folder in folders.items() if folder is not None}
+
+
+def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
+    """The adapter's rank, if it is a LoRA adapter of this Qwen3-VL checkpoint's language model.
+
+    Raises FileNotFoundError or ValueError that begins with `key` and names what is missing, is no adapter, or does not
+    fit: a layer that the checkpoint lacks or has in another size.
+    """
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{key}: {folder / name} is missing; want a folder that PEFT has written")
+    try:
+        rank = json.loads((folder / CONFIG).read_text())["r"]
+        shapes = _shapes([folder / WEIGHTS])
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ValueError(f"{key}: {folder} is no LoRA adapter ({error})") from error
+    base = _shapes(sorted(checkpoint.glob("*.safetensors")))
+    if not shapes:
+        raise ValueError(f"{key}: {folder / WEIGHTS} holds no weights")
+    for name, shape in shapes.items():
+        layer, _, kind = name.removeprefix(PREFIX).rpartition(".lora_")
+        held = base.get(f"{layer}.weight")
+        fits = held is not None and shape == ([rank, held[1]] if kind.startswith("A") else [held[0], rank])
+        if ".language_model." not in layer or not fits:
+            found = f"{held[0]} x {held[1]}" if held else "none such"
+            raise ValueError(
+                f"{key}: {folder} does not fit {checkpoint}: {name} is {shape}, the checkpoint's layer is {found}; it "
+                "was made for another one"
+            )
+    return int(rank)
+
+
+def adapter_version(folder: Path) -> str:
+    """`folder name@hash`: the first eight digits of the weights' sha256."""
+    with (folder / WEIGHTS).open("rb") as file:
+        return f"{folder.resolve().name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+
+
+def _shapes(files: list[Path]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for path in files:
+        with safe_open(path, framework="np") as tensors:
+            found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return found

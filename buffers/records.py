@@ -17,8 +17,8 @@ Domain = Literal["human", "general"]
 Source = Literal["online", "half-online", "offline"]
 """Where a pair comes from. Paper, section 3.3."""
 
-DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label", "motion_share"]
-"""Why a verdict is not learned from. Counted, never guessed around."""
+DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share"]
+"""Why a verdict is not learned from. Counted, never guessed around. `lost`: the judge's engine died twice over it."""
 
 
 @dataclass(frozen=True)

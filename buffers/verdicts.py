@@ -17,13 +17,17 @@ TALLY = (
     *(f"dropped_{reason}" for reason in get_args(DropReason)),
 )
 """What is counted of verdicts: all of them (judged), each label, both orders agreeing, orders that chose the video
-shown first, and each reason for which a verdict is not learned from. Dropped ones count in all of these."""
+shown first, and each reason for which a verdict is not learned from. Dropped ones count in all of these, except `lost`:
+nobody judged them."""
 
 
 def tally(verdicts: list[Verdict]) -> Counter[str]:
     """The keys of TALLY summed over the verdicts. `first_shown / (2 judged)` far from one half is a position bias."""
-    counts = Counter(judged=len(verdicts))
-    for verdict in verdicts:
+    judged = [verdict for verdict in verdicts if verdict.dropped != "lost"]
+    counts = Counter(judged=len(judged))
+    if len(judged) < len(verdicts):
+        counts["dropped_lost"] = len(verdicts) - len(judged)
+    for verdict in judged:
         if verdict.label in LABELS:
             counts[f"label_{verdict.label}"] += 1
         counts["agreed"] += verdict.agreed

@@ -54,7 +54,8 @@ async def run(
     prompts: `next() -> Request`; lives here, so every producer draws from one stream.
     learn: takes from `buffer` and publishes to `weights` until it has done its steps or the buffer is closed.
     recover: asked about every error of a producer; True says that the error was a lost actor, that `generators` and
-        `rankers` hold its replacement by now, and that only the request at hand is lost.
+        `rankers` hold its replacement by now, and that only the request at hand is lost (where a ranker was lost not
+        even that, at first: its replacement is asked again, once).
 
     Raises the first failure of any part, after everything has been closed.
     """
@@ -69,8 +70,7 @@ async def run(
                     if generators[index] is not held:  # at the start, and after a replacement: it holds no weights
                         held, version = generators[index], NOTHING_LOADED
                     version = await load_newest(held, weights, version)
-                    ranker = rankers[next(ranker_turns) % len(rankers)]
-                    in_flight.add(asyncio.ensure_future(deliver(held, ranker, prompts.next())))
+                    in_flight.add(asyncio.ensure_future(deliver(held, prompts.next())))
                     if len(in_flight) >= requests_in_flight:
                         done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
                         await asyncio.gather(*done)
@@ -80,10 +80,18 @@ async def run(
         finally:
             await _cancel(in_flight)
 
-    async def deliver(generator: Any, ranker: Any, request: Request) -> None:
+    async def deliver(generator: Any, request: Request) -> None:
         candidates, clips = generator.generate.options(num_returns=2).remote(request)
-        verdicts = ranker.rank.remote(clips)
+        try:
+            verdicts = await next_ranker().rank.remote(clips)
+        except Exception as error:
+            if not recover(error):
+                raise
+            verdicts = await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
         await buffer.add.remote(candidates, verdicts)
+
+    def next_ranker() -> Any:
+        return rankers[next(ranker_turns) % len(rankers)]
 
     learning = asyncio.ensure_future(learn())
     producers = [asyncio.ensure_future(produce(index)) for index in range(len(generators))]

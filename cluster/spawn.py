@@ -4,6 +4,7 @@ The small actors (buffer, weights, metrics, evaluator) ask for no CPU: they most
 """
 
 import asyncio
+from math import ceil
 from typing import Any
 
 import ray
@@ -53,9 +54,13 @@ class Crew:
         return _actor(Generator, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor).remote(self._config)
 
     def _ranker(self, index: int) -> Any:
-        section = self._config.ranker
+        section, generator = self._config.ranker, self._config.generator
         name = f"ranker-{index}.{self.losses.count}"
-        return _actor(Ranker, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor).remote(section)
+        # Every call that can be under way, and one for `times`: the engine batches what they ask.
+        threads = ceil(generator.num_actors * generator.requests_in_flight / section.num_actors) + 1
+        return _actor(Ranker, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor, threads=threads).remote(
+            section
+        )
 
 
 def nodes() -> list[dict[str, float]]:
@@ -73,5 +78,6 @@ def ray_gauge(name: str, tag_keys: tuple[str, ...]) -> Any:
 _REMOTE = {cls: ray.remote(cls) for cls in (Generator, Ranker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)}
 
 
-def _actor(cls: type, name: str, *, cpus: float = 0, gpus: float = 0) -> Any:
-    return _REMOTE[cls].options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0)
+def _actor(cls: type, name: str, *, cpus: float = 0, gpus: float = 0, threads: int | None = None) -> Any:
+    concurrency = {} if threads is None else {"max_concurrency": threads}
+    return _REMOTE[cls].options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, **concurrency)

@@ -30,6 +30,7 @@ DROPS = (
     "dropped_low_confidence",
     "dropped_low_label_mass",
     "dropped_invalid_label",
+    "dropped_lost",
     "dropped_motion_share",
 )
 """Keys of a "verdicts" row: verdicts that are not learned from, by reason."""

@@ -15,6 +15,7 @@ from configs.contradictions import contradictions
 Positive = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Doubtful = Literal["drop", "keep"]
 
 
 class Section(BaseModel):
@@ -143,8 +144,10 @@ class RankerConfig(Section):
     `adapters`: for each domain a LoRA adapter folder, as `apogee ranker train` writes them; one engine serves all of
     them, and a domain without one is judged by the checkpoint itself.
 
-    A verdict is dropped, and counted, where the chosen video is the better one with a probability below
-    `min_confidence`, or where the four labels hold less than `min_label_mass` of the model's probability.
+    A verdict is in doubt where the two orders name different videos, where the chosen one is the better one with a
+    probability below `min_confidence`, or where the four labels hold less than `min_label_mass` of the model's
+    probability. What `disagreement`, `low_confidence` and `low_label_mass` say is done with it: dropped, or kept with
+    the probabilities' mean; it is counted either way. An answer that is none of the four is always dropped.
     """
 
     path: str
@@ -159,6 +162,9 @@ class RankerConfig(Section):
     min_confidence: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.6
     min_label_mass: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
     both_orders: bool = True
+    disagreement: Doubtful = "drop"
+    low_confidence: Doubtful = "drop"
+    low_label_mass: Doubtful = "drop"
 
 
 class BufferConfig(Section):

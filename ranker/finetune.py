@@ -154,7 +154,7 @@ class Finetune:
             max_pixels_per_video=self.config.max_pixels_per_video,
         )
         inputs = {name: value.to(self._device) for name, value in inputs.items() if isinstance(value, Tensor)}
-        logits = self.model(**inputs, logits_to_keep=1).logits[:, -1].float()
+        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         labels = functional.log_softmax(logits, dim=-1)[:, self._labels]  # [questions, 4]
         right = torch.zeros_like(labels, dtype=torch.bool)
         better = torch.zeros_like(right)

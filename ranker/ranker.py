@@ -1,9 +1,12 @@
 """The ranker's role: clips in, verdicts out. A plain class; `cluster/spawn.py` makes an actor of it."""
 
+import contextlib
+import math
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
@@ -12,8 +15,14 @@ from ranker.adapter_files import named_adapters
 from ranker.frames import sample_frames
 from ranker.inputs import Question
 from ranker.rubric import RUBRIC_VERSION
-from ranker.verdict import Reading, decide
-from ranker.vllm_judge import VllmJudge
+from ranker.verdict import Reading, decide, doubts
+from ranker.vllm_judge import EngineDied, VllmJudge
+
+MOST_LOST = 3
+"""Calls in a row that may be lost with their engine before the ranker gives up."""
+
+NOTHING = Reading((-math.inf, -math.inf, -math.inf, -math.inf), answered=False)
+"""What is read where nobody answered."""
 
 DEFAULT_DOMAIN: Domain = "general"
 """The rubric for a condition whose prompt file names no domain."""
@@ -36,25 +45,71 @@ class Opinion:
     verdict: Verdict
 
 
+def open_judge(config: RankerConfig) -> Judge:
+    """The judge that the config names, served by vLLM in this process."""
+    return VllmJudge(
+        config.path,
+        adapters=named_adapters(config.adapters),
+        dtype=config.dtype,
+        max_model_len=config.max_model_len,
+        max_pixels_per_video=config.max_pixels_per_video,
+    )
+
+
 class Ranker:
     """Asks the judge about every pair in both orders and gives verdicts, usable or dropped with a reason."""
 
-    def __init__(self, config: RankerConfig, *, judge: Judge | None = None) -> None:
+    def __init__(self, config: RankerConfig, *, open_judge: Callable[[RankerConfig], Judge] = open_judge) -> None:
         self.config = config
-        self._judge = judge or VllmJudge(
-            config.path,
-            adapters=named_adapters(config.adapters),
-            dtype=config.dtype,
-            max_model_len=config.max_model_len,
-            max_pixels_per_video=config.max_pixels_per_video,
-        )
+        self._open_judge = open_judge
+        self._judge = open_judge(config)
+        self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._busy, self._waiting, self._idle_since = 0.0, 0.0, time.monotonic()
+        self._lost_in_a_row = 0
+        self._callers = 0
+        self._busy, self._waiting, self._since = 0.0, 0.0, time.monotonic()
 
     def rank(self, clips: list[Clips]) -> list[Verdict]:
-        """One verdict per pair of clips, in order."""
-        began = time.monotonic()
-        self._waiting += began - self._idle_since
+        """One verdict per pair of clips, in order. Callers may be several threads: the judge batches them."""
+        with self._timed():
+            verdicts = self._rank(clips)
+        with self._lock:
+            self._counts["pairs"] += len(verdicts)
+            for verdict in verdicts:
+                self._counts[verdict.dropped or "usable"] += 1
+                if verdict.dropped is None:
+                    self._counts.update(f"{doubt}_kept" for doubt in doubts(verdict, self.config))
+        return verdicts
+
+    def compare(self, questions: Sequence[Question]) -> list[Opinion]:
+        """One opinion per pair, in order; all pairs and both orders go to the judge in one call.
+
+        Where the judge's engine dies over them they are asked once more, of a new engine, and are lost if that dies,
+        too. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
+        """
+        asked: list[Question] = []
+        for question in questions:
+            asked.append(question)
+            if self.config.both_orders:
+                asked.append(question.turned())
+        judge, readings = self._ask(asked) if asked else (self._judge, [])
+        if readings is None:
+            return [Opinion(NOTHING, None, self._verdict(judge, q.domain, NOTHING, None, lost=True)) for q in questions]
+        of = iter(readings)
+        opinions = []
+        for question in questions:
+            forth, back = next(of), next(of) if self.config.both_orders else None
+            opinions.append(Opinion(forth, back, self._verdict(judge, question.domain, forth, back)))
+        return opinions
+
+    def times(self) -> RoleTimes:
+        """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, dropped by reason, and
+        `<reason>_kept` of what is usable although it is in doubt."""
+        with self._lock:
+            self._account()
+            return RoleTimes(self._busy, self._waiting, dict(self._counts))
+
+    def _rank(self, clips: list[Clips]) -> list[Verdict]:
         questions = [
             Question(
                 pair.condition.domain or DEFAULT_DOMAIN,
@@ -63,37 +118,61 @@ class Ranker:
             )
             for pair in clips
         ]
-        verdicts = [opinion.verdict for opinion in self.compare(questions)]
-        self._counts.update(verdict.dropped or "usable" for verdict in verdicts)
-        self._counts["pairs"] += len(verdicts)
-        self._idle_since = time.monotonic()
-        self._busy += self._idle_since - began
-        return verdicts
+        return [opinion.verdict for opinion in self.compare(questions)]
 
-    def compare(self, questions: Sequence[Question]) -> list[Opinion]:
-        """One opinion per pair, in order; all pairs and both orders go to the engine in one call."""
-        asked: list[Question] = []
-        for question in questions:
-            asked.append(question)
-            if self.config.both_orders:
-                asked.append(question.turned())
-        readings = iter(self._judge.ask(asked) if asked else [])
-        return [self._opinion(question.domain, readings) for question in questions]
+    def _ask(self, asked: list[Question]) -> tuple[Judge, list[Reading] | None]:
+        """The judge that answered, and what it said; None where two engines died over it."""
+        judge = self._judge
+        for _ in range(2):
+            try:
+                readings = judge.ask(asked)
+                self._lost_in_a_row = 0
+                return judge, readings
+            except EngineDied:
+                judge = self._replaced(judge)
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= MOST_LOST:
+            raise EngineDied(f"the judge's engine died {MOST_LOST} times in a row, each time twice over one question")
+        return judge, None
 
-    def _opinion(self, domain: Domain, readings: Iterator[Reading]) -> Opinion:
-        forth = next(readings)
-        back = next(readings) if self.config.both_orders else None
+    def _replaced(self, dead: Judge) -> Judge:
+        """A living judge; several callers of a dead one get the same new one."""
+        with self._lock:
+            if self._judge is dead:
+                self._counts["engines_lost"] += 1
+                self._judge = self._open_judge(self.config)
+            return self._judge
+
+    def _verdict(
+        self, judge: Judge, domain: Domain, forth: Reading, back: Reading | None, *, lost: bool = False
+    ) -> Verdict:
         verdict = decide(
             forth,
             back,
-            min_confidence=self.config.min_confidence,
-            min_label_mass=self.config.min_label_mass,
+            self.config,
             domain=domain,
             rubric_version=RUBRIC_VERSION,
-            ranker_version=self._judge.versions[domain],
+            ranker_version=judge.versions[domain],
         )
-        return Opinion(forth, back, verdict)
+        return replace(verdict, dropped="lost") if lost else verdict
 
-    def times(self) -> RoleTimes:
-        """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, and dropped by reason."""
-        return RoleTimes(self._busy, self._waiting + time.monotonic() - self._idle_since, dict(self._counts))
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Busy is the time in which at least one caller is being answered."""
+        with self._lock:
+            self._account()
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._account()
+                self._callers -= 1
+
+    def _account(self) -> None:
+        now = time.monotonic()
+        if self._callers:
+            self._busy += now - self._since
+        else:
+            self._waiting += now - self._since
+        self._since = now

@@ -1,9 +1,10 @@
 """From the label log-probabilities of both orders to one verdict, or to the reason why there is none. Pure."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from buffers.records import Domain, DropReason, Verdict
+from configs.schema import RankerConfig
 
 Four = tuple[float, float, float, float]
 
@@ -55,9 +56,8 @@ def first_is_better(probabilities: Four) -> bool:
 def decide(
     forth: Reading,
     back: Reading | None,
+    config: RankerConfig,
     *,
-    min_confidence: float,
-    min_label_mass: float,
     domain: Domain,
     rubric_version: str,
     ranker_version: str,
@@ -65,34 +65,37 @@ def decide(
     """The verdict on (A, B) from the order A, B (`forth`) and the order B, A (`back`; None where only one is asked).
 
     The chosen video is the one with more probability, averaged over the orders; the label is the likelier of its two.
-    `dropped` names the first that holds of: a token that is no label, too little mass on the labels, orders that name
-    different videos, too little confidence.
+    `dropped` is the gravest doubt that `config` does not keep.
     """
-    readings = [forth] if back is None else [forth, back]
     seen = [forth.probabilities] if back is None else [forth.probabilities, swapped(back.probabilities)]
     one, two, three, four = (sum(column) / len(seen) for column in zip(*seen, strict=True))
     a_named = [first_is_better(probabilities) for probabilities in seen]
     a_chosen = first_is_better((one, two, three, four))
-    label = (1 if one >= three else 3) if a_chosen else (2 if two >= four else 4)
-    mass = min(reading.mass for reading in readings)
-    confidence = one + three if a_chosen else two + four
-    dropped: DropReason | None = None
-    if not all(reading.answered for reading in readings):
-        dropped = "invalid_label"
-    elif mass < min_label_mass:
-        dropped = "low_label_mass"
-    elif len(set(a_named)) > 1:
-        dropped = "disagreement"
-    elif confidence < min_confidence:
-        dropped = "low_confidence"
-    return Verdict(
-        label=label,
+    readings = [forth] if back is None else [forth, back]
+    verdict = Verdict(
+        label=(1 if one >= three else 3) if a_chosen else (2 if two >= four else 4),
         probabilities=(one, two, three, four),
-        label_mass=mass,
+        label_mass=min(reading.mass for reading in readings),
         agreed=len(set(a_named)) == 1,
         first_shown=int(a_named[0]) + (int(not a_named[1]) if back is not None else 0),
-        dropped=dropped,
+        dropped=None,
         domain=domain,
         rubric_version=rubric_version,
         ranker_version=ranker_version,
     )
+    if not all(reading.answered for reading in readings):
+        return replace(verdict, dropped="invalid_label")
+    kept = {"low_label_mass": config.low_label_mass, "disagreement": config.disagreement}
+    kept["low_confidence"] = config.low_confidence
+    return replace(verdict, dropped=next((doubt for doubt in doubts(verdict, config) if kept[doubt] == "drop"), None))
+
+
+def doubts(verdict: Verdict, config: RankerConfig) -> list[DropReason]:
+    """What speaks against learning from an answered verdict, the gravest first: too little mass on the labels, orders
+    that name different videos, too little confidence."""
+    found: list[tuple[DropReason, bool]] = [
+        ("low_label_mass", verdict.label_mass < config.min_label_mass),
+        ("disagreement", not verdict.agreed),
+        ("low_confidence", verdict.confidence < config.min_confidence),
+    ]
+    return [doubt for doubt, holds in found if holds]

@@ -4,10 +4,14 @@ One token is decoded and the log-probabilities of the four labels are read over 
 output: its mask would hide the mass outside the labels). Import of vllm waits until the checkpoint has been checked.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,8 +72,12 @@ def version_of(folder: Path, adapter: Path | None) -> str:
     return checkpoint_version(folder) + ("" if adapter is None else f"+{adapter_version(adapter)}")
 
 
+class EngineDied(RuntimeError):
+    """The engine has ended; whoever asks goes on with another one."""
+
+
 class VllmJudge:
-    """An engine that answers questions, as many at a time as are given; a domain's adapter answers its questions.
+    """An engine that answers questions, of all callers together; a domain's adapter answers its questions.
 
     Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint, an adapter
     is another one's, or the tokenizer splits a label.
@@ -119,13 +127,72 @@ class VllmJudge:
         }
         self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
         self.prompt_token_ids: list[int] = []
-        """Of the last question asked, as the engine saw it: what a test compares with training."""
+        """Of the last question answered, as the engine saw it: what a test compares with training."""
+        self._inbox: queue.SimpleQueue[tuple[list[Question], Future]] = queue.SimpleQueue()
+        self._died = False
+        threading.Thread(target=self._serve, name="judge", daemon=True).start()
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
         # The first request compiles and loads the adapters; it should not be a run's first pair.
         self.ask([Question(domain, still, still) for domain in DOMAINS])
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
-        """One reading per question, in order; a single engine call, so that they are batched together."""
+        """One reading per question, in order. May be called from many threads: the engine batches what they ask.
+
+        Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
+        than `max_model_len`, say), which is then only these questions' failure.
+        """
+        asked: Future = Future()
+        self._inbox.put((list(questions), asked))
+        if self._died:  # nobody may be there to answer any more
+            self._fail_waiting()
+        return asked.result()
+
+    def _serve(self) -> None:
+        """The engine's only user: adds whatever has been asked meanwhile, between two steps."""
+        waiting: dict[str, tuple[Future, list[Any], int]] = {}
+        engine = self._engine.llm_engine
+        try:
+            while True:
+                self._admit(waiting, block=not engine.has_unfinished_requests())
+                for output in engine.step() if engine.has_unfinished_requests() else ():
+                    if output.finished:
+                        asked, outputs, place = waiting.pop(output.request_id)
+                        outputs[place] = output
+                        if None not in outputs:
+                            self.prompt_token_ids = list(outputs[-1].prompt_token_ids or [])
+                            asked.set_result([self._reading(output.outputs[0]) for output in outputs])
+        except Exception as error:
+            self._died = True
+            for asked, _, _ in waiting.values():
+                if not asked.done():
+                    asked.set_exception(EngineDied(f"the judge's engine died: {error}"))
+            self._fail_waiting()
+
+    def _admit(self, waiting: dict[str, tuple[Future, list[Any], int]], *, block: bool) -> None:
+        """Hand to the engine all that lies in the inbox; wait for something where there is nothing else to do."""
+        while True:
+            try:
+                questions, asked = self._inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            try:
+                numbers = self._enqueue(questions)
+            except Exception as error:  # bad input of one caller is not the others' failure
+                asked.set_exception(error)
+                continue
+            outputs: list[Any] = [None] * len(numbers)
+            waiting |= {number: (asked, outputs, place) for place, number in enumerate(numbers)}
+            if not numbers:
+                asked.set_result([])
+
+    def _fail_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _, asked = self._inbox.get_nowait()
+                asked.set_exception(EngineDied("the judge's engine has died"))
+
+    def _enqueue(self, questions: Sequence[Question]) -> list[str]:
         prompts = [
             {
                 "prompt": prompt_text(question.domain),
@@ -138,14 +205,13 @@ class VllmJudge:
             }
             for question in questions
         ]
-        outputs = self._engine.generate(
+        numbers = self._engine.enqueue(
             prompts,  # pyright: ignore[reportArgumentType]
             self._sampling,
-            use_tqdm=False,
             lora_request=[self._adapters.get(question.domain) for question in questions] if self._adapters else None,
+            use_tqdm=False,
         )
-        self.prompt_token_ids = list(outputs[-1].prompt_token_ids or []) if outputs else []
-        return [self._reading(output.outputs[0]) for output in outputs]
+        return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
 
     def _reading(self, completion: Any) -> Reading:
         said = completion.logprobs[0]

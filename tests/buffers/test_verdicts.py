@@ -34,6 +34,7 @@ def test_the_tally_counts_every_verdict_once():
             verdict(3),
             verdict(3, first_shown=0, dropped="low_confidence"),
             verdict(0, agreed=False, first_shown=0, dropped="invalid_label"),
+            verdict(1, dropped="lost"),
         ]
     )
     assert {key: counts[key] for key in TALLY} == {
@@ -48,6 +49,7 @@ def test_the_tally_counts_every_verdict_once():
         "dropped_low_confidence": 1,
         "dropped_low_label_mass": 0,
         "dropped_invalid_label": 1,
+        "dropped_lost": 1,
         "dropped_motion_share": 0,
     }
     assert set(counts) <= set(TALLY)

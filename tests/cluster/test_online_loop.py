@@ -69,11 +69,13 @@ class FakeGenerator:
 
 
 class FakeRanker:
-    def __init__(self) -> None:
-        self.asked = 0
+    def __init__(self, *, fails: int = 0) -> None:
+        self.asked, self.fails = 0, fails
 
     def rank(self, clips: list[Clips]) -> list[Verdict]:
         self.asked += 1
+        if self.asked <= self.fails:
+            raise ArithmeticError("the ranker broke")
         probabilities = (0.97, 0.01, 0.01, 0.01)
         return [Verdict(1, probabilities, 1.0, True, 1, None, "general", "1", "fake") for _ in clips]
 
@@ -104,6 +106,7 @@ class Scene:
     learner: FakeLearner = field(default_factory=FakeLearner)
     capacity: int = 8
     max_staleness: int = 1
+    requests_in_flight: int = 2
     steps: int = 6
     saves: int = 0
     rows: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -146,7 +149,7 @@ class Scene:
                 buffer=InProcessHandle(self.buffer),
                 weights=InProcessHandle(self.store),
                 learn=lambda: in_thread(learn),
-                requests_in_flight=2,
+                requests_in_flight=self.requests_in_flight,
                 **options,
             )
         finally:
@@ -234,6 +237,17 @@ def test_a_replaced_generator_is_given_weights_and_only_its_request_is_lost(tmp_
 
     assert scene.run(recover=recover) == 6
     assert fresh.loads and fresh.requests
+
+
+@pytest.mark.parametrize(("fails", "requests_lost"), [(1, 0), (2, 1)])
+def test_a_lost_rankers_question_is_asked_again_once(tmp_path: Path, fails: int, requests_lost: int):
+    scene = Scene(tmp_path, generators=[FakeGenerator()], rankers=[FakeRanker(fails=fails)], requests_in_flight=1)
+    recovered: list[BaseException] = []
+    assert scene.run(recover=lambda error: not recovered.append(error)) == 6
+    assert len(recovered) == fails
+    (generator,), (ranker,) = scene.generators, scene.rankers
+    # The last request may still have been with the ranker, or not yet, when the learner ended.
+    assert 0 <= generator.requests + fails - requests_lost - ranker.asked <= 1
 
 
 def test_the_first_snapshot_is_waited_for(tmp_path: Path):

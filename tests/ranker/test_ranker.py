@@ -1,5 +1,7 @@
 import math
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +13,7 @@ from ranker.inputs import Question
 from ranker.ranker import Ranker
 from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading
+from ranker.vllm_judge import EngineDied
 
 
 class BrightnessJudge:
@@ -42,7 +45,7 @@ def clips(a: int, b: int, domain: Domain | None = "human", frames: int = 9) -> C
 
 def test_all_pairs_are_asked_in_both_orders_in_one_call() -> None:
     judge = BrightnessJudge()
-    verdicts = Ranker(RankerConfig(path="x"), judge=judge).rank([clips(200, 10), clips(10, 200)])
+    verdicts = Ranker(RankerConfig(path="x"), open_judge=lambda config: judge).rank([clips(200, 10), clips(10, 200)])
     assert [verdict.label for verdict in verdicts] == [1, 2]
     assert [(verdict.agreed, verdict.first_shown, verdict.dropped) for verdict in verdicts] == [(True, 1, None)] * 2
     (asked,) = judge.calls
@@ -51,7 +54,7 @@ def test_all_pairs_are_asked_in_both_orders_in_one_call() -> None:
 
 
 def test_a_verdict_carries_who_judged_it_by_which_rubric() -> None:
-    (verdict,) = Ranker(RankerConfig(path="x"), judge=BrightnessJudge()).rank([clips(200, 10)])
+    (verdict,) = Ranker(RankerConfig(path="x"), open_judge=lambda config: BrightnessJudge()).rank([clips(200, 10)])
     assert (verdict.domain, verdict.rubric_version, verdict.ranker_version) == (
         "human",
         RUBRIC_VERSION,
@@ -61,40 +64,100 @@ def test_a_verdict_carries_who_judged_it_by_which_rubric() -> None:
 
 def test_a_condition_without_a_domain_is_judged_by_the_general_rubric() -> None:
     judge = BrightnessJudge()
-    verdicts = Ranker(RankerConfig(path="x"), judge=judge).rank([clips(1, 2, None), clips(1, 2, "human")])
+    verdicts = Ranker(RankerConfig(path="x"), open_judge=lambda config: judge).rank(
+        [clips(1, 2, None), clips(1, 2, "human")]
+    )
     assert [verdict.domain for verdict in verdicts] == ["general", "human"]
     assert [question.domain for question in judge.calls[0]] == ["general", "general", "human", "human"]
 
 
 def test_only_so_many_frames_are_shown() -> None:
     judge = BrightnessJudge()
-    Ranker(RankerConfig(path="x", frames=5), judge=judge).rank([clips(1, 2, frames=81)])
+    Ranker(RankerConfig(path="x", frames=5), open_judge=lambda config: judge).rank([clips(1, 2, frames=81)])
     assert judge.calls[0][0].first.indices == (0, 20, 40, 60, 80)
 
 
 def test_position_bias_is_dropped_and_counted() -> None:
-    ranker = Ranker(RankerConfig(path="x"), judge=FirstJudge())
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: FirstJudge())
     (verdict,) = ranker.rank([clips(1, 2)])
     assert (verdict.dropped, verdict.first_shown) == ("disagreement", 2)
     assert ranker.times().counts == {"disagreement": 1, "pairs": 1}
 
 
+def test_a_doubt_that_is_kept_is_counted() -> None:
+    config = RankerConfig(path="x", disagreement="keep", low_confidence="keep")
+    ranker = Ranker(config, open_judge=lambda config: FirstJudge())
+    (verdict,) = ranker.rank([clips(1, 2)])
+    assert (verdict.dropped, verdict.agreed) == (None, False)
+    assert ranker.times().counts == {"usable": 1, "disagreement_kept": 1, "low_confidence_kept": 1, "pairs": 1}
+
+
 def test_one_order_is_asked_where_the_config_says_so() -> None:
     judge = FirstJudge()
-    (verdict,) = Ranker(RankerConfig(path="x", both_orders=False), judge=judge).rank([clips(1, 2)])
+    (verdict,) = Ranker(RankerConfig(path="x", both_orders=False), open_judge=lambda config: judge).rank([clips(1, 2)])
     assert (len(judge.calls[0]), verdict.dropped, verdict.first_shown) == (1, None, 1)
 
 
 def test_no_clips_are_no_call() -> None:
     judge = BrightnessJudge()
-    assert Ranker(RankerConfig(path="x"), judge=judge).rank([]) == []
+    assert Ranker(RankerConfig(path="x"), open_judge=lambda config: judge).rank([]) == []
     assert judge.calls == []
 
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 103.0, 105.0, 109.0])  # ready, rank begins, rank ends, asked
     monkeypatch.setattr("ranker.ranker.time.monotonic", lambda: next(clock))
-    ranker = Ranker(RankerConfig(path="x"), judge=BrightnessJudge())
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: BrightnessJudge())
     ranker.rank([clips(200, 10)])
     times = ranker.times()
     assert (times.busy_s, times.waiting_s, times.counts) == (2.0, 7.0, {"usable": 1, "pairs": 1})
+
+
+class Dying(BrightnessJudge):
+    """Its engine dies over the first question."""
+
+    def ask(self, questions: Sequence[Question]) -> list[Reading]:
+        raise EngineDied("out of memory")
+
+
+def test_a_dead_engine_is_replaced_and_asked_again() -> None:
+    judges: list[BrightnessJudge] = [Dying(), BrightnessJudge()]
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: judges.pop(0))
+    (verdict,) = ranker.rank([clips(200, 10)])
+    assert (verdict.label, verdict.dropped) == (1, None)
+    assert ranker.times().counts == {"engines_lost": 1, "usable": 1, "pairs": 1}
+
+
+def test_pairs_over_which_two_engines_died_are_counted_as_lost_and_the_next_are_judged() -> None:
+    judges: list[BrightnessJudge] = [Dying(), Dying(), BrightnessJudge()]
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: judges.pop(0))
+    verdicts = ranker.rank([clips(200, 10), clips(10, 200)])
+    assert [(verdict.dropped, verdict.label_mass) for verdict in verdicts] == [("lost", 0.0)] * 2
+    assert [verdict.dropped for verdict in ranker.rank([clips(200, 10)])] == [None]
+    assert ranker.times().counts == {"engines_lost": 2, "lost": 2, "usable": 1, "pairs": 3}
+
+
+def test_engines_that_go_on_dying_end_the_run() -> None:
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: Dying())
+    for _ in range(2):
+        assert [verdict.dropped for verdict in ranker.rank([clips(1, 2)])] == ["lost"]
+    with pytest.raises(EngineDied, match="3 times in a row"):
+        ranker.rank([clips(1, 2)])
+
+
+def test_callers_are_answered_side_by_side_and_the_busy_time_is_counted_once() -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    class Meeting(BrightnessJudge):
+        def ask(self, questions: Sequence[Question]) -> list[Reading]:
+            together.wait()  # neither gets here unless both are being answered
+            return super().ask(questions)
+
+    judge = Meeting()
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: judge)
+    with ThreadPoolExecutor(2) as callers:
+        found = list(callers.map(ranker.rank, [[clips(200, 10)], [clips(10, 200)]]))
+    assert [verdict.label for (verdict,) in found] == [1, 2]
+    times = ranker.times()
+    assert times.counts == {"usable": 2, "pairs": 2}
+    assert times.busy_s + times.waiting_s < 10

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from buffers.records import Verdict
+from configs.schema import Doubtful, RankerConfig
 from ranker.verdict import Reading, decide, first_is_better, swapped
 
 
@@ -11,12 +12,13 @@ def reading(*probabilities: float, answered: bool = True) -> Reading:
     return Reading((one, two, three, four), answered)
 
 
-def verdict(forth: Reading, back: Reading | None, *, confidence: float = 0.6, mass: float = 0.5) -> Verdict:
+def verdict(
+    forth: Reading, back: Reading | None, *, confidence: float = 0.6, mass: float = 0.5, **kept: Doubtful
+) -> Verdict:
     return decide(
         forth,
         back,
-        min_confidence=confidence,
-        min_label_mass=mass,
+        RankerConfig(path="x", min_confidence=confidence, min_label_mass=mass, **kept),
         domain="human",
         rubric_version="7",
         ranker_version="tiny@12345678",
@@ -94,3 +96,21 @@ def test_where_nothing_can_be_read_nothing_is_guessed() -> None:
 def test_one_order_alone_can_be_asked() -> None:
     said = verdict(reading(0.1, 0.2, 0.0, 0.7), None)
     assert (said.label, said.agreed, said.first_shown, said.dropped) == (4, True, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("forth", "back", "doubt"),
+    [
+        (reading(0.3, 0.1, 0.0, 0.0), reading(0.1, 0.3, 0.0, 0.0), "low_label_mass"),
+        (reading(0.9, 0.1, 0.0, 0.0), reading(0.8, 0.2, 0.0, 0.0), "disagreement"),
+        (reading(0.55, 0.45, 0.0, 0.0), reading(0.45, 0.55, 0.0, 0.0), "low_confidence"),
+    ],
+)
+def test_a_doubt_is_kept_where_the_config_says_so(forth: Reading, back: Reading, doubt: str) -> None:
+    everything: dict[str, Doubtful] = {"low_label_mass": "keep", "disagreement": "keep", "low_confidence": "keep"}
+    assert verdict(forth, back).dropped == doubt
+    assert verdict(forth, back, **everything).dropped is None
+    # Of a pair of doubts the graver one is named first, and each is kept or dropped for itself.
+    assert verdict(forth, back, **everything | {doubt: "drop"}).dropped == doubt
+    lost = Reading(forth.logprobs, answered=False)
+    assert verdict(lost, back, **everything).dropped == "invalid_label"

@@ -1,6 +1,8 @@
+import itertools
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from examples.miniature.world import FPS, Scene, render
 from ranker.adapter_files import adapter_version
 from ranker.frames import sample_frames
 from ranker.inputs import Question, model_inputs
-from ranker.vllm_judge import VllmJudge, check_checkpoint, checkpoint_version
+from ranker.vllm_judge import EngineDied, VllmJudge, check_checkpoint, checkpoint_version
 
 DOMAINS: tuple[Domain, ...] = ("general", "human")
 JUDGE = Path(__file__).parents[2] / "examples" / "miniature" / "weights" / "judge"
@@ -103,7 +105,7 @@ def adapted(folder: Path) -> Any:
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_real_judge_served_by_vllm(tmp_path: Path) -> None:
+def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One engine for all of it (its start is what costs), with an adapter for one of the two domains: against Hugging
     Face's own processor and forward pass."""
     import torch
@@ -151,7 +153,7 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path) -> None:
         np.testing.assert_allclose(reading.logprobs, expected(question, model), atol=2e-3)
         assert reading.mass < 1.0  # noise is no video it knows: the mass must be read, not renormalised
 
-    ranker = Ranker(RankerConfig(path=str(JUDGE), frames=9), judge=judge)
+    ranker = Ranker(RankerConfig(path=str(JUDGE), frames=9), open_judge=lambda config: judge)
     pairs = []
     for domain in DOMAINS:
         clean, broken = (render(scene) for scene in scenes(domain))
@@ -165,3 +167,29 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path) -> None:
     assert [verdict.ranker_version for verdict in verdicts] == [version, version, human, human]
     shutil.copytree(JUDGE, tmp_path / "copy" / "judge")
     assert checkpoint_version(tmp_path / "copy" / "judge") == version
+
+    # Callers of many threads are answered together, each with its own answers.
+    engine = judge._engine.llm_engine
+    step, steps = engine.step, []
+    monkeypatch.setattr(engine, "step", lambda: steps.append(1) or step())
+    shades = [sample_frames(noise[:9, :32, :32] // part, fps=FPS, count=9) for part in range(1, 6)]
+    asked = [[Question(domain, *pair) for domain in DOMAINS] for pair in itertools.permutations(shades, 2)]
+    alone = [judge.ask(questions) for questions in asked[:2]]
+    steps.clear()
+    with ThreadPoolExecutor(len(asked)) as callers:
+        together = list(callers.map(judge.ask, asked))
+    assert len(steps) < len(asked)
+    for one, other in zip(alone, together, strict=False):
+        np.testing.assert_allclose([r.logprobs for r in one], [r.logprobs for r in other], atol=2e-3)
+
+    # What the engine refuses is its asker's failure alone.
+    long = Question("general", *(sample_frames(np.tile(noise, (1, 1, 10, 1)), fps=1.0, count=50) for _ in range(2)))
+    with pytest.raises(Exception, match="longer than the maximum model length of 1024"):
+        judge.ask([long] * 2)
+    assert len(judge.ask(asked[0])) == 2
+
+    # An engine that dies fails those that wait for it and everybody who asks later.
+    monkeypatch.setattr(engine, "step", lambda: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(EngineDied):
+            judge.ask(asked[0])

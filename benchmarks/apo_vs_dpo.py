@@ -76,15 +76,14 @@ ARMS: dict[str, dict[str, Any]] = {
     "apo_high_only": {"high": 5, "low": 0},
     "apo_low_only": {"high": 0, "low": 3},  # at shift 6 ten inference steps leave three low anchors
     "apo_snap_anchor": {"snap": "anchor"},
-    "dpo_uniform_40_pairs": {"kind": "uniform"},
-    "apo_uniform_timesteps": {"kind": "uniform"},
+    "apo_uniform_40_pairs": {"kind": "uniform"},
+    "apo_isolated_40_pairs": {"window": "isolated"},
 }
 """What each arm changes in `learner.timesteps`; everything else is the same."""
 
-PAIRS_OF = {"dpo_uniform_40_pairs": 40, "apo_uniform_timesteps": 40}
-"""Two controls that take as many optimizer steps as APO, of 40 pairs at one uniform timestep each in the place of 8
-pairs at five: with uniform DPO's beta and rate, and with APO's. They tell where the timesteps lie from how many
-optimizer steps a budget is cut into."""
+PAIRS_OF = {"apo_uniform_40_pairs": 40, "apo_isolated_40_pairs": 40}
+"""Two controls with APO's beta and rate that take as many optimizer steps as APO does: 40 pairs at one timestep each in
+the place of 8 pairs at five. They tell which timesteps are taken from how many optimizer steps a budget is cut into."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
     {"a": "videos/1.mp4", "b": "videos/2.mp4", "domain": "human", "label": 3}
     {"a": "videos/3.mp4", "b": "videos/4.mp4", "domain": "general", "choice": "b"}
 
-`label` is one of the four of the rubric, about the order a, b; `choice` says only which video is the better one. Paths
-are relative to the manifest's folder and cannot leave it.
+`label` is one of the four of the rubric, about the order a, b; `choice` says only which video is the better one;
+`criterion`, where it is given, is what decided it in the annotator's words, and figures are given for each. Paths are
+relative to the manifest's folder and cannot leave it.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any, cast, get_args
 
 from buffers.records import Domain
 
-KEYS = ("a", "b", "domain", "label", "choice")
+KEYS = ("a", "b", "domain", "label", "choice", "criterion")
 CHOICES = {"a": (1, 3), "b": (2, 4)}
 SHOWN_PROBLEMS = 10
 """How many bad rows an error names; it says how many more there are."""
@@ -32,6 +33,7 @@ class LabelledPair:
     b: Path
     domain: Domain
     right: tuple[int, ...]
+    criterion: str = ""
 
     @property
     def a_is_better(self) -> bool:
@@ -85,7 +87,10 @@ def _pair(line: bytes, folder: Path) -> LabelledPair:
     domain = row.get("domain")
     if domain not in get_args(Domain):
         raise ValueError(f"domain = {domain!r}; want {' or '.join(map(repr, get_args(Domain)))}")
-    return LabelledPair(a, b, cast(Domain, domain), _right(row))
+    criterion = row.get("criterion", "")
+    if not isinstance(criterion, str):
+        raise ValueError(f"criterion = {criterion!r}; want a text")
+    return LabelledPair(a, b, cast(Domain, domain), _right(row), criterion)
 
 
 def _video(row: dict[str, Any], name: str, folder: Path) -> Path:

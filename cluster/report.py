@@ -18,6 +18,13 @@ from cluster.report_videos import PIXELATED_UP_TO, videos_section
 from cluster.run_folder import RunFolder
 from cluster.summary import PHASES, read_config, summarise
 from cluster.summary import write_summary as write_summary
+from configs.schema import TimestepKind
+
+METHODS: dict[TimestepKind, str] = {
+    "apo": "Diffusion-APO",
+    "uniform": "Diffusion-DPO (uniform timesteps)",
+    "logit_normal": "Diffusion-DPO (logit-normal timesteps)",
+}
 
 
 def write_report(folder: Path | str) -> Path:
@@ -72,9 +79,9 @@ def conclusion(summary: dict[str, Any]) -> str:
 
 def _what_ran(config: dict[str, Any], summary: dict[str, Any]) -> str:
     learner, sampling = config["learner"], config["sampling"]
-    kind = {"apo": "Diffusion-APO", "uniform": "Diffusion-DPO (uniform timesteps)"}[learner["timesteps"]["kind"]]
+    method = METHODS[learner["timesteps"]["kind"]]
     return escape(
-        f"{kind} of {_short(config['model']['path'])}, judged by {_short(config['ranker']['path'])}: "
+        f"{method} of {_short(config['model']['path'])}, judged by {_short(config['ranker']['path'])}: "
         f"{summary['steps']['done']} of {summary['steps']['planned']} steps of {learner['pairs_per_step']} pairs; "
         f"{config['generator']['num_actors']} generator(s), {config['ranker']['num_actors']} ranker(s), "
         f"{learner['num_workers']} learner worker(s); videos of {sampling['num_frames']} frames, "

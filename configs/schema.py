@@ -16,6 +16,7 @@ Positive = Annotated[int, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Doubtful = Literal["drop", "keep"]
+TimestepKind = Literal["apo", "uniform", "logit_normal"]
 
 
 class Section(BaseModel):
@@ -75,7 +76,7 @@ class TimestepsConfig(Section):
     `high` anchors at or above the share `high_from` of T, `stride` further each step, and `low` below it.
     """
 
-    kind: Literal["apo", "uniform", "logit_normal"] = "apo"
+    kind: TimestepKind = "apo"
     logit_mean: float = 0.0
     logit_deviation: Annotated[float, Field(gt=0)] = 1.0
     window: Literal["sliding", "isolated"] = "sliding"

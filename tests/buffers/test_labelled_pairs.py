@@ -22,10 +22,10 @@ def row(**changed: Any) -> dict[str, Any]:
 
 
 def test_labels_and_choices(tmp_path: Path) -> None:
-    path = manifest(tmp_path, row(), "", row(label=None, choice="b", domain="general"))
+    path = manifest(tmp_path, row(), "", row(label=None, choice="b", domain="general", criterion="melts"))
     pairs, problems = read_labelled_pairs(path)
     one, two = tmp_path.resolve() / "1.mp4", tmp_path.resolve() / "2.mp4"
-    assert pairs == [LabelledPair(one, two, "human", (3,)), LabelledPair(one, two, "general", (2, 4))]
+    assert pairs == [LabelledPair(one, two, "human", (3,)), LabelledPair(one, two, "general", (2, 4), "melts")]
     assert [pair.a_is_better for pair in pairs] == [True, False]
     assert problems == []
 
@@ -35,7 +35,7 @@ def test_labels_and_choices(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ("[1]", "holds [1]; want an object"),
-        (row(lable=1), "unknown key 'lable'; the keys are a, b, domain, label, choice"),
+        (row(lable=1), "unknown key 'lable'; the keys are a, b, domain, label, choice, criterion"),
         (row(a=None), "a = None; want the path of a video file"),
         (row(a="3.mp4"), "a = '3.mp4': no such file"),
         (row(a="../1.mp4"), "a = '../1.mp4' leads out of the manifest's folder"),
@@ -47,6 +47,7 @@ def test_labels_and_choices(tmp_path: Path) -> None:
         (row(label="1"), "label = '1'; want 1, 2, 3 or 4"),
         (row(label=None), "want either a label (1 to 4) or a choice ('a' or 'b')"),
         (row(choice="a"), "want either a label (1 to 4) or a choice ('a' or 'b')"),
+        (row(criterion=3), "criterion = 3; want a text"),
         (row(label=None, choice="A"), "choice = 'A'; want 'a' or 'b'"),
     ],
 )

@@ -1,15 +1,17 @@
 import base64
 import re
 from html.parser import HTMLParser
+from typing import get_args
 
 import pytest
 
 from cluster import plots, report_videos
 from cluster.metrics_rows import evaluation_rows, read_metrics
-from cluster.report import conclusion, write_report, write_summary
+from cluster.report import METHODS, conclusion, write_report, write_summary
 from cluster.report_text import duration
 from cluster.report_videos import videos_section
 from cluster.run_folder import RunFolder
+from configs.schema import TimestepKind
 from tests.cluster.fake_run import PROMPT, fake_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -49,6 +51,10 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def test_every_kind_of_timesteps_has_a_name():
+    assert set(METHODS) == set(get_args(TimestepKind))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from buffers.records import Domain
 from cluster.preflight import Preflight, check_ranker_folder, preflight
 from configs.load import load_as, load_config
 from configs.plan import PATCH, plan, render
-from configs.schema import RankerTrainingConfig, RunConfig
+from configs.schema import RankerScoringConfig, RankerTrainingConfig, RunConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "rank":
             return _rank(options)
         if options.command == "ranker":
-            return _train_ranker(options)
+            return _train_ranker(options) if options.part == "train" else _score_ranker(options)
         config = load_config(options.config, options.overrides)
         found = preflight(config)
         if options.command == "check":
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "fine-tune a Qwen3-VL checkpoint: one LoRA adapter a domain; the same command goes on after a stop"
     train = parts.add_parser("train", help=text, description=text)
     _takes_config(train, "my_ranker.yaml", "learning_rate=5e-5")
+    text = "score it on held-out pairs: accuracy, position bias, calibration, and what it got wrong"
+    score = parts.add_parser("score", help=text, description=text)
+    _takes_config(score, "my_scores.yaml", "out=runs/scores-2")
     return parser
 
 
@@ -131,6 +134,14 @@ def _train_ranker(options: argparse.Namespace) -> int:
 
     folder = train_ranker(config)
     print(f"done: adapters in {', '.join(str(folder / domain) for domain in config.domains)}")
+    return 0
+
+
+def _score_ranker(options: argparse.Namespace) -> int:
+    config = load_as(RankerScoringConfig, options.config, options.overrides)
+    from cluster.ranker_scoring import score_ranker
+
+    print(f"done: {score_ranker(config) / 'report.html'}")
     return 0
 
 

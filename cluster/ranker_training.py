@@ -9,7 +9,6 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,12 @@ import torch
 import yaml
 from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
-from buffers.labelled_pairs import LabelledPair, read_labelled_pairs
+from buffers.labelled_pairs import LabelledPair
 from cluster.connect import connected
 from cluster.learn_steps import in_thread
 from cluster.metrics import MetricsLog
 from cluster.noise import noise_to
+from cluster.pair_files import usable_pairs
 from cluster.preflight import check_ranker_folder
 from cluster.progress import Progress
 from cluster.resources import Need, check_resources
@@ -35,12 +35,8 @@ from cluster.train_worker import sum_over_ranks
 from configs.schema import RankerTrainingConfig
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
-from ranker.video_file import check_video
 
 SHOWN_EVERY_SECONDS = 1.0
-READERS = 16
-"""Threads that look at the manifest's video files before anything is started."""
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -54,7 +50,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     check_ranker_folder(config.path, key="path")
     with torch.device("meta"):
         check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
-    pairs = _usable_pairs(config)
+    pairs = _pairs_by_domain(config)
     folder = _open(config)
     left = [domain for domain in config.domains if not (folder / domain).exists()]
     with Progress(config.steps) as progress, noise_to(folder / "logs" / "driver.log"):
@@ -155,34 +151,15 @@ def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
     return config.model_copy(update={key: here(getattr(config, key)) for key in keys})
 
 
-def _usable_pairs(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:
-    """Pairs by domain whose files look whole. Raises ValueError where some are not, unless `skip_bad_rows`."""
-    pairs, problems = read_labelled_pairs(Path(config.pairs), skip_bad_rows=config.skip_bad_rows)
-    bad = _bad_videos({path for pair in pairs for path in (pair.a, pair.b)})
-    if bad and not config.skip_bad_rows:
-        shown = list(bad.values())[:10]
-        raise ValueError("\n".join([*shown, *([f"and {len(bad) - 10} more bad files"] if len(bad) > 10 else [])]))
-    for problem in (*problems, *bad.values()):
-        print(f"left out: {problem}", flush=True)
-    found: dict[str, list[LabelledPair]] = {}
-    for domain in config.domains:
-        found[domain] = [pair for pair in pairs if pair.domain == domain and not {pair.a, pair.b} & bad.keys()]
-        if not found[domain]:
+def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:
+    """Raises ValueError also where a domain has none."""
+    pairs = usable_pairs(Path(config.pairs), skip_bad_rows=config.skip_bad_rows)
+    found = {domain: [pair for pair in pairs if pair.domain == domain] for domain in config.domains}
+    for domain, of_it in found.items():
+        if not of_it:
             raise ValueError(f"pairs = {config.pairs}: holds no usable pair of domain {domain!r}; drop it from domains")
-        ExampleStream(found[domain], config)
+        ExampleStream(of_it, config)
     return found
-
-
-def _bad_videos(paths: Iterable[Path]) -> dict[Path, str]:
-    def problem(path: Path) -> tuple[Path, str | None]:
-        try:
-            check_video(path)
-        except (ValueError, OSError) as error:
-            return path, str(error)
-        return path, None
-
-    with ThreadPoolExecutor(READERS) as readers:
-        return {path: why for path, why in readers.map(problem, sorted(paths)) if why is not None}
 
 
 def _open(config: RankerTrainingConfig) -> Path:

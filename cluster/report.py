@@ -4,17 +4,16 @@ The figures are `cluster.summary`'s, the pictures `cluster.plots`'s; here they a
 """
 
 import json
-import os
 from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from cluster import plots
 from cluster.metrics_rows import evaluation_rows, read_metrics
+from cluster.page import write_page
 from cluster.report_sections import domains_section, learning_section, pace_section, ranker_section, run_section
 from cluster.report_text import duration, percent, signed_percent
-from cluster.report_videos import PIXELATED_UP_TO, videos_section
+from cluster.report_videos import videos_section
 from cluster.run_folder import RunFolder
 from cluster.summary import PHASES, read_config, summarise
 from cluster.summary import write_summary as write_summary
@@ -37,29 +36,26 @@ def write_report(folder: Path | str) -> Path:
     # What only the run itself knew (packages, machine) is in its summary; a killed run has none.
     written = json.loads(run.summary_file.read_text(encoding="utf-8")) if run.summary_file.exists() else {}
     summary = {**written, **summarise(rows, config)}
-    width, height = config["sampling"]["width"], config["sampling"]["height"]
-    template = Template(Path(__file__).with_name("report_page.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=escape(f"Apogee: {config['name']}"),
-        what_ran=_what_ran(config, summary),
-        banner=_banner(summary),
-        conclusion=conclusion(summary),
-        tiles=_tiles(summary),
-        result_plots=_result_plots(summary),
-        videos=videos_section(run.path, evaluation_rows(rows)),
-        card_width="300px" if width <= PIXELATED_UP_TO else "480px",
-        rendering="image-rendering: pixelated;" if width <= PIXELATED_UP_TO else "",
-        aspect=f"{width} / {height}",
-        learning=learning_section(rows),
-        ranker=ranker_section(rows, summary),
-        pace=pace_section(rows, summary),
-        domains=domains_section(summary),
-        run=run_section(config, summary),
+    return write_page(
+        run.report_file,
+        title=f"Apogee: {config['name']}",
+        body="report_body.html",
+        width=config["sampling"]["width"],
+        height=config["sampling"]["height"],
+        fills={
+            "what_ran": _what_ran(config, summary),
+            "banner": _banner(summary),
+            "conclusion": conclusion(summary),
+            "tiles": _tiles(summary),
+            "result_plots": _result_plots(summary),
+            "videos": videos_section(run.path, evaluation_rows(rows)),
+            "learning": learning_section(rows),
+            "ranker": ranker_section(rows, summary),
+            "pace": pace_section(rows, summary),
+            "domains": domains_section(summary),
+            "run": run_section(config, summary),
+        },
     )
-    partial = run.report_file.with_suffix(".html.tmp")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, run.report_file)
-    return run.report_file
 
 
 def conclusion(summary: dict[str, Any]) -> str:

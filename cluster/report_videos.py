@@ -9,9 +9,6 @@ from typing import Any
 
 from cluster.summary import PHASES
 
-PIXELATED_UP_TO = 128
-"""Videos up to this width, pixels, are enlarged without smoothing."""
-
 EMBEDDED_BYTES = 64 * 2**20
 """How much video a page carries; what is over stays in the run folder and is named."""
 

@@ -310,3 +310,17 @@ class RankerTrainingConfig(Section):
     cpus_per_worker: Amount = 1.0
     gpus_per_worker: Amount = 0.0
     cluster: ClusterConfig = ClusterConfig()
+
+
+class RankerScoringConfig(Section):
+    """Held-out pairs (a manifest, `buffers/labelled_pairs.py`) against the judge of `ranker`; a report into `out`.
+
+    `shown_failures`: pairs of which the judge named the wrong video, the surest first, that the report plays.
+    """
+
+    name: str
+    out: str
+    pairs: str
+    skip_bad_rows: bool = False
+    ranker: RankerConfig
+    shown_failures: Annotated[int, Field(ge=0)] = 24

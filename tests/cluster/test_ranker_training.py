@@ -61,17 +61,17 @@ def config_file(folder: Path, **changed: Any) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_one_worker_and_two_train_the_same_and_a_stopped_run_goes_on(ray_here: None, manifest: Path) -> None:
+def test_one_worker_and_two_train_the_same(ray_here: None, manifest: Path) -> None:
     """Straight through on one worker; on two, with a stop after two steps."""
     from cluster.progress import Progress
-    from cluster.ranker_training import _open, _train_domain, _usable_pairs
+    from cluster.ranker_training import _open, _pairs_by_domain, _train_domain
 
     def train(name: str, **changed: Any) -> Path:
         given = yaml.safe_load(config_file(manifest.parent).read_text())
         config = RankerTrainingConfig.model_validate(given | {"out": str(manifest.parent / name)} | changed)
         folder = _open(config)
         with Progress(config.steps) as progress:
-            _train_domain(config, "human", _usable_pairs(config)["human"], folder, progress)
+            _train_domain(config, "human", _pairs_by_domain(config)["human"], folder, progress)
         return folder
 
     one, two = train("one"), train("two", num_workers=2)

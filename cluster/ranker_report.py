@@ -17,7 +17,7 @@ from ranker.frames import Footage
 from ranker.scoring import Scored
 
 MEANINGS = {1: "A is less distorted", 2: "B is less distorted", 3: "alike, A moves better", 4: "alike, B moves better"}
-CHOICES = {(1, 3): "A is better", (2, 4): "B is better"}
+CHOICES: dict[tuple[int, ...], str] = {(1, 3): "A is better", (2, 4): "B is better"}
 
 Shown = tuple[Scored, Footage, Footage]
 

@@ -56,7 +56,7 @@ def score_ranker(config: RankerScoringConfig) -> Path:
     figures = score(scored, wilson_interval)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     shown = [
-        (each, *(_footage(path, config) for path in (each.pair.a, each.pair.b)))
+        (each, _footage(each.pair.a, config), _footage(each.pair.b, config))
         for each in failures(scored)[: config.shown_failures]
     ]
     write_ranker_report(folder / "report.html", config, figures, shown, version=_versions(scored))

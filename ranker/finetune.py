@@ -48,8 +48,10 @@ class Finetune:
         self._reduce = reduce
         self._processor = AutoProcessor.from_pretrained(config.path)
         self._labels = label_ids(self._processor.tokenizer)
-        model = Qwen3VLForConditionalGeneration.from_pretrained(config.path, dtype=getattr(torch, config.dtype))
-        self.model: Any = model.to(self._device)
+        self.model: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+            config.path, dtype=getattr(torch, config.dtype)
+        )
+        self.model.to(self._device)
         self._add_adapter()
         self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)

@@ -31,7 +31,8 @@ DEFAULT_DOMAIN: Domain = "general"
 class Judge(Protocol):
     """What the ranker needs of a judge: `VllmJudge` is one, a test's list of answers another."""
 
-    versions: Mapping[Domain, str]
+    @property
+    def versions(self) -> Mapping[Domain, str]: ...
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]: ...
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from ranker.frames import Footage, spread
 
@@ -72,7 +74,7 @@ def _times(path: str | Path) -> tuple[np.ndarray, float, float]:
         return times, tick, fps
 
 
-def _stream(container: "av.container.InputContainer", path: str | Path) -> "av.VideoStream":
+def _stream(container: InputContainer, path: str | Path) -> VideoStream:
     if not container.streams.video:
         raise ValueError(f"{path}: holds no video stream")
     stream = container.streams.video[0]

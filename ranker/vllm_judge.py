@@ -24,7 +24,7 @@ from ranker.inputs import Question, label_ids, pixel_settings
 from ranker.rubric import prompt_text
 from ranker.verdict import Reading
 
-DOMAINS = get_args(Domain)
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM can set aside for an adapter."""
 
@@ -96,7 +96,7 @@ class VllmJudge:
         folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
         ranks = [check_adapter(adapter, folder, key=f"ranker.adapters.{name}") for name, adapter in adapters.items()]
-        self.versions = {domain: version_of(folder, adapters.get(domain)) for domain in DOMAINS}
+        self.versions: Mapping[Domain, str] = {domain: version_of(folder, adapters.get(domain)) for domain in DOMAINS}
         on_cpu = _prepare_environment()
         from transformers import AutoProcessor
 
@@ -205,10 +205,11 @@ class VllmJudge:
             }
             for question in questions
         ]
+        adapters: Any = [self._adapters.get(question.domain) for question in questions] if self._adapters else None
         numbers = self._engine.enqueue(
             prompts,  # pyright: ignore[reportArgumentType]
             self._sampling,
-            lora_request=[self._adapters.get(question.domain) for question in questions] if self._adapters else None,
+            lora_request=adapters,
             use_tqdm=False,
         )
         return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number

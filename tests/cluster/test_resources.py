@@ -56,13 +56,13 @@ def test_enough_in_all_but_not_on_one_node():
         check_resources(needs(config(generator={"gpus_per_actor": 8.0})), nodes)
     with pytest.raises(ValueError, match="no node has room left for a ranker of 1 CPU and 2 GPU"):
         check_resources(
-            config(generator={"num_actors": 2, "gpus_per_actor": 3.0}, ranker={"gpus_per_actor": 2.0}), nodes
+            needs(config(generator={"num_actors": 2, "gpus_per_actor": 3.0}, ranker={"gpus_per_actor": 2.0})), nodes
         )
 
 
 def test_no_cpu_to_speak_of_is_not_a_rounding_matter():
     tenths = config(generator={"num_actors": 7, "cpus_per_actor": 0.1}, ranker={"cpus_per_actor": 0.2})
     check_resources(
-        tenths.model_copy(update={"learner": tenths.learner.model_copy(update={"cpus_per_worker": 0.1})}),
+        needs(tenths.model_copy(update={"learner": tenths.learner.model_copy(update={"cpus_per_worker": 0.1})})),
         [{"CPU": 1.0}],
     )

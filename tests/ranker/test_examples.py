@@ -25,7 +25,7 @@ def pairs(folder: Path, count: int) -> list[LabelledPair]:
             video += np.arange(17, dtype=np.uint8)[:, None, None, None] * 4
             files.append(folder / f"{index}{side}.mp4")
             write_mp4(files[-1], video, fps=8.0)
-        found.append(LabelledPair(*files, "human", (2,) if index % 2 else (1, 3)))
+        found.append(LabelledPair(files[0], files[1], "human", (2,) if index % 2 else (1, 3)))
     return found
 
 

@@ -2,7 +2,6 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,9 +18,8 @@ from ranker.vllm_judge import EngineDied
 class BrightnessJudge:
     """Calls the brighter video the less distorted; keeps what it was asked."""
 
-    versions: ClassVar[dict[Domain, str]] = {"human": "brightness@0+human@1", "general": "brightness@0"}
-
     def __init__(self) -> None:
+        self.versions: dict[Domain, str] = {"human": "brightness@0+human@1", "general": "brightness@0"}
         self.calls: list[list[Question]] = []
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:

@@ -1,9 +1,10 @@
 import math
+from typing import Any
 
 import pytest
 
 from buffers.records import Verdict
-from configs.schema import Doubtful, RankerConfig
+from configs.schema import RankerConfig
 from ranker.verdict import Reading, decide, first_is_better, swapped
 
 
@@ -13,8 +14,9 @@ def reading(*probabilities: float, answered: bool = True) -> Reading:
 
 
 def verdict(
-    forth: Reading, back: Reading | None, *, confidence: float = 0.6, mass: float = 0.5, **kept: Doubtful
+    forth: Reading, back: Reading | None, *, confidence: float = 0.6, mass: float = 0.5, keep: tuple[str, ...] = ()
 ) -> Verdict:
+    kept: dict[str, Any] = dict.fromkeys(keep, "keep")
     return decide(
         forth,
         back,
@@ -107,10 +109,10 @@ def test_one_order_alone_can_be_asked() -> None:
     ],
 )
 def test_a_doubt_is_kept_where_the_config_says_so(forth: Reading, back: Reading, doubt: str) -> None:
-    everything: dict[str, Doubtful] = {"low_label_mass": "keep", "disagreement": "keep", "low_confidence": "keep"}
+    doubts = ("low_label_mass", "disagreement", "low_confidence")
     assert verdict(forth, back).dropped == doubt
-    assert verdict(forth, back, **everything).dropped is None
-    # Of a pair of doubts the graver one is named first, and each is kept or dropped for itself.
-    assert verdict(forth, back, **everything | {doubt: "drop"}).dropped == doubt
+    assert verdict(forth, back, keep=doubts).dropped is None
+    # Each is kept or dropped for itself.
+    assert verdict(forth, back, keep=tuple(other for other in doubts if other != doubt)).dropped == doubt
     lost = Reading(forth.logprobs, answered=False)
-    assert verdict(lost, back, **everything).dropped == "invalid_label"
+    assert verdict(lost, back, keep=doubts).dropped == "invalid_label"

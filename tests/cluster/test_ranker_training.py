@@ -19,15 +19,15 @@ JUDGE = Path("examples/miniature/weights/judge")
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
-    """Eight pairs of drawn videos, four a domain; one of each is distorted."""
+    """Eight human pairs of drawn videos and two others; one of each is distorted."""
     rng = np.random.default_rng(0)
     rows = []
-    counts = {"human": 0, "general": 0}
-    while min(counts.values()) < 4:
+    left = {"human": 8, "general": 2}
+    while any(left.values()):
         clean = draw_any(rng)
-        if counts[clean.domain] == 4:
+        if not left[clean.domain]:
             continue
-        counts[clean.domain] += 1
+        left[clean.domain] -= 1
         bad = next(scene for scene in iter(lambda: draw_any(rng, True), None) if scene.domain == clean.domain)
         names = [f"{len(rows)}{side}.mp4" for side in "ab"]
         for name, scene in zip(names, (clean, bad), strict=True):
@@ -59,28 +59,49 @@ def config_file(folder: Path, **changed: Any) -> Path:
     return path
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_one_worker_and_two_train_the_same(ray_here: None, manifest: Path) -> None:
-    """Straight through on one worker; on two, with a stop after two steps."""
+def train(manifest: Path, name: str, **changed: Any) -> Path:
+    """The human adapter, in a Ray Train group of its own; the training's folder."""
     from cluster.progress import Progress
     from cluster.ranker_training import _open, _pairs_by_domain, _train_domain
 
-    def train(name: str, **changed: Any) -> Path:
-        given = yaml.safe_load(config_file(manifest.parent).read_text())
-        config = RankerTrainingConfig.model_validate(given | {"out": str(manifest.parent / name)} | changed)
-        folder = _open(config)
-        with Progress(config.steps) as progress:
-            _train_domain(config, "human", _pairs_by_domain(config)["human"], folder, progress)
-        return folder
+    given = yaml.safe_load(config_file(manifest.parent).read_text())
+    config = RankerTrainingConfig.model_validate(given | {"out": str(manifest.parent / name)} | changed)
+    folder = _open(config)
+    with Progress(config.steps) as progress:
+        _train_domain(config, "human", _pairs_by_domain(config)["human"], folder, progress)
+    return folder
 
-    one, two = train("one"), train("two", num_workers=2)
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_worker_and_two_train_the_same_and_a_stopped_training_goes_on(ray_here: None, manifest: Path) -> None:
+    """Straight through on one worker; on two, and stopped on the way by a video that has gone."""
+    from cluster.ranker_training import _pairs_by_domain
+    from ranker.examples import ExampleStream
+
+    one = train(manifest, "one")
+    given = yaml.safe_load((one / "config.yaml").read_text())
+    config = RankerTrainingConfig.model_validate(given)
+    human = _pairs_by_domain(config)["human"]
+    stream = ExampleStream(human, config)
+    gone = human[stream._order(0)[4]].a  # first needed in the third step
+    gone.rename(gone.with_suffix(".away"))
+    # Whether every file is there is looked at before; here it goes after that.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match=gone.name):
+        patch.setattr("cluster.ranker_training._pairs_by_domain", lambda config: {"human": human})
+        train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_losses": 0})
+    gone.with_suffix(".away").rename(gone)
+    two = train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_losses": 0})
+
     ours, theirs = (load_file(folder / "human" / "adapter_model.safetensors") for folder in (one, two))
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 1e-5
     assert max(float(tensor.abs().max()) for name, tensor in ours.items() if "lora_B" in name) > 1e-5
-    steps = [json.loads(line) for line in (one / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    steps = [
+        [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    ]
+    assert steps == [[1, 2, 3, 4], [1, 2, 3, 4]]  # the first two were not done again
 
 
 def test_what_is_wrong_is_said_before_anything_starts(
@@ -99,8 +120,8 @@ def test_what_is_wrong_is_said_before_anything_starts(
     assert "no 'to_q'; it has" in refused(lora={"targets": ["to_q"]})
     assert "no manifest" in refused(pairs=str(folder / "none.jsonl"))
     good = manifest.read_text()
-    manifest.write_text(good + '\n{"a": "0a.mp4", "b": "9b.mp4", "domain": "human", "label": 1}\n')
-    assert "pairs.jsonl, row 9: b = '9b.mp4': no such file" in refused()
+    manifest.write_text(good + '\n{"a": "0a.mp4", "b": "99b.mp4", "domain": "human", "label": 1}\n')
+    assert "pairs.jsonl, row 11: b = '99b.mp4': no such file" in refused()
     manifest.write_text(good)
     (folder / "3b.mp4").write_bytes((folder / "3b.mp4").read_bytes()[:300])
     assert "3b.mp4: not a video" in refused()

@@ -1,0 +1,31 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from buffers.labelled_pairs import read_labelled_pairs
+from examples.miniature.judge_data import SPEED_GAP
+from examples.miniature.judge_pairs import write_pairs
+from examples.miniature.meter import measure
+from ranker.video_file import read_footage
+
+
+def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> None:
+    manifest = write_pairs(tmp_path / "pairs", pairs=60, seed=3)
+    pairs, problems = read_labelled_pairs(manifest)
+    assert (len(pairs), problems) == (60, [])
+    assert {pair.domain for pair in pairs} == {"human", "general"}
+    for pair in pairs:
+        prompt = "a person" if pair.domain == "human" else ""
+        a, b = (measure(read_footage(path, count=9, max_pixels=2**20).frames, prompt) for path in (pair.a, pair.b))
+        (label,) = pair.right
+        if label <= 2:
+            assert (a.distorted, b.distorted) == (label == 2, label == 1)
+            assert pair.criterion == (b if label == 1 else a).reason
+        else:
+            assert a.distorted == b.distorted
+            assert (a.motion - b.motion) * (1 if label == 3 else -1) >= SPEED_GAP - 1e-3
+    kinds = Counter("motion" if pair.right[0] > 2 else "distortion" for pair in pairs)
+    assert min(kinds.values()) > 15
+    with pytest.raises(FileExistsError, match=r"pairs\.jsonl is there already"):
+        write_pairs(tmp_path / "pairs", pairs=1, seed=3)

@@ -1,6 +1,6 @@
 """Does anchoring the timesteps on the inference trajectory beat uniform timesteps, at equal compute and on equal pairs?
 
-    python -m benchmarks.apo_vs_dpo                  # everything that is not done yet; about 3 hours on two cores
+    python -m benchmarks.apo_vs_dpo                  # everything that is not done yet; about 4 hours on two cores
     python -m benchmarks.apo_vs_dpo --report-only    # tables and plots from the runs that are there
 
 Every arm learns from the same pairs, from the same base, for the same number of transformer rows; what differs is which
@@ -76,14 +76,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "apo_high_only": {"high": 5, "low": 0},
     "apo_low_only": {"high": 0, "low": 3},  # at shift 6 ten inference steps leave three low anchors
     "apo_snap_anchor": {"snap": "anchor"},
-    "apo_uniform_40_pairs": {"kind": "uniform"},
-    "apo_isolated_40_pairs": {"window": "isolated"},
 }
 """What each arm changes in `learner.timesteps`; everything else is the same."""
-
-PAIRS_OF = {"apo_uniform_40_pairs": 40, "apo_isolated_40_pairs": 40}
-"""Two controls with APO's beta and rate that take as many optimizer steps as APO does: 40 pairs at one timestep each in
-the place of 8 pairs at five. They tell which timesteps are taken from how many optimizer steps a budget is cut into."""
 
 
 @dataclass(frozen=True)
@@ -208,20 +202,19 @@ class Bench:
         started = time.perf_counter()
         load_adapter_state(self.policy.transformers, adapter_state(self._load(seed=job.seed).transformers))
         timesteps = TimestepsConfig(**ARMS[job.arm])
-        pairs_per_step = PAIRS_OF.get(job.arm, PAIRS_PER_STEP)
         config = LearnerConfig(
             beta=job.beta,
             learning_rate=job.learning_rate,
-            pairs_per_step=pairs_per_step,
+            pairs_per_step=PAIRS_PER_STEP,
             microbatch_pairs=PAIRS_PER_STEP,
             gradient_checkpointing=False,
             lora=self.config.learner.lora,
             timesteps=timesteps,
         )
         learner = Learner(self.policy, config, sampling_steps=self.config.sampling.steps, seed=job.seed)
-        steps = BUDGET // (pairs_per_step * timesteps.count)
+        steps = BUDGET // (PAIRS_PER_STEP * timesteps.count)
         measured_at = {round(share * steps): share for share in CURVE if job.phase == "compare"}
-        batches = self._batches(job.seed, pairs_per_step)
+        batches = self._batches(job.seed)
         rows: list[dict[str, Any]] = []
         curve: list[dict[str, Any]] = []
         for step in range(1, steps + 1):
@@ -246,7 +239,7 @@ class Bench:
             "seconds": round(time.perf_counter() - started, 1),
         }
 
-    def _batches(self, seed: int, size: int) -> Iterator[Batch]:
+    def _batches(self, seed: int) -> Iterator[Batch]:
         """Every pair once in an order of the seed, then again in another; the same for all arms."""
         pairs = self.pairs()
         rng = np.random.default_rng(seed)
@@ -254,9 +247,9 @@ class Bench:
         order: list[int] = []
         step = 0
         while True:
-            while len(order) < size:
+            while len(order) < PAIRS_PER_STEP:
                 order += rng.permutation(len(pairs)).tolist()
-            taken, order = [pairs[index] for index in order[:size]], order[size:]
+            taken, order = [pairs[index] for index in order[:PAIRS_PER_STEP]], order[PAIRS_PER_STEP:]
             yield Batch(step, tuple(taken), conditionings, (0,) * len(taken))
             step += 1
 

@@ -31,7 +31,7 @@ from cluster.progress import Progress
 from cluster.resources import Need, check_resources
 from cluster.spawn import nodes, ray_gauge
 from cluster.start_checks import here
-from cluster.train_worker import sum_over_ranks
+from cluster.train_worker import sum_over_ranks, worker_group
 from configs.schema import RankerTrainingConfig
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
@@ -75,12 +75,7 @@ def _train_domain(
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={"config": config, "domain": domain, "pairs": pairs, "metrics": metrics},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers,
-            use_gpu=config.gpus_per_worker > 0,
-            resources_per_worker={"CPU": config.cpus_per_worker}
-            | ({"GPU": config.gpus_per_worker} if config.gpus_per_worker else {}),
-        ),
+        scaling_config=worker_group(config),
         run_config=ray.train.RunConfig(
             name=domain,
             storage_path=str(folder / "checkpoints"),

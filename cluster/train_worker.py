@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from buffers.records import Batch, Snapshot
 from cluster.learn_steps import learn_steps
-from configs.schema import RunConfig
+from configs.schema import LearnerConfig, RankerTrainingConfig, RunConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from policy.adapters import save_lora
@@ -32,18 +32,23 @@ def make_trainer(config: RunConfig, *, checkpoints: Path, buffer: Any, weights: 
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"config": config, "buffer": buffer, "weights": weights, "metrics": metrics},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=section.num_workers,
-            use_gpu=section.gpus_per_worker > 0,
-            resources_per_worker={"CPU": section.cpus_per_worker}
-            | ({"GPU": section.gpus_per_worker} if section.gpus_per_worker else {}),
-        ),
+        scaling_config=worker_group(section),
         run_config=ray.train.RunConfig(
             name="learner",
             storage_path=str(checkpoints),
             failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_losses),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
+    )
+
+
+def worker_group(section: LearnerConfig | RankerTrainingConfig) -> Any:
+    """Ray Train's ScalingConfig for `num_workers` with their CPUs and GPUs."""
+    gpus = {"GPU": section.gpus_per_worker} if section.gpus_per_worker else {}
+    return ray.train.ScalingConfig(
+        num_workers=section.num_workers,
+        use_gpu=bool(gpus),
+        resources_per_worker={"CPU": section.cpus_per_worker} | gpus,
     )
 
 

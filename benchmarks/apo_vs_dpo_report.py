@@ -313,8 +313,8 @@ def _plot_convergence(study: Study, file: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the compute (transformer rows)")
     axes.set_ylabel(f"distorted, the first {shown} videos")
-    axes.legend(fontsize=8, ncols=2)
     axes.grid(alpha=0.3)
+    figure.legend(fontsize=8, ncols=3, loc="outside upper center")
     _save(figure, file)
 
 
@@ -367,7 +367,7 @@ def _plot_levels(study: Study, file: Path) -> None:
         axes.set_xlim(0, 1)
         axes.grid(alpha=0.3)
     figure.supxlabel("noise level t / T; means over the second half of training", fontsize=9)
-    figure.axes[0].legend(fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, ncols=3, loc="outside upper center")
     _save(figure, file)
 
 

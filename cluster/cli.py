@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from buffers.records import Domain
-from cluster.preflight import Preflight, check_ranker_folder, preflight
+from cluster.preflight import Preflight, check_judge, preflight
 from configs.load import load_as, load_config
 from configs.plan import PATCH, plan, render
 from configs.schema import RankerScoringConfig, RankerTrainingConfig, RunConfig
@@ -119,7 +119,7 @@ def _run(config: RunConfig) -> int:
 
 def _rank(options: argparse.Namespace) -> int:
     config = load_config(options.config).ranker
-    check_ranker_folder(config.path)
+    check_judge(config)
     from rich.console import Console
 
     from ranker.by_hand import rank_by_hand

@@ -25,5 +25,10 @@ def write_page(file: Path, *, title: str, body: str, fills: dict[str, str], widt
     return file
 
 
+def tile(label: str, value: str, note: str) -> str:
+    """A figure with what it is above and what is to be known of it below; all three are HTML."""
+    return f'<div class="tile"><span class="soft">{label}</span><b>{value}</b><span class="soft">{note}</span></div>'
+
+
 def _template(name: str) -> Template:
     return Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))

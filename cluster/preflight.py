@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actors.prompts import read_prompts
 from cluster.resources import check_resources, needs
-from configs.schema import RunConfig
+from configs.schema import RankerConfig, RunConfig
 from policy.bundle_check import BundleFacts, check_bundle
 from ranker.adapter_files import check_adapter, named_adapters
 
@@ -39,6 +39,13 @@ def preflight(config: RunConfig) -> Preflight:
     return Preflight(tuple(problems), facts, shape, prompts)
 
 
+def check_judge(config: RankerConfig) -> None:
+    """Raises FileNotFoundError or ValueError unless the checkpoint and every adapter of it can be served."""
+    check_ranker_folder(config.path)
+    for domain, folder in named_adapters(config.adapters).items():
+        check_adapter(folder, Path(config.path), key=f"ranker.adapters.{domain}")
+
+
 def check_ranker_folder(path: str | Path, *, key: str = "ranker.path") -> None:
     """Raises FileNotFoundError or ValueError, naming `key`, unless this is a Qwen3-VL checkpoint folder."""
     folder = Path(path)
@@ -61,9 +68,7 @@ def check_ranker_folder(path: str | Path, *, key: str = "ranker.path") -> None:
 
 def _ranker(config: RunConfig, problems: list[str]) -> None:
     try:
-        check_ranker_folder(config.ranker.path)
-        for domain, folder in named_adapters(config.ranker.adapters).items():
-            check_adapter(folder, Path(config.ranker.path), key=f"ranker.adapters.{domain}")
+        check_judge(config.ranker)
     except (ValueError, OSError) as error:
         problems.append(str(error))
 

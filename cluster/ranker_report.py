@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from cluster import plots
-from cluster.page import write_page
+from cluster.page import tile, write_page
 from cluster.report_text import percent
 from configs.schema import RankerScoringConfig
 from policy.video import mp4_bytes
 from ranker.frames import Footage
 from ranker.scoring import Scored
+from ranker.verdict import MEANINGS
 
-MEANINGS = {1: "A is less distorted", 2: "B is less distorted", 3: "alike, A moves better", 4: "alike, B moves better"}
 CHOICES: dict[tuple[int, ...], str] = {(1, 3): "A is better", (2, 4): "B is better"}
 
 Shown = tuple[Scored, Footage, Footage]
@@ -71,21 +71,17 @@ def _tiles(figures: dict[str, Any]) -> str:
         _rate_tile("Both orders agree", figures["agreement"]),
         _rate_tile("First shown is chosen", figures["first_shown"]),
         _rate_tile("Right by video, of those kept", figures["kept"]["by_video"]),
-        _tile("Dropped in doubt", str(dropped), escape(reasons)),
-        _tile("Label mass", f"{figures['label_mass']['mean']:.3f}", f"least {figures['label_mass']['least']:.3f}"),
+        tile("Dropped in doubt", str(dropped), escape(reasons)),
+        tile("Label mass", f"{figures['label_mass']['mean']:.3f}", f"least {figures['label_mass']['least']:.3f}"),
     ]
     return "".join(tiles)
 
 
-def _tile(label: str, value: str, note: str) -> str:
-    return f'<div class="tile"><span class="soft">{label}</span><b>{value}</b><span class="soft">{note}</span></div>'
-
-
 def _rate_tile(label: str, rate: dict[str, Any] | None) -> str:
     if rate is None:
-        return _tile(label, "?", "no such pair")
+        return tile(label, "?", "no such pair")
     note = f"{rate['right']} of {rate['of']} ({percent(rate['low'])} to {percent(rate['high'])})"
-    return _tile(label, percent(rate["rate"]), note)
+    return tile(label, percent(rate["rate"]), note)
 
 
 def _accuracy_plots(figures: dict[str, Any]) -> str:
@@ -107,7 +103,7 @@ def _labels_table(figures: dict[str, Any]) -> str:
     for name, found in figures["by_label"].items():
         domain, label = name.split("/")
         cells = "".join(f'<td class="number">{_cell(found[kind])}</td>' for kind in ("recall", "precision"))
-        rows.append(f"<tr><td>{escape(domain)}</td><td>{label}: {MEANINGS[int(label)]}</td>{cells}</tr>")
+        rows.append(f"<tr><td>{escape(domain)}</td><td>{label}: {MEANINGS[int(label) - 1]}</td>{cells}</tr>")
     if not rows:
         return '<p class="soft">People gave no labels, only choices.</p>'
     head = '<tr><th>domain</th><th>label</th><th class="number">recall</th><th class="number">precision</th></tr>'
@@ -158,10 +154,10 @@ def _failures(shown: Sequence[Shown]) -> str:
         return '<p class="soft">It named the wrong video of no pair, or none was to be shown.</p>'
     figures = []
     for scored, a, b in shown:
-        people = CHOICES.get(scored.pair.right) or MEANINGS[scored.pair.right[0]]
+        people = CHOICES.get(scored.pair.right) or MEANINGS[scored.pair.right[0] - 1]
         why = f" ({scored.pair.criterion})" if scored.pair.criterion else ""
         caption = escape(
-            f"People: {people}{why}. Judge: {MEANINGS[scored.verdict.label]}, confidence "
+            f"People: {people}{why}. Judge: {MEANINGS[scored.verdict.label - 1]}, confidence "
             f"{scored.verdict.confidence:.2f}{'' if scored.verdict.agreed else ', the orders disagree'}"
         )
         sides = "".join(

@@ -11,10 +11,9 @@ from rich.progress import track
 from actors.evaluator import wilson_interval
 from buffers.labelled_pairs import LabelledPair
 from cluster.pair_files import usable_pairs
-from cluster.preflight import check_ranker_folder
+from cluster.preflight import check_judge
 from cluster.ranker_report import write_ranker_report
 from configs.schema import RankerScoringConfig
-from ranker.adapter_files import check_adapter, named_adapters
 from ranker.frames import Footage
 from ranker.inputs import Question
 from ranker.ranker import Ranker
@@ -34,9 +33,7 @@ def score_ranker(config: RankerScoringConfig) -> Path:
     folder = Path(config.out)
     if (folder / "report.html").exists():
         raise FileExistsError(f"out = {folder} holds a report already; it was left as it is. Choose another out")
-    check_ranker_folder(config.ranker.path)
-    for domain, adapter in named_adapters(config.ranker.adapters).items():
-        check_adapter(adapter, Path(config.ranker.path), key=f"ranker.adapters.{domain}")
+    check_judge(config.ranker)
     pairs = usable_pairs(Path(config.pairs), skip_bad_rows=config.skip_bad_rows)
     folder.mkdir(parents=True, exist_ok=True)
     ranker = Ranker(config.ranker)

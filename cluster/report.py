@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster import plots
 from cluster.metrics_rows import evaluation_rows, read_metrics
-from cluster.page import write_page
+from cluster.page import tile, write_page
 from cluster.report_sections import domains_section, learning_section, pace_section, ranker_section, run_section
 from cluster.report_text import duration, percent, signed_percent
 from cluster.report_videos import videos_section
@@ -112,17 +112,13 @@ def _tiles(summary: dict[str, Any]) -> str:
     if verdicts is not None:
         counts = verdicts["counts"]
         note = f"of {counts['judged']} judged; orders agreed on {percent(verdicts['agreement'])}"
-        tiles.append(_tile("Pairs kept", str(counts["added"]), note))
+        tiles.append(tile("Pairs kept", str(counts["added"]), note))
     if summary["phases_s"]:
         longest = max(summary["phases_s"], key=lambda name: summary["phases_s"][name])
         total = sum(summary["phases_s"].values())
         note = f"longest: {longest}, {duration(summary['phases_s'][longest])}"
-        tiles.append(_tile("Time", duration(total), escape(note)))
+        tiles.append(tile("Time", duration(total), escape(note)))
     return "".join(tiles)
-
-
-def _tile(label: str, value: str, note: str) -> str:
-    return f'<div class="tile"><span class="soft">{label}</span><b>{value}</b><span class="soft">{note}</span></div>'
 
 
 def _change_tile(label: str, sides: dict[str, Any], value: str, low: str, high: str, text: Any) -> str:
@@ -136,7 +132,7 @@ def _change_tile(label: str, sides: dict[str, Any], value: str, low: str, high: 
             interval = f"{text(side[low])} to {text(side[high])}"
             counted = f"{side['distorted']} of {side['videos']} ({interval})" if "distorted" in side else interval
             notes.append(f"{phase}: {counted}")
-    return _tile(label, f"{shown[0]} <i>&rarr;</i> {shown[1]}", "<br>".join(notes))
+    return tile(label, f"{shown[0]} <i>&rarr;</i> {shown[1]}", "<br>".join(notes))
 
 
 def _result_plots(summary: dict[str, Any]) -> str:

@@ -10,11 +10,8 @@ from configs.schema import RankerConfig
 from ranker.frames import Footage
 from ranker.inputs import Question
 from ranker.ranker import Opinion, Ranker
-from ranker.verdict import Four, swapped
+from ranker.verdict import MEANINGS, Four, swapped
 from ranker.video_file import read_footage
-
-MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better", "alike, B moves better")
-"""Of the labels 1 to 4, where A was shown first."""
 
 WHY_DROPPED = {
     "disagreement": "the two orders name different videos",

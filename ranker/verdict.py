@@ -8,6 +8,9 @@ from configs.schema import RankerConfig
 
 Four = tuple[float, float, float, float]
 
+MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better", "alike, B moves better")
+"""Of the labels 1 to 4, in words."""
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -67,11 +67,6 @@ def checkpoint_version(folder: Path) -> str:
     return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
 
 
-def version_of(folder: Path, adapter: Path | None) -> str:
-    """Of the checkpoint and, where there is one, of the adapter on it: `judge@c8a12476+human@01ab23cd`."""
-    return checkpoint_version(folder) + ("" if adapter is None else f"+{adapter_version(adapter)}")
-
-
 class EngineDied(RuntimeError):
     """The engine has ended; whoever asks goes on with another one."""
 
@@ -96,7 +91,12 @@ class VllmJudge:
         folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
         ranks = [check_adapter(adapter, folder, key=f"ranker.adapters.{name}") for name, adapter in adapters.items()]
-        self.versions: Mapping[Domain, str] = {domain: version_of(folder, adapters.get(domain)) for domain in DOMAINS}
+        versions = {domain: adapter_version(adapter) for domain, adapter in adapters.items()}
+        base = checkpoint_version(folder)
+        self.versions: Mapping[Domain, str] = {
+            domain: f"{base}+{versions[domain]}" if domain in versions else base for domain in DOMAINS
+        }
+        """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
         on_cpu = _prepare_environment()
         from transformers import AutoProcessor
 
@@ -122,7 +122,7 @@ class VllmJudge:
         )
         # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
         self._adapters = {
-            domain: LoRARequest(f"{domain}-{adapter_version(adapter)}", number, str(adapter))
+            domain: LoRARequest(f"{domain}-{versions[domain]}", number, str(adapter))
             for number, (domain, adapter) in enumerate(adapters.items(), start=1)
         }
         self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)

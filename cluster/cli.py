@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   apogee check configs/miniature.yaml
   apogee run configs/miniature.yaml
   apogee run configs/miniature.yaml seed=1 out=runs/seed1 stages.0.steps=20
-  apogee rank a.mp4 b.mp4 --domain human --config my.yaml
+  apogee rank a.mp4 b.mp4 --prompt "a woman dancing" --config my.yaml
 """
 
 DEFAULT_CONFIG = "configs/miniature.yaml"
@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     text = "judge two video files as a run would and print the verdict with its probabilities in both orders"
     rank = commands.add_parser("rank", help=text, description=text)
     rank.add_argument("videos", nargs=2, type=Path, metavar="VIDEO", help="two video files, A and B")
-    rank.add_argument("--domain", choices=get_args(Domain), default="general", help="which rubric (default: general)")
+    rank.add_argument("--prompt", help="what the videos were made from; the judge finds the domain from it")
+    rank.add_argument("--domain", choices=get_args(Domain), help="which rubric (default: the prompt's, else general)")
     rank.add_argument(
         "--config", default=DEFAULT_CONFIG, help=f"whose `ranker` section is used (default: {DEFAULT_CONFIG})"
     )
@@ -124,7 +125,8 @@ def _rank(options: argparse.Namespace) -> int:
 
     from ranker.by_hand import rank_by_hand
 
-    rank_by_hand(config, *options.videos, domain=options.domain, console=Console(highlight=False))
+    console = Console(highlight=False)
+    rank_by_hand(config, *options.videos, prompt=options.prompt, domain=options.domain, console=console)
     return 0
 
 

@@ -9,7 +9,7 @@ from buffers.records import Domain
 from configs.schema import RankerConfig
 from ranker.frames import Footage
 from ranker.inputs import Question
-from ranker.ranker import Opinion, Ranker
+from ranker.ranker import DEFAULT_DOMAIN, Opinion, Ranker
 from ranker.verdict import MEANINGS, Four, swapped
 from ranker.video_file import read_footage
 
@@ -21,9 +21,12 @@ WHY_DROPPED = {
 }
 
 
-def rank_by_hand(config: RankerConfig, a: Path, b: Path, *, domain: Domain, console: Console) -> None:
+def rank_by_hand(
+    config: RankerConfig, a: Path, b: Path, *, prompt: str | None, domain: Domain | None, console: Console
+) -> None:
     """Read both files, ask the judge as a run would, and print the verdict with the probabilities of each order.
 
+    Without a domain the judge is asked which one `prompt` is of; without either it is the general one.
     Raises FileNotFoundError or ValueError where a file is no whole video (before the engine is started) or
     `config.path` is no Qwen3-VL checkpoint.
     """
@@ -32,9 +35,11 @@ def rank_by_hand(config: RankerConfig, a: Path, b: Path, *, domain: Domain, cons
         console.print(f"{name}  {path}: {_described(footage)}", soft_wrap=True)
     with console.status("starting the judge"):
         ranker = Ranker(config)
+    asked = "" if domain or not prompt else " (asked of the judge)"
+    domain = domain or (ranker.domains_of([prompt])[0] if prompt else None) or DEFAULT_DOMAIN
     (opinion,) = ranker.compare([Question(domain, *shown)])
     verdict = opinion.verdict
-    console.print(f"judge {verdict.ranker_version}, rubric {verdict.rubric_version}, domain {domain}\n")
+    console.print(f"judge {verdict.ranker_version}, rubric {verdict.rubric_version}, domain {domain}{asked}\n")
     console.print(_table(opinion))
     named = f"verdict: {verdict.label}, {MEANINGS[verdict.label - 1]} (confidence {verdict.confidence:.2f})"
     console.print(f"\n{named}", style="bold")

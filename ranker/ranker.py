@@ -7,14 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.schema import RankerConfig
 from ranker.adapter_files import named_adapters
 from ranker.frames import sample_frames
 from ranker.inputs import Question
-from ranker.rubric import RUBRIC_VERSION
+from ranker.rubric import DOMAIN_LABELS, RUBRIC_VERSION
 from ranker.verdict import Reading, decide, doubts
 from ranker.vllm_judge import EngineDied, VllmJudge
 
@@ -25,7 +25,9 @@ NOTHING = Reading((-math.inf, -math.inf, -math.inf, -math.inf), answered=False)
 """What is read where nobody answered."""
 
 DEFAULT_DOMAIN: Domain = "general"
-"""The rubric for a condition whose prompt file names no domain."""
+"""The rubric where the judge itself cannot say which one fits."""
+
+T = TypeVar("T")
 
 
 class Judge(Protocol):
@@ -35,6 +37,8 @@ class Judge(Protocol):
     def versions(self) -> Mapping[Domain, str]: ...
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]: ...
+
+    def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Ranker:
         self._judge = open_judge(config)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._domains: dict[str, Domain] = {}
         self._lost_in_a_row = 0
         self._callers = 0
         self._busy, self._waiting, self._since = 0.0, 0.0, time.monotonic()
@@ -93,9 +98,9 @@ class Ranker:
             asked.append(question)
             if self.config.both_orders:
                 asked.append(question.turned())
-        judge, readings = self._ask(asked) if asked else (self._judge, [])
+        judge, readings = self._ask(lambda judge: judge.ask(asked)) if asked else (self._judge, [])
         if readings is None:
-            return [Opinion(NOTHING, None, self._verdict(judge, q.domain, NOTHING, None, lost=True)) for q in questions]
+            return [Opinion(NOTHING, None, self._lost(judge, question.domain)) for question in questions]
         of = iter(readings)
         opinions = []
         for question in questions:
@@ -103,32 +108,53 @@ class Ranker:
             opinions.append(Opinion(forth, back, self._verdict(judge, question.domain, forth, back)))
         return opinions
 
+    def domains_of(self, descriptions: Sequence[str]) -> list[Domain | None]:
+        """Which rubric fits each description, asked of the judge once for each text; None where it was lost.
+
+        `DEFAULT_DOMAIN` (counted as `domain_unsure`) where the two answers hold less than `min_label_mass`.
+        """
+        unknown = [text for text in dict.fromkeys(descriptions) if text not in self._domains]
+        _, readings = self._ask(lambda judge: judge.ask_domain(unknown)) if unknown else (self._judge, [])
+        for text, reading in zip(unknown, readings or [], strict=readings is not None):
+            masses = [math.exp(value) for value in reading.logprobs[: len(DOMAIN_LABELS)]]
+            sure = math.isfinite(sum(masses)) and sum(masses) >= self.config.min_label_mass
+            with self._lock:
+                self._counts["domains_asked"] += 1
+                self._counts["domain_unsure"] += not sure
+                self._domains[text] = DOMAIN_LABELS[masses.index(max(masses))] if sure else DEFAULT_DOMAIN
+        return [self._domains.get(text) for text in descriptions]
+
     def times(self) -> RoleTimes:
-        """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, dropped by reason, and
-        `<reason>_kept` of what is usable although it is in doubt."""
+        """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, dropped by reason,
+        `<reason>_kept` of what is usable although it is in doubt, and descriptions whose domain was asked."""
         with self._lock:
             self._account()
             return RoleTimes(self._busy, self._waiting, dict(self._counts))
 
     def _rank(self, clips: list[Clips]) -> list[Verdict]:
+        unnamed = [pair.condition.prompt for pair in clips if pair.condition.domain is None]
+        asked = iter(self.domains_of(unnamed))
+        domains: list[Domain | None] = [pair.condition.domain or next(asked) for pair in clips]
         questions = [
             Question(
-                pair.condition.domain or DEFAULT_DOMAIN,
+                domain,
                 sample_frames(pair.video_a, fps=pair.fps, count=self.config.frames),
                 sample_frames(pair.video_b, fps=pair.fps, count=self.config.frames),
             )
-            for pair in clips
+            for pair, domain in zip(clips, domains, strict=True)
+            if domain is not None
         ]
-        return [opinion.verdict for opinion in self.compare(questions)]
+        opinions = iter(self.compare(questions))
+        return [next(opinions).verdict if domain else self._lost(self._judge, DEFAULT_DOMAIN) for domain in domains]
 
-    def _ask(self, asked: list[Question]) -> tuple[Judge, list[Reading] | None]:
+    def _ask(self, what: Callable[[Judge], T]) -> tuple[Judge, T | None]:
         """The judge that answered, and what it said; None where two engines died over it."""
         judge = self._judge
         for _ in range(2):
             try:
-                readings = judge.ask(asked)
+                said = what(judge)
                 self._lost_in_a_row = 0
-                return judge, readings
+                return judge, said
             except EngineDied:
                 judge = self._replaced(judge)
         self._lost_in_a_row += 1
@@ -144,10 +170,8 @@ class Ranker:
                 self._judge = self._open_judge(self.config)
             return self._judge
 
-    def _verdict(
-        self, judge: Judge, domain: Domain, forth: Reading, back: Reading | None, *, lost: bool = False
-    ) -> Verdict:
-        verdict = decide(
+    def _verdict(self, judge: Judge, domain: Domain, forth: Reading, back: Reading | None) -> Verdict:
+        return decide(
             forth,
             back,
             self.config,
@@ -155,7 +179,9 @@ class Ranker:
             rubric_version=RUBRIC_VERSION,
             ranker_version=judge.versions[domain],
         )
-        return replace(verdict, dropped="lost") if lost else verdict
+
+    def _lost(self, judge: Judge, domain: Domain) -> Verdict:
+        return replace(self._verdict(judge, domain, NOTHING, None), dropped="lost")
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

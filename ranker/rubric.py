@@ -7,7 +7,7 @@ every Qwen3-VL checkpoint's template renders it with `add_vision_id`; a test hol
 
 from buffers.records import Domain
 
-RUBRIC_VERSION = "1"
+RUBRIC_VERSION = "2"
 """Changes whenever a word that the judge reads changes: verdicts of different rubrics must not be mixed unknowingly."""
 
 LABELS = ("1", "2", "3", "4")
@@ -60,6 +60,14 @@ _MORE = {
 }
 _RUBRICS: dict[Domain, tuple[str, ...]] = {"human": _HUMAN, "general": _GENERAL}
 
+WHICH_DOMAIN = (
+    "A video is made from a description. Which kind of video is it? Answer with one digit only:\n"
+    "1 - People: how bodies, faces, hands and clothes look and move decides how good the video is.\n"
+    "2 - Anything else: scenes, objects, animals, or people who are only small or in passing."
+)
+DOMAIN_LABELS: tuple[Domain, Domain] = ("human", "general")
+"""What the labels 1 and 2 mean where `WHICH_DOMAIN` is asked."""
+
 
 def question(domain: Domain) -> str:
     """The four answers, said after the videos."""
@@ -85,5 +93,14 @@ def prompt_text(domain: Domain) -> str:
     return (
         f"<|im_start|>system\n{''.join(_RUBRICS[domain])}<|im_end|>\n"
         f"<|im_start|>user\nVideo 1: {VIDEO}Video 2: {VIDEO}{question(domain)}<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def domain_prompt(description: str) -> str:
+    """The prompt that asks for a description's domain. What the description says is never read as a special token."""
+    return (
+        f"<|im_start|>system\n{WHICH_DOMAIN}<|im_end|>\n"
+        f"<|im_start|>user\n{description.replace('<|', '< |')}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )

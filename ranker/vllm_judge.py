@@ -21,7 +21,7 @@ from buffers.records import Domain
 from ranker.adapter_files import adapter_version, check_adapter
 from ranker.frames import sample_frames
 from ranker.inputs import Question, label_ids, pixel_settings
-from ranker.rubric import prompt_text
+from ranker.rubric import domain_prompt, prompt_text
 from ranker.verdict import Reading
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -65,6 +65,10 @@ def checkpoint_version(folder: Path) -> str:
                 file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
                 digest.update(file.read())
     return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+
+
+Prompt = tuple[dict[str, Any], Any]
+"""What vLLM takes, and the adapter that answers it."""
 
 
 class EngineDied(RuntimeError):
@@ -128,7 +132,7 @@ class VllmJudge:
         self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
         self.prompt_token_ids: list[int] = []
         """Of the last question answered, as the engine saw it: what a test compares with training."""
-        self._inbox: queue.SimpleQueue[tuple[list[Question], Future]] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[list[Prompt], Future]] = queue.SimpleQueue()
         self._died = False
         threading.Thread(target=self._serve, name="judge", daemon=True).start()
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
@@ -141,8 +145,16 @@ class VllmJudge:
         Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
         than `max_model_len`, say), which is then only these questions' failure.
         """
+        return self._ask([(_shown(question), self._adapters.get(question.domain)) for question in questions])
+
+    def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+        """One reading per description, whose labels are `DOMAIN_LABELS`; the checkpoint itself answers. Raises as `ask`
+        does."""
+        return self._ask([({"prompt": domain_prompt(description)}, None) for description in descriptions])
+
+    def _ask(self, prompts: list[Prompt]) -> list[Reading]:
         asked: Future = Future()
-        self._inbox.put((list(questions), asked))
+        self._inbox.put((prompts, asked))
         if self._died:  # nobody may be there to answer any more
             self._fail_waiting()
         return asked.result()
@@ -172,12 +184,12 @@ class VllmJudge:
         """Hand to the engine all that lies in the inbox; wait for something where there is nothing else to do."""
         while True:
             try:
-                questions, asked = self._inbox.get(block=block)
+                prompts, asked = self._inbox.get(block=block)
             except queue.Empty:
                 return
             block = False
             try:
-                numbers = self._enqueue(questions)
+                numbers = self._enqueue(prompts)
             except Exception as error:  # bad input of one caller is not the others' failure
                 asked.set_exception(error)
                 continue
@@ -192,24 +204,11 @@ class VllmJudge:
                 _, asked = self._inbox.get_nowait()
                 asked.set_exception(EngineDied("the judge's engine has died"))
 
-    def _enqueue(self, questions: Sequence[Question]) -> list[str]:
-        prompts = [
-            {
-                "prompt": prompt_text(question.domain),
-                "multi_modal_data": {
-                    "video": [
-                        (footage.frames, {**footage.metadata(), "do_sample_frames": False})
-                        for footage in (question.first, question.second)
-                    ]
-                },
-            }
-            for question in questions
-        ]
-        adapters: Any = [self._adapters.get(question.domain) for question in questions] if self._adapters else None
+    def _enqueue(self, prompts: Sequence[Prompt]) -> list[str]:
         numbers = self._engine.enqueue(
-            prompts,  # pyright: ignore[reportArgumentType]
+            [prompt for prompt, _ in prompts],  # pyright: ignore[reportArgumentType]
             self._sampling,
-            lora_request=adapters,
+            lora_request=[adapter for _, adapter in prompts] if self._adapters else None,
             use_tqdm=False,
         )
         return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
@@ -218,6 +217,15 @@ class VllmJudge:
         said = completion.logprobs[0]
         one, two, three, four = (float(said[number].logprob) for number in self.label_ids)
         return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
+
+
+def _shown(question: Question) -> dict[str, Any]:
+    """A question as vLLM takes it."""
+    videos = [
+        (footage.frames, {**footage.metadata(), "do_sample_frames": False})
+        for footage in (question.first, question.second)
+    ]
+    return {"prompt": prompt_text(question.domain), "multi_modal_data": {"video": videos}}
 
 
 def _prepare_environment() -> bool:

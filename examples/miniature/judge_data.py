@@ -231,9 +231,10 @@ def meetings(
         for human in (False, True)
         for bad in (False, True)
     }
+    domains = [human for human in (True, False) if len(members[human, False]) and len(members[human, True])]
     first, second, label = (np.empty(shape, np.int64) for shape in (firsts, (firsts, seconds), (firsts, seconds)))
     for row in range(firsts):
-        human, bad = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+        human, bad = domains[int(rng.random() * len(domains))], bool(rng.random() < 0.5)
         first[row] = rng.choice(members[human, bad])
         gap = pool.motion - pool.motion[first[row]]
         alike = members[human, bad]

@@ -1,4 +1,4 @@
-"""The tiny judge's forward pass as training needs it: batched, every served token and position, nothing computed twice.
+"""The tiny judge's forward pass as pretraining needs it: batched, every served token, nothing computed twice.
 
 All prompts have one layout (rubric, video 1, video 2, question), so the rubric is computed once per domain and a first
 video once for all the second videos it meets. `check_forward` holds it to the processor and to Hugging Face's model.
@@ -16,21 +16,25 @@ from transformers.video_utils import VideoMetadata
 from examples.miniature.judge_data import VideoPool
 from examples.miniature.judge_model import MERGE, PATCH, processor
 from examples.miniature.world import FPS, FRAMES, SIZE
-from ranker.rubric import LABELS, prompt_text
+from ranker.rubric import prompt_text
 
 SLICES = (FRAMES + 1) // 2
 SIDE = SIZE // PATCH
 DOMAINS = ("general", "human")
-SEEN = 44
-"""Plain facts asked of each merged vision token: `train_judge.facts_of`."""
+SEEN = 50
+"""Plain facts asked of each merged vision token: `pretrain_judge.facts_of`."""
+WATCHED = 6
+"""And after each whole video: `pretrain_judge.watched_facts`."""
 
 Memory = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Answers(NamedTuple):
-    """`logits` `[first, second, vocab]`; hidden states after the videos, `[first, width]`, `[first, second, width]`."""
+    """`logits` `[first, second, vocab]`; hidden states where the answer goes, `[first, second, width]`, and after the
+    videos, `[first, width]` and `[first, second, width]`."""
 
     logits: torch.Tensor
+    asked: torch.Tensor
     after_first: torch.Tensor
     after_second: torch.Tensor
 
@@ -45,16 +49,16 @@ def patches(videos: np.ndarray) -> torch.Tensor:
 
 
 class Judge(nn.Module):
-    """The checkpoint's own modules in a batched forward pass, and the two heads that only training needs."""
+    """The checkpoint's own modules in a batched forward pass, and the heads that only pretraining needs."""
 
     def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
         width = model.lm_head.in_features
-        self.seen, self.watched = nn.Linear(width, SEEN), nn.Linear(width, 5)
+        self.seen = nn.Linear(width, SEEN)
+        self.watched, self.compared = nn.Linear(width, WATCHED), nn.Linear(width, WATCHED)
         parts = processor()
         number = parts.tokenizer.convert_tokens_to_ids
-        self.labels = [number(label) for label in LABELS]
         blank = np.zeros((2, FRAMES, SIZE, SIZE, 3), np.uint8)
         inputs = [processed(parts, domain, blank) for domain in DOMAINS]
         self.tokens = torch.cat([item["input_ids"] for item in inputs])
@@ -108,7 +112,7 @@ class Judge(nn.Module):
         asked = torch.stack([self.at[1, -1] + 1, torch.tensor(shown.shape[1] - 1)])
         hidden, _ = self._read(shown, two, memory, asked)
         hidden = hidden.unflatten(0, (count, others))
-        return Answers(self.model.lm_head(hidden[:, :, 1]), after_first[:, 0], hidden[:, :, 0])
+        return Answers(self.model.lm_head(hidden[:, :, 1]), hidden[:, :, 1], after_first[:, 0], hidden[:, :, 0])
 
     def _read(self, x: torch.Tensor, start: int, past: Memory, asked) -> tuple[torch.Tensor, Memory]:
         """One stretch of text from position `start`, after `past`: hidden states at `asked`, and its own memory."""

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from ranker.rubric import passages
+from ranker.rubric import WHICH_DOMAIN, passages
 
 SPECIALS = (
     "<|endoftext|>",
@@ -56,7 +56,7 @@ def tokenizer() -> Qwen2Tokenizer:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    texts = [text for domain in ("human", "general") for text in passages(domain)]
+    texts = [text for domain in ("human", "general") for text in passages(domain)] + [WHICH_DOMAIN]
     texts += [f"<{tenths / 10:.1f} seconds>" for tenths in range(21)]
     texts += ["system\n", "user\n", "assistant\n", "Video 1: ", "Video 2: "]
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys(texts)])

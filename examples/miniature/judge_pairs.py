@@ -1,10 +1,11 @@
 """Labelled pairs of the small world as people's would lie on disk: video files and a manifest.
 
-    python -m examples.miniature.judge_pairs runs/judge/train --pairs 4000 --seed 1
     python -m examples.miniature.judge_pairs runs/judge/held_out --pairs 1000 --seed 2
+    python -m examples.miniature.judge_pairs runs/judge/train --pairs 8000 --seed 1 --pool drawn.npz --pool made.npz
 
 What `apogee ranker train` and `apogee ranker score` read. The pixel meter stands for the annotators. Half of the pairs
 are of a clean and a distorted video, half differ in motion alone; both domains, distortions of every kind and severity.
+Videos are drawn for it, or come from pools (of `label_generated`, say), an equal part of the pairs from each.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -18,13 +19,16 @@ import av
 import numpy as np
 from rich.progress import track
 
-from examples.miniature.judge_data import meetings, rendered_pool
+from examples.miniature.judge_data import VideoPool, meetings, rendered_pool
 from examples.miniature.meter import measure
 from examples.miniature.world import FPS
 
+WOBBLY_SHARE = 0.4
+"""Of the drawn videos: unsteady, from hardly to badly, as a half-trained generator makes them."""
 
-def write_pairs(folder: Path, *, pairs: int, seed: int, wobbly_share: float = 0.4) -> Path:
-    """`pairs` pairs of as many videos into `folder`; the manifest's path.
+
+def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) -> Path:
+    """`pairs` pairs into `folder`, both videos of a pair from the same pool; the manifest's path.
 
     Raises FileExistsError where the folder holds a manifest.
     """
@@ -32,18 +36,19 @@ def write_pairs(folder: Path, *, pairs: int, seed: int, wobbly_share: float = 0.
     if manifest.exists():
         raise FileExistsError(f"{manifest} is there already")
     folder.mkdir(parents=True, exist_ok=True)
-    pool = rendered_pool(pairs, seed=seed, wobbly_share=wobbly_share)
-    first, second, label = meetings(pool, pairs, 1, np.random.default_rng(seed))
-    rows = []
-    for a, b, right in zip(first, second[:, 0], label[:, 0], strict=True):
-        domain = "human" if pool.human[a] else "general"
-        row = {"a": f"{a}.mkv", "b": f"{b}.mkv", "domain": domain, "label": int(right), "criterion": "motion"}
-        if right <= 2:
+    rng, rows = np.random.default_rng(seed), []
+    for number, pool in enumerate(pools):
+        share = pairs * (number + 1) // len(pools) - pairs * number // len(pools)
+        first, second, label = meetings(pool, share, 1, rng)
+        for a, b, right in zip(first, second[:, 0], label[:, 0], strict=True):
+            domain = "human" if pool.human[a] else "general"
+            row = {"a": f"{number}-{a}.mkv", "b": f"{number}-{b}.mkv", "domain": domain, "label": int(right)}
             worse = b if right == 1 else a
-            row["criterion"] = measure(pool.videos[worse], "a person" if pool.human[worse] else "").reason
-        rows.append(row)
-    for index in track(sorted({*first.tolist(), *second[:, 0].tolist()}), description="videos", transient=True):
-        write_lossless(folder / f"{index}.mkv", pool.videos[index])
+            seen = measure(pool.videos[worse], "a person" if pool.human[worse] else "")
+            rows.append(row | {"criterion": seen.reason if right <= 2 else "motion"})
+        shown = sorted({*first.tolist(), *second[:, 0].tolist()})
+        for index in track(shown, description=f"videos of pool {number}", transient=True):
+            write_lossless(folder / f"{number}-{index}.mkv", pool.videos[index])
     manifest.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return manifest
 
@@ -64,8 +69,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--pool", type=Path, action="append", help="npz of labelled videos in place of drawn ones")
     arguments = parser.parse_args()
-    print(write_pairs(arguments.folder, pairs=arguments.pairs, seed=arguments.seed))
+    if arguments.pool:
+        pools = [VideoPool.load(path) for path in arguments.pool]
+    else:
+        pools = [rendered_pool(arguments.pairs, seed=arguments.seed, wobbly_share=WOBBLY_SHARE)]
+    print(write_pairs(arguments.folder, pools, pairs=arguments.pairs, seed=arguments.seed))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ from pathlib import Path
 import pytest
 
 from buffers.labelled_pairs import read_labelled_pairs
-from examples.miniature.judge_data import SPEED_GAP
+from examples.miniature.judge_data import SPEED_GAP, rendered_pool
 from examples.miniature.judge_pairs import write_pairs
 from examples.miniature.meter import measure
 from ranker.video_file import read_footage
 
 
 def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> None:
-    manifest = write_pairs(tmp_path / "pairs", pairs=60, seed=3)
+    pools = [rendered_pool(40, seed=3, wobbly_share=0.4), rendered_pool(40, seed=4)]
+    manifest = write_pairs(tmp_path / "pairs", pools, pairs=60, seed=3)
     pairs, problems = read_labelled_pairs(manifest)
     assert (len(pairs), problems) == (60, [])
     assert {pair.domain for pair in pairs} == {"human", "general"}
@@ -25,7 +26,8 @@ def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> N
         else:
             assert a.distorted == b.distorted
             assert (a.motion - b.motion) * (1 if label == 3 else -1) >= SPEED_GAP - 1e-3
+    assert Counter(pair.a.name[:2] for pair in pairs) == {"0-": 30, "1-": 30}
     kinds = Counter("motion" if pair.right[0] > 2 else "distortion" for pair in pairs)
     assert min(kinds.values()) > 15
     with pytest.raises(FileExistsError, match=r"pairs\.jsonl is there already"):
-        write_pairs(tmp_path / "pairs", pairs=1, seed=3)
+        write_pairs(tmp_path / "pairs", pools, pairs=1, seed=3)

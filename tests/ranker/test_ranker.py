@@ -16,15 +16,20 @@ from ranker.vllm_judge import EngineDied
 
 
 class BrightnessJudge:
-    """Calls the brighter video the less distorted; keeps what it was asked."""
+    """Calls the brighter video the less distorted, and what has a person in it human; keeps what it was asked."""
 
     def __init__(self) -> None:
         self.versions: dict[Domain, str] = {"human": "brightness@0+human@1", "general": "brightness@0"}
         self.calls: list[list[Question]] = []
+        self.described: list[str] = []
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
         self.calls.append(list(questions))
         return [self._answer(q.first.frames.mean() > q.second.frames.mean()) for q in questions]
+
+    def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+        self.described += descriptions
+        return [self._answer("person" in text) for text in descriptions]
 
     def _answer(self, first: bool) -> Reading:
         one, two = (0.9, 0.05) if first else (0.05, 0.9)
@@ -36,9 +41,11 @@ class FirstJudge(BrightnessJudge):
         return super()._answer(True)
 
 
-def clips(a: int, b: int, domain: Domain | None = "human", frames: int = 9) -> Clips:
+def clips(
+    a: int, b: int, domain: Domain | None = "human", frames: int = 9, prompt: str = "a red person walking left"
+) -> Clips:
     videos = (np.full((frames, 4, 4, 3), level, np.uint8) for level in (a, b))
-    return Clips(Condition("c", "a red person walking left", domain), *videos, fps=8.0, policy_version=3)
+    return Clips(Condition("c", prompt, domain), *videos, fps=8.0, policy_version=3)
 
 
 def test_all_pairs_are_asked_in_both_orders_in_one_call() -> None:
@@ -60,13 +67,40 @@ def test_a_verdict_carries_who_judged_it_by_which_rubric() -> None:
     )
 
 
-def test_a_condition_without_a_domain_is_judged_by_the_general_rubric() -> None:
+def test_a_condition_without_a_domain_gets_the_one_that_the_judge_finds_in_its_prompt() -> None:
     judge = BrightnessJudge()
-    verdicts = Ranker(RankerConfig(path="x"), open_judge=lambda config: judge).rank(
-        [clips(1, 2, None), clips(1, 2, "human")]
-    )
-    assert [verdict.domain for verdict in verdicts] == ["general", "human"]
-    assert [question.domain for question in judge.calls[0]] == ["general", "general", "human", "human"]
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: judge)
+    boat, person = clips(200, 10, None, prompt="a boat"), clips(200, 10, None, prompt="a person")
+    told = clips(200, 10, "general", prompt="a person in the distance")
+    verdicts = ranker.rank([boat, person, told])
+    assert [verdict.domain for verdict in verdicts] == ["general", "human", "general"]
+    assert [verdict.ranker_version for verdict in verdicts] == ["brightness@0", "brightness@0+human@1", "brightness@0"]
+    assert [question.domain for question in judge.calls[0][::2]] == ["general", "human", "general"]
+    ranker.rank([person, boat, person])
+    assert judge.described == ["a boat", "a person"]  # once a condition, and none of those that say it
+    assert ranker.times().counts["domains_asked"] == 2
+
+
+def test_a_judge_that_does_not_answer_the_domain_leaves_the_general_one_and_is_counted() -> None:
+    class Elsewhere(BrightnessJudge):
+        def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+            return [Reading((math.log(0.3), math.log(0.01), math.log(0.5), math.log(0.1)), True) for _ in descriptions]
+
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: Elsewhere())
+    (verdict,) = ranker.rank([clips(200, 10, None)])
+    assert (verdict.domain, ranker.times().counts["domain_unsure"]) == ("general", 1)
+
+
+def test_a_pair_whose_domain_was_lost_is_lost_and_asked_anew_the_next_time() -> None:
+    class Mute(BrightnessJudge):
+        def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+            raise EngineDied("out of memory")
+
+    judges: list[BrightnessJudge] = [Mute(), Mute(), BrightnessJudge()]
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: judges.pop(0))
+    verdicts = ranker.rank([clips(200, 10, None), clips(10, 200, "human")])
+    assert [(verdict.dropped, verdict.domain) for verdict in verdicts] == [("lost", "general"), (None, "human")]
+    assert [verdict.domain for verdict in ranker.rank([clips(200, 10, None)])] == ["human"]
 
 
 def test_only_so_many_frames_are_shown() -> None:

@@ -6,7 +6,7 @@ import pytest
 from examples.miniature.judge_data import SPEED_GAP, VideoPool, augment, meetings, rendered_pool, warp, wobble
 from examples.miniature.judge_model import build
 from examples.miniature.meter import measure
-from examples.miniature.train_judge import facts_of, watched_facts
+from examples.miniature.pretrain_judge import FACTS, described, facts_of, watched_facts
 from examples.miniature.world import Scene, draw_any, render
 
 
@@ -65,23 +65,50 @@ def test_most_warps_are_seen_as_distortions() -> None:
     assert np.mean([measure(warp(render(scene), rng), scene.prompt).distorted for scene in scenes]) > 0.7
 
 
-def test_the_facts_asked_beside_the_verdict_are_true() -> None:
+def test_the_facts_that_pretraining_asks_for_are_true() -> None:
     video = render(Scene("red", "square", "right", 10.0, 20.0, 1.0, 0.0))
     values, weights = facts_of(video[None])
-    assert values.shape == weights.shape == (1, 5, 44)
+    assert values.shape == weights.shape == (1, 5, 50)
     later = values[0, 3, 0] * 5 + 16, values[0, 3, 1] * 5 + 16  # frame 6: x = 10 + 6, pixel centres are half a pixel in
     assert later == pytest.approx((19.5, 15.5), abs=0.05)
     assert (values[0, 0, 2] + 2) * 20 == pytest.approx(7.6**2, rel=0.15)  # a square of 2 x 3.8 pixels
-    up, down, off, speed = watched_facts(video[None])[0].tolist()
-    assert (up, down) == pytest.approx((0, 0), abs=0.05)
+    up, down, off, speed, lost, worst = watched_facts(video[None], np.array([False]))[0].tolist()
+    assert (up, down, lost) == pytest.approx((0, 0, 0), abs=0.05)
     assert np.expm1(off + 0.7) == pytest.approx(0, abs=0.1)
     assert speed + 1.2 == pytest.approx(1.0, abs=0.05)
+    assert np.exp(worst / 2) < 0.5
+
+
+def test_a_head_is_seen_where_it_is_and_missed_where_it_goes() -> None:
+    walker = Scene("blue", "person", "up", 16.0, 22.0, 0.5, 0.0)
+    video = render(walker)
+    values, _ = facts_of(video[None])
+    assert (values[0, 0, 6] + 1) * 6 == pytest.approx(np.pi * 2.2**2, rel=0.25)
+    assert values[0, 0, 7] * 5 + 16 == pytest.approx(22.0 - 5.0 - 0.5, abs=0.3)
+    headless = video.copy()
+    headless[5][np.abs(headless[5].astype(int) - (240, 240, 235)).max(-1) < 75] = (40, 42, 48)
+    lost, worst = watched_facts(np.stack([video, headless]), np.array([True, True]))[:, 4:].T.tolist()
+    assert lost[0] < 0.2 and lost[1] > 0.9
+    assert np.exp(worst[0] / 2) < 1 < np.exp(worst[1] / 2)
+
+
+def test_what_is_beyond_what_the_eye_tolerates_is_what_the_meter_calls_distorted(pool: VideoPool) -> None:
+    worst = watched_facts(pool.videos, pool.human)[:, -1].numpy() > 0
+    assert len(FACTS) == watched_facts(pool.videos, pool.human).shape[1]
+    assert np.mean(worst == pool.distorted) > 0.9
+
+
+def test_descriptions_are_of_people_as_often_as_not() -> None:
+    rng = np.random.default_rng(0)
+    texts = [described(rng) for _ in range(400)]
+    assert 0.35 < np.mean([human for _, human in texts]) < 0.65
+    assert all(human == ("person" in text) for text, human in texts if "walking" in text or "moving" in text)
 
 
 @pytest.mark.slow
 def test_training_computes_what_hugging_face_computes(pool: VideoPool, tmp_path: Path) -> None:
     from examples.miniature.judge_forward import Judge, check_forward
-    from examples.miniature.train_judge import start_well
+    from examples.miniature.pretrain_judge import start_well
 
     model = build(tmp_path / "judge", seed=0)
     start_well(model)

@@ -3,7 +3,6 @@ enough. `apogee check` prints all of it at once; `start_checks.py` knows the res
 """
 
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from cluster.resources import check_resources, needs
 from configs.schema import RankerConfig, RunConfig
 from policy.bundle_check import BundleFacts, check_bundle
 from ranker.adapter_files import check_adapter, named_adapters
+from ranker.checkpoint import check_checkpoint, longest_prompt
 
 
 @dataclass(frozen=True)
@@ -41,36 +41,31 @@ def preflight(config: RunConfig) -> Preflight:
 
 def check_judge(config: RankerConfig) -> None:
     """Raises FileNotFoundError or ValueError unless the checkpoint and every adapter of it can be served."""
-    check_ranker_folder(config.path)
+    check_checkpoint(Path(config.path))
     for domain, folder in named_adapters(config.adapters).items():
         check_adapter(folder, Path(config.path), key=f"ranker.adapters.{domain}")
 
 
-def check_ranker_folder(path: str | Path, *, key: str = "ranker.path") -> None:
-    """Raises FileNotFoundError or ValueError, naming `key`, unless this is a Qwen3-VL checkpoint folder."""
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{key}: no folder {folder}; it must be a local Qwen3-VL checkpoint folder")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"{key}: {config} is missing; {folder} is no Qwen3-VL checkpoint folder")
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{key}: {config} is not a JSON object ({error})") from error
-    if kind != "qwen3_vl":
-        raise ValueError(f"{key}: {config} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{key}: {folder} holds no *.safetensors weights")
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        raise FileNotFoundError(f"{key}: {folder} has neither tokenizer.json nor vocab.json")
-
-
 def _ranker(config: RunConfig, problems: list[str]) -> None:
+    ranker, sampling = config.ranker, config.sampling
     try:
-        check_judge(config.ranker)
+        check_judge(ranker)
+        tokens = longest_prompt(
+            Path(ranker.path),
+            frames=min(ranker.frames, sampling.num_frames),
+            height=sampling.height,
+            width=sampling.width,
+            fps=sampling.fps,
+            max_pixels_per_video=ranker.max_pixels_per_video,
+        )
     except (ValueError, OSError) as error:
         problems.append(str(error))
+        return
+    if tokens > ranker.max_model_len:
+        problems.append(
+            f"ranker.max_model_len = {ranker.max_model_len}: a question about two videos of this size takes up to "
+            f"{tokens} tokens; raise it, or lower ranker.frames or ranker.max_pixels_per_video"
+        )
 
 
 def _bundle(config: RunConfig, problems: list[str]) -> tuple[BundleFacts | None, tuple[int, int, int, int] | None]:

@@ -26,13 +26,13 @@ from cluster.learn_steps import in_thread
 from cluster.metrics import MetricsLog
 from cluster.noise import noise_to
 from cluster.pair_files import usable_pairs
-from cluster.preflight import check_ranker_folder
 from cluster.progress import Progress
 from cluster.resources import Need, check_resources
 from cluster.spawn import nodes, ray_gauge
 from cluster.start_checks import here
 from cluster.train_worker import sum_over_ranks, worker_group
 from configs.schema import RankerTrainingConfig
+from ranker.checkpoint import check_checkpoint
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
 
@@ -47,7 +47,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     `out` holds a run of another config.
     """
     config = _absolute(config)
-    check_ranker_folder(config.path, key="path")
+    check_checkpoint(Path(config.path), key="path")
     with torch.device("meta"):
         check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
     pairs = _pairs_by_domain(config)

@@ -5,8 +5,6 @@ output: its mask would hide the mass outside the labels). Import of vllm waits u
 """
 
 import contextlib
-import hashlib
-import json
 import os
 import queue
 import threading
@@ -19,6 +17,7 @@ import numpy as np
 
 from buffers.records import Domain
 from ranker.adapter_files import adapter_version, check_adapter
+from ranker.checkpoint import check_checkpoint, checkpoint_version
 from ranker.frames import sample_frames
 from ranker.inputs import Question, label_ids, pixel_settings
 from ranker.rubric import domain_prompt, prompt_text
@@ -27,45 +26,6 @@ from ranker.verdict import Reading
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM can set aside for an adapter."""
-
-HASHED_BYTES = 32 * 2**20
-"""Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
-
-
-def check_checkpoint(folder: Path) -> dict:
-    """The folder's config.json, if it is a Qwen3-VL checkpoint with safetensors weights.
-
-    Raises FileNotFoundError for a missing folder or file, ValueError for another kind of model.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"ranker.path: {folder} is no folder; want a local Qwen3-VL checkpoint folder")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"ranker.path: {folder} has no config.json; want a Qwen3-VL checkpoint folder")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-        kind = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"ranker.path: {folder / 'config.json'} is not a JSON object: {error}") from error
-    if kind not in ("qwen3_vl", "qwen3_vl_moe"):
-        raise ValueError(f"ranker.path: {folder} holds a model of type {kind!r}, want Qwen3-VL (qwen3_vl)")
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"ranker.path: {folder} has no *.safetensors weights")
-    return config
-
-
-def checkpoint_version(folder: Path) -> str:
-    """`folder name@hash`: the first eight digits of sha256 over the weight files' names, sizes and both ends."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(HASHED_BYTES))
-            if size > HASHED_BYTES:
-                file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
-                digest.update(file.read())
-    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
-
 
 Prompt = tuple[dict[str, Any], Any]
 """What vLLM takes, and the adapter that answers it."""

@@ -1,3 +1,4 @@
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import pytest
 from cluster import cli
 from policy.bundle_check import BundleFacts
 
+JUDGE = Path("examples/miniature/weights/judge").resolve()
 CONFIG = """\
 name: small
 out: {folder}/run
@@ -27,9 +29,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.txt").write_text("a red circle\nhuman\ta blue person\n")
     (tmp_path / "held_out.txt").write_text("a green square\n")
     (tmp_path / "judge").mkdir()
-    (tmp_path / "judge" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(JUDGE / name, tmp_path / "judge" / name)
     (tmp_path / "judge" / "model.safetensors").touch()
-    (tmp_path / "judge" / "tokenizer.json").touch()
     facts = BundleFacts(
         path=tmp_path / "bundle",
         pipeline="WanPipeline",
@@ -100,7 +102,8 @@ def test_check_prints_the_plan_and_then_every_problem(
         ("config.json", "{", "not a JSON object"),
         ("config.json", None, "config.json is missing"),
         ("model.safetensors", None, "no *.safetensors weights"),
-        ("tokenizer.json", None, "neither tokenizer.json nor vocab.json"),
+        ("tokenizer.json", None, "has no tokenizer.json"),
+        ("tokenizer.json", "{", "is no Qwen3-VL checkpoint folder (Exception("),
     ],
 )
 def test_a_ranker_that_cannot_be_served(
@@ -111,6 +114,15 @@ def test_a_ranker_that_cannot_be_served(
     assert cli.main(["check", str(config)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("apogee: ranker.path: ") and right in line
+
+
+def test_videos_that_do_not_fit_the_judges_context(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", str(config), "ranker.max_model_len=1024"]) == 0
+    assert (
+        cli.main(["check", str(config), "ranker.max_model_len=1024", "sampling.height=512", "sampling.width=512"]) == 2
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ranker.max_model_len = 1024: a question about two videos of this size takes up to 20" in line
 
 
 def test_a_video_size_the_bundle_cannot_make(

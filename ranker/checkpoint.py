@@ -1,0 +1,74 @@
+"""A Qwen3-VL checkpoint folder, as far as its small files tell: what it is, which one, and how long its prompts get."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+from tokenizers import Tokenizer
+
+from buffers.records import Domain
+from ranker.rubric import VIDEO, prompt_text
+
+HASHED_BYTES = 32 * 2**20
+"""Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
+
+
+def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any]:
+    """The folder's config.json, if it is a dense Qwen3-VL checkpoint with weights and a tokenizer.
+
+    Raises FileNotFoundError or ValueError that begins with `key` and names what is missing or of another kind.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{key}: no folder {folder}; it must be a local Qwen3-VL checkpoint folder")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{key}: {path} is missing; {folder} is no Qwen3-VL checkpoint folder")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{key}: {path} is not a JSON object ({error})") from error
+    if kind != "qwen3_vl":
+        raise ValueError(f"{key}: {path} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
+    if not any(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{key}: {folder} holds no *.safetensors weights")
+    if not (folder / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{key}: {folder} has no tokenizer.json")
+    return config
+
+
+def checkpoint_version(folder: Path) -> str:
+    """`folder name@hash`: the first eight digits of sha256 over the weight files' names, sizes and both ends."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(HASHED_BYTES))
+            if size > HASHED_BYTES:
+                file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
+                digest.update(file.read())
+    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+
+
+def longest_prompt(folder: Path, *, frames: int, height: int, width: int, fps: float, max_pixels_per_video: int) -> int:
+    """Tokens of a question about two videos of this size with `frames` shown of each, its one answer included.
+
+    An upper bound that is reached unless the pixel budget shrinks the videos: text and timestamps by the checkpoint's
+    own tokenizer, patches by its vision config. Raises ValueError where these files cannot be read.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        vision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]
+        side = vision["patch_size"] * vision["spatial_merge_size"]
+        slices = math.ceil(frames / vision["temporal_patch_size"])
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"ranker.path: {folder} is no Qwen3-VL checkpoint folder ({error!r})") from error
+    length = lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)  # noqa: E731
+    whole = max(1, round(height / side)) * max(1, round(width / side))
+    allowed = max_pixels_per_video // (slices * vision["temporal_patch_size"] * side**2)
+    latest = length(f"<{frames / fps:.1f} seconds>{VIDEO}") - 1
+    text = max(length(prompt_text(domain)) for domain in get_args(Domain)) - 2  # the two places
+    return text + 2 * slices * (latest + min(whole, max(1, allowed))) + 1

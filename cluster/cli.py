@@ -14,7 +14,8 @@ from buffers.records import Domain
 from cluster.preflight import Preflight, check_judge, preflight
 from configs.load import load_as, load_config
 from configs.plan import PATCH, plan, render
-from configs.schema import RankerScoringConfig, RankerTrainingConfig, RunConfig
+from configs.ranker_schema import RankerScoringConfig, RankerTrainingConfig
+from configs.schema import RunConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
 

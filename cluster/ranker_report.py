@@ -11,7 +11,7 @@ import numpy as np
 from cluster import plots
 from cluster.page import tile, write_page
 from cluster.report_text import percent
-from configs.schema import RankerScoringConfig
+from configs.ranker_schema import RankerScoringConfig
 from policy.video import mp4_bytes
 from ranker.frames import Footage
 from ranker.scoring import Scored
@@ -87,7 +87,7 @@ def _rate_tile(label: str, rate: dict[str, Any] | None) -> str:
 def _accuracy_plots(figures: dict[str, Any]) -> str:
     drawn = []
     for title, key in (("Right by video", "by_video"), ("Right by label", "by_label")):
-        parts = {"all": figures["overall"], **figures["by_domain"]}
+        parts = {"all": figures["overall"], **figures["by_domain"], **figures["by_kind"]}
         rows = [
             plots.Whisker(name, part[key]["rate"], part[key]["low"], part[key]["high"], color=plots.BLUE)
             for name, part in parts.items()
@@ -114,10 +114,12 @@ def _criteria_table(figures: dict[str, Any]) -> str:
     if not figures["by_criterion"]:
         return ""
     rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="number">{_cell(found["by_video"])}</td></tr>'
+        f'<tr><td>{escape(name)}</td><td class="number">{_cell(found["by_video"])}</td>'
+        f'<td class="number">{_cell(found["by_label"])}</td></tr>'
         for name, found in figures["by_criterion"].items()
     )
-    head = '<tr><th>what decided it</th><th class="number">right by video</th></tr>'
+    numbers = '<th class="number">right by video</th><th class="number">right by label</th>'
+    head = f"<tr><th>what decided it</th>{numbers}</tr>"
     return f'<div class="scroll"><table>{head}{rows}</table></div>'
 
 

@@ -13,7 +13,7 @@ from buffers.labelled_pairs import LabelledPair
 from cluster.pair_files import usable_pairs
 from cluster.preflight import check_judge
 from cluster.ranker_report import write_ranker_report
-from configs.schema import RankerScoringConfig
+from configs.ranker_schema import RankerScoringConfig
 from ranker.frames import Footage
 from ranker.inputs import Question
 from ranker.ranker import Ranker

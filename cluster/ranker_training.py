@@ -1,7 +1,7 @@
 """`apogee ranker train CONFIG`: the judge's fine-tuning on Ray Train, one adapter a domain; the same command goes on.
 
-What it leaves in `out`: `config.yaml`, `metrics.jsonl`, `checkpoints/`, `logs/`, and `<domain>/`, an adapter as PEFT
-writes it, which `ranker.adapters` of a run's config names.
+What it leaves in `out`: `config.yaml`, `metrics.jsonl`, `report.html`, `checkpoints/`, `logs/`, and `<domain>/`, an
+adapter as PEFT writes it, which `ranker.adapters` of a run's config names.
 """
 
 import asyncio
@@ -27,11 +27,12 @@ from cluster.metrics import MetricsLog
 from cluster.noise import noise_to
 from cluster.pair_files import usable_pairs
 from cluster.progress import Progress
+from cluster.ranker_training_report import write_training_report
 from cluster.resources import Need, check_resources
 from cluster.spawn import nodes, ray_gauge
 from cluster.start_checks import here
 from cluster.train_worker import sum_over_ranks, worker_group
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from ranker.checkpoint import check_checkpoint
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
@@ -60,9 +61,12 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
         ]
         with connected(config.cluster, on_gpus=config.gpus_per_worker > 0, logs=folder / "logs"):
             check_resources(needed, nodes())
-            for domain in left:
-                progress.phase(domain)
-                _train_domain(config, domain, pairs[domain], folder, progress)
+            try:
+                for domain in left:
+                    progress.phase(domain)
+                    _train_domain(config, domain, pairs[domain], folder, progress)
+            finally:
+                write_training_report(folder, config)
     return folder
 
 

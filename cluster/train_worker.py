@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from buffers.records import Batch, Snapshot
 from cluster.learn_steps import learn_steps
-from configs.schema import LearnerConfig, RankerTrainingConfig, RunConfig
+from configs.ranker_schema import RankerTrainingConfig
+from configs.schema import LearnerConfig, RunConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from policy.adapters import save_lora

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from buffers.labelled_pairs import LabelledPair
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from ranker.frames import Footage
 from ranker.inputs import Question
 from ranker.slow_motion import slow_motion_pair

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from ranker.examples import Example
 from ranker.inputs import label_ids, model_inputs
 

@@ -54,6 +54,13 @@ def score(scored: Sequence[Scored], interval: Interval) -> dict[str, Any]:
         "pairs": len(scored),
         "overall": _accuracy(scored, rate),
         "by_domain": {name: _accuracy(part, rate) for name, part in _parts(scored, lambda s: s.pair.domain).items()},
+        "by_kind": {
+            name: _accuracy(part, rate)
+            for name, part in _parts(
+                [s for s in scored if s.right_label is not None],
+                lambda s: f"{s.pair.domain}, {'distortion' if s.pair.right[0] <= 2 else 'motion'}",
+            ).items()
+        },
         "by_label": _by_label(scored, rate),
         "by_criterion": {
             name: _accuracy(part, rate) for name, part in _parts(scored, lambda s: s.pair.criterion).items() if name

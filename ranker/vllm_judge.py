@@ -72,7 +72,7 @@ class VllmJudge:
         from vllm.lora.request import LoRARequest
 
         extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
-        self._engine = LLM(
+        self.engine = LLM(
             model=str(folder),
             dtype=dtype,  # pyright: ignore[reportArgumentType]
             max_model_len=max_model_len,
@@ -85,11 +85,11 @@ class VllmJudge:
             **_lora_settings(ranks),
         )
         # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
-        self._adapters = {
+        self.adapters = {
             domain: LoRARequest(f"{domain}-{versions[domain]}", number, str(adapter))
             for number, (domain, adapter) in enumerate(adapters.items(), start=1)
         }
-        self._sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
+        self.sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
         self.prompt_token_ids: list[int] = []
         """Of the last question answered, as the engine saw it: what a test compares with training."""
         self._inbox: queue.SimpleQueue[tuple[list[Prompt], Future]] = queue.SimpleQueue()
@@ -105,7 +105,7 @@ class VllmJudge:
         Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
         than `max_model_len`, say), which is then only these questions' failure.
         """
-        return self._ask([(_shown(question), self._adapters.get(question.domain)) for question in questions])
+        return self._ask([(shown(question), self.adapters.get(question.domain)) for question in questions])
 
     def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
         """One reading per description, whose labels are `DOMAIN_LABELS`; the checkpoint itself answers. Raises as `ask`
@@ -122,7 +122,7 @@ class VllmJudge:
     def _serve(self) -> None:
         """The engine's only user: adds whatever has been asked meanwhile, between two steps."""
         waiting: dict[str, tuple[Future, list[Any], int]] = {}
-        engine = self._engine.llm_engine
+        engine = self.engine.llm_engine
         try:
             while True:
                 self._admit(waiting, block=not engine.has_unfinished_requests())
@@ -165,10 +165,10 @@ class VllmJudge:
                 asked.set_exception(EngineDied("the judge's engine has died"))
 
     def _enqueue(self, prompts: Sequence[Prompt]) -> list[str]:
-        numbers = self._engine.enqueue(
+        numbers = self.engine.enqueue(
             [prompt for prompt, _ in prompts],  # pyright: ignore[reportArgumentType]
-            self._sampling,
-            lora_request=[adapter for _, adapter in prompts] if self._adapters else None,
+            self.sampling,
+            lora_request=[adapter for _, adapter in prompts] if self.adapters else None,
             use_tqdm=False,
         )
         return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
@@ -179,7 +179,7 @@ class VllmJudge:
         return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
 
 
-def _shown(question: Question) -> dict[str, Any]:
+def shown(question: Question) -> dict[str, Any]:
     """A question as vLLM takes it."""
     videos = [
         (footage.frames, {**footage.metadata(), "do_sample_frames": False})

@@ -5,7 +5,8 @@
 
 What `apogee ranker train` and `apogee ranker score` read. The pixel meter stands for the annotators. Half of the pairs
 are of a clean and a distorted video, half differ in motion alone; both domains, distortions of every kind and severity.
-Videos are drawn for it, or come from pools (of `label_generated`, say), an equal part of the pairs from each.
+Videos are drawn for it, or come from pools (of `label_generated`, say), an equal part of the pairs from each. With
+`--slow-motion` each pair is a clean video and a slowed part of it, as training mines them.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -19,9 +20,12 @@ import av
 import numpy as np
 from rich.progress import track
 
+from configs.ranker_schema import SlowMotionConfig
 from examples.miniature.judge_data import VideoPool, meetings, rendered_pool
 from examples.miniature.meter import measure
-from examples.miniature.world import FPS
+from examples.miniature.world import FPS, FRAMES
+from ranker.frames import sample_frames
+from ranker.slow_motion import slow_motion_pair
 
 WOBBLY_SHARE = 0.4
 """Of the drawn videos: unsteady, from hardly to badly, as a half-trained generator makes them."""
@@ -53,6 +57,27 @@ def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) 
     return manifest
 
 
+def write_slow_pairs(folder: Path, pool: VideoPool, *, pairs: int, seed: int) -> Path:
+    """As `write_pairs`, of clean videos and slowed parts of them, either first; label 3 or 4 names the standard one."""
+    manifest = folder / "pairs.jsonl"
+    if manifest.exists():
+        raise FileExistsError(f"{manifest} is there already")
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(seed), []
+    for index in rng.choice(np.flatnonzero(~pool.distorted), pairs, replace=False):
+        source = sample_frames(pool.videos[index], fps=FPS, count=FRAMES)
+        factor = float(rng.choice(SlowMotionConfig().factors))
+        standard, slowed = slow_motion_pair(source, count=FRAMES, factor=factor, start=float(rng.random()))
+        for name, footage in (("standard", standard), ("slow", slowed)):
+            write_lossless(folder / f"{index}-{name}.mkv", footage.frames)
+        first, second = ("standard", "slow") if rng.random() < 0.5 else ("slow", "standard")
+        row = {"a": f"{index}-{first}.mkv", "b": f"{index}-{second}.mkv"}
+        row["domain"] = "human" if pool.human[index] else "general"
+        rows.append(row | {"label": 3 if first == "standard" else 4, "criterion": f"slowed {factor:g} times"})
+    manifest.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return manifest
+
+
 def write_lossless(path: Path, video: np.ndarray) -> None:
     """FFV1: at 32 x 32 H.264's halved colour resolution would be a distortion of its own."""
     with av.open(str(path), "w") as container:
@@ -70,7 +95,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--pool", type=Path, action="append", help="npz of labelled videos in place of drawn ones")
+    parser.add_argument("--slow-motion", action="store_true", help="clean videos beside slowed parts of themselves")
     arguments = parser.parse_args()
+    if arguments.slow_motion:
+        pool = rendered_pool(3 * arguments.pairs, seed=arguments.seed)
+        print(write_slow_pairs(arguments.folder, pool, pairs=arguments.pairs, seed=arguments.seed))
+        return
     if arguments.pool:
         pools = [VideoPool.load(path) for path in arguments.pool]
     else:

@@ -5,7 +5,8 @@ import pytest
 
 from actors.evaluator import wilson_interval
 from cluster.ranker_report import conclusion, write_ranker_report
-from configs.schema import RankerConfig, RankerScoringConfig
+from configs.ranker_schema import RankerScoringConfig
+from configs.schema import RankerConfig
 from ranker.frames import sample_frames
 from ranker.scoring import failures, score
 from tests.cluster.test_report import Page

@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from cluster import cli
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from examples.miniature.world import FPS, draw_any, render
 from policy.video import write_mp4
 

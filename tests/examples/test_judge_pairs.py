@@ -5,7 +5,7 @@ import pytest
 
 from buffers.labelled_pairs import read_labelled_pairs
 from examples.miniature.judge_data import SPEED_GAP, rendered_pool
-from examples.miniature.judge_pairs import write_pairs
+from examples.miniature.judge_pairs import write_pairs, write_slow_pairs
 from examples.miniature.meter import measure
 from ranker.video_file import read_footage
 
@@ -31,3 +31,13 @@ def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> N
     assert min(kinds.values()) > 15
     with pytest.raises(FileExistsError, match=r"pairs\.jsonl is there already"):
         write_pairs(tmp_path / "pairs", pools, pairs=1, seed=3)
+
+
+def test_slow_pairs_name_the_faster_video_whichever_comes_first(tmp_path: Path) -> None:
+    manifest = write_slow_pairs(tmp_path / "slow", rendered_pool(40, seed=5), pairs=12, seed=1)
+    pairs, _ = read_labelled_pairs(manifest)
+    assert {pair.right for pair in pairs} == {(3,), (4,)}
+    for pair in pairs:
+        a, b = (read_footage(path, count=9, max_pixels=2**20).frames for path in (pair.a, pair.b))
+        faster, slower = (measure(video, "").motion for video in ((a, b) if pair.right == (3,) else (b, a)))
+        assert slower < 0.7 * faster

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from buffers.labelled_pairs import LabelledPair
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from policy.video import write_mp4
 from ranker.examples import ExampleStream
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from buffers.records import Domain
-from configs.schema import RankerTrainingConfig
+from configs.ranker_schema import RankerTrainingConfig
 from ranker.examples import Example
 from ranker.finetune import ADAPTER, FIGURES, Finetune, schedule
 from ranker.frames import sample_frames

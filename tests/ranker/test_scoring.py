@@ -46,6 +46,11 @@ def test_figures_worked_out_by_hand() -> None:
     assert (found["overall"]["by_video"]["right"], found["overall"]["by_video"]["of"]) == (4, 5)
     assert found["by_domain"]["human"]["by_label"]["rate"] == pytest.approx(1 / 3)
     assert found["by_domain"]["general"]["by_video"]["rate"] == 1.0
+    assert {name: part["by_label"]["of"] for name, part in found["by_kind"].items()} == {
+        "human, distortion": 3,
+        "general, motion": 1,
+    }
+    assert found["by_kind"]["human, distortion"]["by_label"]["rate"] == pytest.approx(1 / 3)
     assert found["by_label"]["human/1"]["recall"]["rate"] == 0.5
     assert found["by_label"]["human/1"]["precision"]["rate"] == 0.5
     assert found["by_label"]["human/2"]["recall"]["rate"] == 0.0

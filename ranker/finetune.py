@@ -124,13 +124,7 @@ class Finetune:
 
     def _add_adapter(self) -> None:
         config = self.config
-        names = [name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)]
-        inside = {name.rsplit(".", 1)[-1] for name in names if ".language_model." in name}
-        unknown = sorted(set(config.lora.targets) - inside)
-        if unknown:
-            raise ValueError(
-                f"lora.targets: the language model has no {unknown[0]!r}; it has {', '.join(sorted(inside))}"
-            )
+        check_targets(self.model, config.lora.targets)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.model.add_adapter(

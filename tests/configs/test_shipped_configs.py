@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from configs.known_keys import all_keys
-from configs.load import load_config
+from configs.load import load_as, load_config
+from configs.ranker_schema import RankerScoringConfig, RankerTrainingConfig
 from configs.schema import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -14,6 +15,22 @@ CONFIGS = ROOT / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_config_is_right(path: Path) -> None:
     assert load_config(path).stages
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "ranker").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_of_the_ranker_is_right(path: Path) -> None:
+    load_as(RankerScoringConfig if path.stem.endswith("-score") else RankerTrainingConfig, path)
+
+
+def test_the_ranker_is_served_with_the_frames_it_is_trained_on() -> None:
+    miniature = load_as(RankerTrainingConfig, CONFIGS / "ranker" / "miniature-train.yaml")
+    assert miniature.frames == load_config(CONFIGS / "miniature.yaml").ranker.frames
+    large = load_as(RankerTrainingConfig, CONFIGS / "ranker" / "qwen3-vl-8b-train.yaml")
+    served = load_config(CONFIGS / "wan2.2-i2v-a14b-192xh200.yaml").ranker
+    assert (
+        (large.frames, large.max_pixels_per_video) == (served.frames, served.max_pixels_per_video) == (40, 25_165_824)
+    )
+    assert large.slow_motion.share == pytest.approx((7 + 3) / (64 + 18), abs=0.01)  # paper, C.1
 
 
 def test_the_papers_config_has_the_papers_numbers() -> None:
@@ -41,4 +58,5 @@ def test_somebody_reads_every_key() -> None:
     folders = ("actors", "buffers", "cluster", "learner", "policy", "ranker")
     source = "\n".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     read = set(re.findall(r"\.(\w+)", source))
-    assert [".".join(key) for key in all_keys(RunConfig) if key[-1] not in read] == []
+    for schema in (RunConfig, RankerTrainingConfig, RankerScoringConfig):
+        assert [".".join(key) for key in all_keys(schema) if key[-1] not in read] == []

@@ -24,7 +24,7 @@ from ranker.inputs import label_ids, model_inputs
 FIGURES = ("loss", "accuracy", "better_named", "label_mass")
 """Means over the global batch: the likeliest label is a right one; it names the better video; mass on the four."""
 
-ADAPTER = "adapter_model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 OPTIMIZER, POSITION = "optimizer.safetensors", "finetune.json"
 
 
@@ -93,6 +93,10 @@ class Finetune:
     def save(self, folder: Path) -> None:
         """The adapter as PEFT writes it, which vLLM serves as it is, and what `restore` goes on from."""
         self.model.save_pretrained(folder)
+        # An adapter is carried to other machines, where this one's path to the checkpoint says nothing.
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text())
+        settings["base_model_name_or_path"] = Path(self.config.path).resolve().name
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
         moments = {
             f"{key}/{index}": value
             for index, parameter in enumerate(self._parameters)

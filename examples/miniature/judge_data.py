@@ -1,9 +1,12 @@
 """Videos with known answers for the tiny judge: rendered scenes, distortions a generator makes, and mild blemishes.
 
 A pool is a plain set of arrays, so that any source of labelled videos (rendered here, or generated and measured by
-the meter) is trained on in the same way. `augment` draws endless variants of a pool; `draw_pairs` draws labelled pairs.
+the meter) is trained on in the same way. `augment` draws endless variants of a pool; `meetings` draws labelled pairs.
+
+    python -m examples.miniature.judge_data --out drawn.npz --count 14000 --seed 101
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -251,3 +254,19 @@ def meetings(
                 second[row, column] = rng.choice(members[human, not bad])
                 label[row, column] = 2 if bad else 1
     return first, second, label
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--wobbly-share", type=float, default=0.0, help="made unsteady, from hardly to badly")
+    arguments = parser.parse_args()
+    pool = rendered_pool(arguments.count, seed=arguments.seed, wobbly_share=arguments.wobbly_share)
+    pool.save(arguments.out)
+    print(f"{arguments.out}: {len(pool)} videos, {pool.distorted.mean():.1%} of them distorted")
+
+
+if __name__ == "__main__":
+    main()

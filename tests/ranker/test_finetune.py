@@ -1,5 +1,6 @@
 """LoRA fine-tuning of the real tiny judge, on videos in memory."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,8 @@ def test_a_restored_run_goes_on_bit_for_bit_and_saves_what_peft_loads(tmp_path: 
     straight.save(tmp_path / "four")
     base = Qwen3VLForConditionalGeneration.from_pretrained(JUDGE, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "four"))
+    told = json.loads((tmp_path / "four" / "adapter_config.json").read_text())
+    assert told["base_model_name_or_path"] == "judge"  # no path of the machine that it was made on
     inputs = model_inputs(straight._processor, [examples(1)[0].question], max_pixels_per_video=2**24)
     straight.model.eval()
     with torch.no_grad():

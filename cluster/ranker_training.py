@@ -33,6 +33,7 @@ from cluster.spawn import nodes, ray_gauge
 from cluster.start_checks import here
 from cluster.train_worker import sum_over_ranks, worker_group
 from configs.ranker_schema import RankerTrainingConfig
+from ranker.adapter_files import check_adapter, named_adapters
 from ranker.checkpoint import check_checkpoint
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
@@ -51,6 +52,10 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     check_checkpoint(Path(config.path), key="path")
     with torch.device("meta"):
         check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
+    for domain, adapter in named_adapters(config.start_from).items():
+        rank = check_adapter(adapter, Path(config.path), key=f"start_from.{domain}")
+        if rank != config.lora.rank:
+            raise ValueError(f"start_from.{domain}: {adapter} is of rank {rank}, want lora.rank = {config.lora.rank}")
     pairs = _pairs_by_domain(config)
     folder = _open(config)
     left = [domain for domain in config.domains if not (folder / domain).exists()]
@@ -119,6 +124,8 @@ def _worker(given: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             finetune.restore(Path(folder))
+    elif given["domain"] in (earlier := named_adapters(config.start_from)):
+        finetune.load_adapter(earlier[given["domain"]])
     stream = ExampleStream(given["pairs"], config)
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(stream.take, finetune.steps, rank=rank)
@@ -147,7 +154,11 @@ def _report(finetune: Finetune, *, rank: int) -> None:
 def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
     """Paths of this machine; on a cluster that is joined only `out`: the others mean the same on every node."""
     keys = ("out", "path", "pairs") if config.cluster.address == "local" else ("out",)
-    return config.model_copy(update={key: here(getattr(config, key)) for key in keys})
+    absolute: dict[str, Any] = {key: here(getattr(config, key)) for key in keys}
+    if config.cluster.address == "local":
+        earlier = {domain: here(path) for domain, path in named_adapters(config.start_from).items()}
+        absolute["start_from"] = config.start_from.model_copy(update=earlier)
+    return config.model_copy(update=absolute)
 
 
 def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:

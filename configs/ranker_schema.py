@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.schema import Amount, ClusterConfig, Positive, RankerConfig, Section, Share
+from configs.schema import AdaptersConfig, Amount, ClusterConfig, Positive, RankerConfig, Section, Share
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -35,7 +35,8 @@ class RankerTrainingConfig(Section):
 
     `path`: the checkpoint that is fine-tuned; `pairs` : a manifest (`buffers/labelled_pairs.py`). `frames` and
     `max_pixels_per_video` must be what the judge is served with. Every pair is shown in both orders:
-    `questions_per_microbatch` counts those.
+    `questions_per_microbatch` counts those. `start_from`: a domain's adapter of an earlier training, of the same
+    `lora`, that is taught further instead of a new one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class RankerTrainingConfig(Section):
     max_pixels_per_video: Positive = 25_165_824
     slow_motion: SlowMotionConfig = SlowMotionConfig()
     lora: JudgeLoraConfig = JudgeLoraConfig()
+    start_from: AdaptersConfig = AdaptersConfig()
     steps: Positive = 1000
     pairs_per_step: Positive = 32
     questions_per_microbatch: Positive = 1

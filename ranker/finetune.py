@@ -110,6 +110,17 @@ class Finetune:
         position = json.loads((folder / POSITION).read_text())
         if position["seed"] != self.config.seed:
             raise ValueError(f"{folder} was made with seed {position['seed']}, this run has seed {self.config.seed}")
+        self.load_adapter(folder)
+        moments = load_file(folder / OPTIMIZER)
+        for index, parameter in enumerate(self._parameters):
+            held = {key: moments[f"{key}/{index}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            self._optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter) for key, value in held.items()
+            }
+        self.steps = position["steps"]
+
+    def load_adapter(self, folder: Path) -> None:
+        """Takes the weights of an adapter as `save` wrote it. Raises ValueError where it is another one's."""
         adapter = load_file(folder / ADAPTER)
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         saved = {f"base_model.model.{name.replace('.default.', '.')}": parameter for name, parameter in named.items()}
@@ -118,13 +129,6 @@ class Finetune:
         with torch.no_grad():
             for name, parameter in saved.items():
                 parameter.copy_(adapter[name])
-        moments = load_file(folder / OPTIMIZER)
-        for index, parameter in enumerate(self._parameters):
-            held = {key: moments[f"{key}/{index}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-            self._optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter) for key, value in held.items()
-            }
-        self.steps = position["steps"]
 
     def _add_adapter(self) -> None:
         config = self.config

@@ -27,9 +27,6 @@ from examples.miniature.world import FPS, FRAMES
 from ranker.frames import sample_frames
 from ranker.slow_motion import slow_motion_pair
 
-WOBBLY_SHARE = 0.4
-"""Of the drawn videos: unsteady, from hardly to badly, as a half-trained generator makes them."""
-
 
 def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) -> Path:
     """`pairs` pairs into `folder`, both videos of a pair from the same pool; the manifest's path.
@@ -95,6 +92,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--pool", type=Path, action="append", help="npz of labelled videos in place of drawn ones")
+    parser.add_argument(
+        "--wobbly-share", type=float, default=0.4, help="of the drawn videos: unsteady, from hardly to badly"
+    )
     parser.add_argument("--slow-motion", action="store_true", help="clean videos beside slowed parts of themselves")
     arguments = parser.parse_args()
     if arguments.slow_motion:
@@ -104,7 +104,7 @@ def main() -> None:
     if arguments.pool:
         pools = [VideoPool.load(path) for path in arguments.pool]
     else:
-        pools = [rendered_pool(arguments.pairs, seed=arguments.seed, wobbly_share=WOBBLY_SHARE)]
+        pools = [rendered_pool(arguments.pairs, seed=arguments.seed, wobbly_share=arguments.wobbly_share)]
     print(write_pairs(arguments.folder, pools, pairs=arguments.pairs, seed=arguments.seed))
 
 

@@ -31,8 +31,8 @@ def held_out(folder: Path, pairs: int) -> Path:
 
 
 def config_file(folder: Path, pairs: Path) -> Path:
-    judge = {"path": "examples/miniature/weights/judge", "frames": 9, "dtype": "float32", "max_model_len": 1024}
-    given = {"name": "tiny", "out": str(folder / "out"), "pairs": str(pairs), "ranker": judge}
+    given = yaml.safe_load(Path("configs/ranker/miniature-score.yaml").read_text())
+    given |= {"out": str(folder / "out"), "pairs": str(pairs)}
     (folder / "scores.yaml").write_text(yaml.safe_dump(given))
     return folder / "scores.yaml"
 

@@ -50,8 +50,9 @@ def test_the_miniature_fits_two_cores_and_names_only_what_is_in_the_repository()
     config = load_config(CONFIGS / "miniature.yaml")
     assert config.cluster.num_cpus == 2
     assert config.evaluation.videos >= 256
-    for path in (config.model.path, config.ranker.path, config.prompts.train, config.evaluation.prompts):
-        assert path.startswith("examples/miniature/")
+    adapters = (config.ranker.adapters.human, config.ranker.adapters.general)
+    paths = (config.model.path, config.ranker.path, *adapters, config.prompts.train, config.evaluation.prompts)
+    assert all(path and path.startswith("examples/miniature/") for path in paths)
 
 
 def test_somebody_reads_every_key() -> None:

@@ -91,9 +91,9 @@ def test_only_the_language_model_is_adapted_and_the_checkpoint_stays_as_it_is() 
 
 
 def test_it_learns_what_it_is_taught() -> None:
-    finetune = Finetune(config(learning_rate=3e-3))
+    finetune = Finetune(config(learning_rate=5e-3, steps=60))
     given = examples(2, right=(3,))
-    first, *_, last = [finetune.step(given) for _ in range(20)]
+    first, *_, last = [finetune.step(given) for _ in range(60)]
     assert last["loss"] < 0.2 < first["loss"]
     assert (last["accuracy"], last["better_named"]) == (1.0, 1.0)
 
@@ -141,6 +141,18 @@ def test_a_restored_run_goes_on_bit_for_bit_and_saves_what_peft_loads(tmp_path: 
     straight.model.eval()
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, straight.model(**inputs).logits, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_is_taught_further_with_a_new_schedule(tmp_path: Path) -> None:
+    first = Finetune(config())
+    first.step(examples(2))
+    first.save(tmp_path / "one")
+    further = Finetune(config(seed=1))
+    further.load_adapter(tmp_path / "one")
+    assert_equal(adapter(first), adapter(further))
+    assert further.step(examples(2, seed=1))["step"] == 1
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is of another checkpoint or other lora\.targets"):
+        Finetune(config(lora={"rank": 4, "targets": ["q_proj"]})).load_adapter(tmp_path / "one")
 
 
 def test_another_runs_state_is_refused(tmp_path: Path) -> None:

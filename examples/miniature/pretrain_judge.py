@@ -1,6 +1,6 @@
 """Pretrains the tiny Qwen3-VL on one CPU thread: it learns to see and to compare, and is never told what is better.
 
-    python -m examples.miniature.pretrain_judge --out build/judge --extra generated.npz
+    python -m examples.miniature.pretrain_judge --out build/judge --pool drawn.npz --extra generated.npz
 
 What Qwen3-VL brings along has to come from somewhere here: `apogee ranker train` then makes a judge of it. See: the
 vision tower alone learns plain facts of each temporal patch (where, how large, how bright, where the head is). Watch:
@@ -240,10 +240,8 @@ def watch(judge: Judge, source: "Source", args, rng: np.random.Generator) -> lis
 
 
 def whole(judge: Judge, source: "Source", args, rng: np.random.Generator) -> list[dict]:
-    stretch, served = (
-        Stretch("whole", judge, judge.parameters(), steps=args.whole_steps, rate=args.whole_rate),
-        processor(),
-    )
+    stretch = Stretch("whole", judge, judge.parameters(), steps=args.whole_steps, rate=args.whole_rate)
+    served = processor()
     for step in range(args.whole_steps):
         pool = source(64)
         looks = judge.look(patches(pool.videos))
@@ -285,11 +283,6 @@ class Source:
         return draw(self._extra if generated and self._extra is not None else self._pool, count, self._rng)
 
 
-def drawn_pools(count: int, *, seed: int) -> list[VideoPool]:
-    """Half as the world draws them, half unsteady as a half-trained generator makes them."""
-    return [rendered_pool(count // 2, seed=seed), rendered_pool(count // 2, seed=seed + 1, wobbly_share=0.85)]
-
-
 def join(pools: list[VideoPool]) -> VideoPool:
     return VideoPool(*(np.concatenate(part) for part in zip(*(vars(pool).values() for pool in pools), strict=True)))
 
@@ -297,8 +290,7 @@ def join(pools: list[VideoPool]) -> VideoPool:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pool", type=Path, nargs="*", default=[], help="rendered pools saved earlier (else --render)")
-    parser.add_argument("--render", type=int, default=48_000, help="how many videos to render for training")
+    parser.add_argument("--pool", type=Path, nargs="+", required=True, help="npz of drawn videos (judge_data)")
     parser.add_argument(
         "--extra", type=Path, nargs="*", default=[], help="npz of generated videos that the meter labelled"
     )
@@ -323,8 +315,8 @@ def main() -> None:
     model = build(args.out, seed=args.seed)
     start_well(model)
     judge = Judge(model)
-    pool = join([VideoPool.load(path) for path in args.pool] or drawn_pools(args.render, seed=args.seed + 1))
-    held: dict[str, VideoPool] = dict(zip(("drawn", "unsteady"), drawn_pools(1200, seed=77_777), strict=True))
+    pool = join([VideoPool.load(path) for path in args.pool])
+    held = {"drawn": rendered_pool(600, seed=77_777), "unsteady": rendered_pool(600, seed=77_778, wobbly_share=0.85)}
     extra = join([VideoPool.load(path) for path in args.extra]) if args.extra else None
     if args.held_out:
         held["generated"] = VideoPool.load(args.held_out)

@@ -14,7 +14,6 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,32 +24,24 @@ import ray
 from buffers.records import Clips, Condition
 from cluster.connect import connected
 from configs.load import load_config
-from configs.schema import RankerConfig, RunConfig
-from ranker.frames import sample_frames
-from ranker.inputs import Question
+from configs.schema import RunConfig
 from ranker.ranker import Ranker
-from ranker.vllm_judge import VllmJudge, shown
+from ranker.vllm_judge import VllmJudge
 
 
 class Measured(Ranker):
     """The ranker, and beside it its engine as a caller of vLLM would use it."""
 
     def direct(self, clips: list[Clips]) -> float:
-        """Seconds of vLLM for these pairs in both orders."""
+        """Seconds of vLLM for these pairs, in the orders that a run asks. Their conditions name a domain."""
         judge = self._judge
         assert isinstance(judge, VllmJudge)
-        questions = [question for pair in clips for question in _both_orders(pair, self.config)]
-        prompts: Any = [shown(question) for question in questions]
-        adapters: Any = [judge.adapters.get(question.domain) for question in questions]
+        questions = [self._question(pair, pair.condition.domain) for pair in clips if pair.condition.domain]
+        prompts: Any
+        prompts, adapters = zip(*judge.prompts(self._in_orders(questions)), strict=True)
         started = time.perf_counter()
-        judge.engine.generate(prompts, judge.sampling, lora_request=adapters, use_tqdm=False)
+        judge.engine.generate(prompts, judge.sampling, lora_request=list(adapters), use_tqdm=False)
         return time.perf_counter() - started
-
-
-def _both_orders(pair: Clips, config: RankerConfig) -> Sequence[Question]:
-    a, b = (sample_frames(video, fps=pair.fps, count=config.frames) for video in (pair.video_a, pair.video_b))
-    asked = Question(pair.condition.domain or "general", a, b)
-    return (asked, asked.turned())
 
 
 def noise(config: RunConfig, pairs: int, seed: int) -> list[Clips]:

@@ -10,7 +10,7 @@ from actors.prompts import read_prompts
 from cluster.resources import check_resources, needs
 from configs.schema import RankerConfig, RunConfig
 from policy.bundle_check import BundleFacts, check_bundle
-from ranker.adapter_files import check_adapter, named_adapters
+from ranker.adapter_files import check_adapters, named_adapters
 from ranker.checkpoint import check_checkpoint, longest_prompt
 
 
@@ -42,8 +42,7 @@ def preflight(config: RunConfig) -> Preflight:
 def check_judge(config: RankerConfig) -> None:
     """Raises FileNotFoundError or ValueError unless the checkpoint and every adapter of it can be served."""
     check_checkpoint(Path(config.path))
-    for domain, folder in named_adapters(config.adapters).items():
-        check_adapter(folder, Path(config.path), key=f"ranker.adapters.{domain}")
+    check_adapters(named_adapters(config.adapters), Path(config.path), key="ranker.adapters")
 
 
 def _ranker(config: RunConfig, problems: list[str]) -> None:

@@ -30,10 +30,10 @@ from cluster.progress import Progress
 from cluster.ranker_training_report import write_training_report
 from cluster.resources import Need, check_resources
 from cluster.spawn import nodes, ray_gauge
-from cluster.start_checks import here
+from cluster.start_checks import adapters_here, here
 from cluster.train_worker import sum_over_ranks, worker_group
 from configs.ranker_schema import RankerTrainingConfig
-from ranker.adapter_files import check_adapter, named_adapters
+from ranker.adapter_files import check_adapters, named_adapters
 from ranker.checkpoint import check_checkpoint
 from ranker.examples import ExampleStream
 from ranker.finetune import FIGURES, Finetune, check_targets
@@ -52,10 +52,12 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     check_checkpoint(Path(config.path), key="path")
     with torch.device("meta"):
         check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
-    for domain, adapter in named_adapters(config.start_from).items():
-        rank = check_adapter(adapter, Path(config.path), key=f"start_from.{domain}")
+    earlier = named_adapters(config.start_from)
+    for domain, rank in check_adapters(earlier, Path(config.path), key="start_from").items():
         if rank != config.lora.rank:
-            raise ValueError(f"start_from.{domain}: {adapter} is of rank {rank}, want lora.rank = {config.lora.rank}")
+            raise ValueError(
+                f"start_from.{domain}: {earlier[domain]} is of rank {rank}, want lora.rank = {config.lora.rank}"
+            )
     pairs = _pairs_by_domain(config)
     folder = _open(config)
     left = [domain for domain in config.domains if not (folder / domain).exists()]
@@ -156,8 +158,7 @@ def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
     keys = ("out", "path", "pairs") if config.cluster.address == "local" else ("out",)
     absolute: dict[str, Any] = {key: here(getattr(config, key)) for key in keys}
     if config.cluster.address == "local":
-        earlier = {domain: here(path) for domain, path in named_adapters(config.start_from).items()}
-        absolute["start_from"] = config.start_from.model_copy(update=earlier)
+        absolute["start_from"] = adapters_here(config.start_from)
     return config.model_copy(update=absolute)
 
 

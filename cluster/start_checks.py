@@ -10,7 +10,7 @@ from actors.prompts import read_prompts
 from buffers.records import Condition
 from cluster.preflight import preflight
 from cluster.resources import check_resources, needs
-from configs.schema import RunConfig
+from configs.schema import AdaptersConfig, RunConfig
 from learner.timesteps import check_timesteps
 from policy.adapters import add_adapters
 from policy.skeleton import skeleton
@@ -24,8 +24,7 @@ def absolute(config: RunConfig) -> RunConfig:
     """
     changes: dict[str, object] = {"out": here(config.out)}
     if config.cluster.address == "local":
-        adapters = {domain: here(path) for domain, path in named_adapters(config.ranker.adapters).items()}
-        adapters = config.ranker.adapters.model_copy(update=adapters)
+        adapters = adapters_here(config.ranker.adapters)
         changes |= {
             "model": config.model.model_copy(update={"path": here(config.model.path)}),
             "ranker": config.ranker.model_copy(update={"path": here(config.ranker.path), "adapters": adapters}),
@@ -38,6 +37,11 @@ def absolute(config: RunConfig) -> RunConfig:
 def here(path: str | Path) -> str:
     """As an absolute path of this machine."""
     return str(Path(path).expanduser().absolute())
+
+
+def adapters_here(adapters: AdaptersConfig) -> AdaptersConfig:
+    """Each domain's folder as an absolute path of this machine."""
+    return adapters.model_copy(update={domain: here(path) for domain, path in named_adapters(adapters).items()})
 
 
 def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -47,6 +48,11 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
                 "was made for another one"
             )
     return int(rank)
+
+
+def check_adapters(adapters: Mapping[Domain, Path], checkpoint: Path, *, key: str) -> dict[Domain, int]:
+    """The rank of each domain's adapter. Raises as `check_adapter` does, naming `key.<domain>`."""
+    return {domain: check_adapter(folder, checkpoint, key=f"{key}.{domain}") for domain, folder in adapters.items()}
 
 
 def adapter_version(folder: Path) -> str:

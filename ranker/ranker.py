@@ -93,11 +93,7 @@ class Ranker:
         Where the judge's engine dies over them they are asked once more, of a new engine, and are lost if that dies,
         too. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
         """
-        asked: list[Question] = []
-        for question in questions:
-            asked.append(question)
-            if self.config.both_orders:
-                asked.append(question.turned())
+        asked = self._in_orders(questions)
         judge, readings = self._ask(lambda judge: judge.ask(asked)) if asked else (self._judge, [])
         if readings is None:
             return [Opinion(NOTHING, None, self._lost(judge, question.domain)) for question in questions]
@@ -135,17 +131,19 @@ class Ranker:
         unnamed = [pair.condition.prompt for pair in clips if pair.condition.domain is None]
         asked = iter(self.domains_of(unnamed))
         domains: list[Domain | None] = [pair.condition.domain or next(asked) for pair in clips]
-        questions = [
-            Question(
-                domain,
-                sample_frames(pair.video_a, fps=pair.fps, count=self.config.frames),
-                sample_frames(pair.video_b, fps=pair.fps, count=self.config.frames),
-            )
-            for pair, domain in zip(clips, domains, strict=True)
-            if domain is not None
-        ]
+        questions = [self._question(pair, domain) for pair, domain in zip(clips, domains, strict=True) if domain]
         opinions = iter(self.compare(questions))
         return [next(opinions).verdict if domain else self._lost(self._judge, DEFAULT_DOMAIN) for domain in domains]
+
+    def _question(self, pair: Clips, domain: Domain) -> Question:
+        videos = (pair.video_a, pair.video_b)
+        return Question(domain, *(sample_frames(video, fps=pair.fps, count=self.config.frames) for video in videos))
+
+    def _in_orders(self, questions: Sequence[Question]) -> list[Question]:
+        """Each question, followed by its other order where both are asked."""
+        if not self.config.both_orders:
+            return list(questions)
+        return [order for question in questions for order in (question, question.turned())]
 
     def _ask(self, what: Callable[[Judge], T]) -> tuple[Judge, T | None]:
         """The judge that answered, and what it said; None where two engines died over it."""

@@ -90,17 +90,13 @@ def messages(domain: Domain) -> list[dict]:
 
 def prompt_text(domain: Domain) -> str:
     """The whole prompt of one pair, up to where the judge's one-token answer begins."""
-    return (
-        f"<|im_start|>system\n{''.join(_RUBRICS[domain])}<|im_end|>\n"
-        f"<|im_start|>user\nVideo 1: {VIDEO}Video 2: {VIDEO}{question(domain)}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    return _chat("".join(_RUBRICS[domain]), f"Video 1: {VIDEO}Video 2: {VIDEO}{question(domain)}")
 
 
 def domain_prompt(description: str) -> str:
     """The prompt that asks for a description's domain. What the description says is never read as a special token."""
-    return (
-        f"<|im_start|>system\n{WHICH_DOMAIN}<|im_end|>\n"
-        f"<|im_start|>user\n{description.replace('<|', '< |')}<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
+    return _chat(WHICH_DOMAIN, description.replace("<|", "< |"))
+
+
+def _chat(system: str, user: str) -> str:
+    return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"

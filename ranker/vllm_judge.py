@@ -16,7 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 from buffers.records import Domain
-from ranker.adapter_files import adapter_version, check_adapter
+from ranker.adapter_files import adapter_version, check_adapters
 from ranker.checkpoint import check_checkpoint, checkpoint_version
 from ranker.frames import sample_frames
 from ranker.inputs import Question, label_ids, pixel_settings
@@ -54,7 +54,7 @@ class VllmJudge:
     ) -> None:
         folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
-        ranks = [check_adapter(adapter, folder, key=f"ranker.adapters.{name}") for name, adapter in adapters.items()]
+        ranks = check_adapters(adapters, folder, key="ranker.adapters")
         versions = {domain: adapter_version(adapter) for domain, adapter in adapters.items()}
         base = checkpoint_version(folder)
         self.versions: Mapping[Domain, str] = {
@@ -82,10 +82,10 @@ class VllmJudge:
             generation_config="vllm",
             seed=seed,
             **(extra if on_cpu else {}),
-            **_lora_settings(ranks),
+            **_lora_settings(list(ranks.values())),
         )
         # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
-        self.adapters = {
+        self._adapters = {
             domain: LoRARequest(f"{domain}-{versions[domain]}", number, str(adapter))
             for number, (domain, adapter) in enumerate(adapters.items(), start=1)
         }
@@ -105,7 +105,11 @@ class VllmJudge:
         Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
         than `max_model_len`, say), which is then only these questions' failure.
         """
-        return self._ask([(shown(question), self.adapters.get(question.domain)) for question in questions])
+        return self._ask(self.prompts(questions))
+
+    def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
+        """The questions as the engine is given them."""
+        return [(_shown(question), self._adapters.get(question.domain)) for question in questions]
 
     def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
         """One reading per description, whose labels are `DOMAIN_LABELS`; the checkpoint itself answers. Raises as `ask`
@@ -168,7 +172,7 @@ class VllmJudge:
         numbers = self.engine.enqueue(
             [prompt for prompt, _ in prompts],  # pyright: ignore[reportArgumentType]
             self.sampling,
-            lora_request=[adapter for _, adapter in prompts] if self.adapters else None,
+            lora_request=[adapter for _, adapter in prompts] if self._adapters else None,
             use_tqdm=False,
         )
         return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
@@ -179,7 +183,7 @@ class VllmJudge:
         return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
 
 
-def shown(question: Question) -> dict[str, Any]:
+def _shown(question: Question) -> dict[str, Any]:
     """A question as vLLM takes it."""
     videos = [
         (footage.frames, {**footage.metadata(), "do_sample_frames": False})

@@ -14,6 +14,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.video_utils import VideoMetadata
 
 from examples.miniature.judge_data import VideoPool
+from examples.miniature.judge_facts import FACTS, SEEN
 from examples.miniature.judge_model import MERGE, PATCH, processor
 from examples.miniature.world import FPS, FRAMES, SIZE
 from ranker.rubric import prompt_text
@@ -21,10 +22,6 @@ from ranker.rubric import prompt_text
 SLICES = (FRAMES + 1) // 2
 SIDE = SIZE // PATCH
 DOMAINS = ("general", "human")
-SEEN = 50
-"""Plain facts asked of each merged vision token: `pretrain_judge.facts_of`."""
-WATCHED = 6
-"""And after each whole video: `pretrain_judge.watched_facts`."""
 
 Memory = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -56,7 +53,7 @@ class Judge(nn.Module):
         self.model = model
         width = model.lm_head.in_features
         self.seen = nn.Linear(width, SEEN)
-        self.watched, self.compared = nn.Linear(width, WATCHED), nn.Linear(width, WATCHED)
+        self.watched, self.compared = nn.Linear(width, len(FACTS)), nn.Linear(width, len(FACTS))
         parts = processor()
         number = parts.tokenizer.convert_tokens_to_ids
         blank = np.zeros((2, FRAMES, SIZE, SIZE, 3), np.uint8)

@@ -33,10 +33,7 @@ def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) 
 
     Raises FileExistsError where the folder holds a manifest.
     """
-    manifest = folder / "pairs.jsonl"
-    if manifest.exists():
-        raise FileExistsError(f"{manifest} is there already")
-    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _new_manifest(folder)
     rng, rows = np.random.default_rng(seed), []
     for number, pool in enumerate(pools):
         share = pairs * (number + 1) // len(pools) - pairs * number // len(pools)
@@ -44,22 +41,20 @@ def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) 
         for a, b, right in zip(first, second[:, 0], label[:, 0], strict=True):
             domain = "human" if pool.human[a] else "general"
             row = {"a": f"{number}-{a}.mkv", "b": f"{number}-{b}.mkv", "domain": domain, "label": int(right)}
-            worse = b if right == 1 else a
-            seen = measure(pool.videos[worse], "a person" if pool.human[worse] else "")
-            rows.append(row | {"criterion": seen.reason if right <= 2 else "motion"})
+            row["criterion"] = "motion"
+            if right <= 2:
+                worse = b if right == 1 else a
+                row["criterion"] = measure(pool.videos[worse], "a person" if pool.human[worse] else "").reason
+            rows.append(row)
         shown = sorted({*first.tolist(), *second[:, 0].tolist()})
         for index in track(shown, description=f"videos of pool {number}", transient=True):
             write_lossless(folder / f"{number}-{index}.mkv", pool.videos[index])
-    manifest.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return manifest
+    return _write_rows(manifest, rows)
 
 
 def write_slow_pairs(folder: Path, pool: VideoPool, *, pairs: int, seed: int) -> Path:
     """As `write_pairs`, of clean videos and slowed parts of them, either first; label 3 or 4 names the standard one."""
-    manifest = folder / "pairs.jsonl"
-    if manifest.exists():
-        raise FileExistsError(f"{manifest} is there already")
-    folder.mkdir(parents=True, exist_ok=True)
+    manifest = _new_manifest(folder)
     rng, rows = np.random.default_rng(seed), []
     for index in rng.choice(np.flatnonzero(~pool.distorted), pairs, replace=False):
         source = sample_frames(pool.videos[index], fps=FPS, count=FRAMES)
@@ -71,6 +66,18 @@ def write_slow_pairs(folder: Path, pool: VideoPool, *, pairs: int, seed: int) ->
         row = {"a": f"{index}-{first}.mkv", "b": f"{index}-{second}.mkv"}
         row["domain"] = "human" if pool.human[index] else "general"
         rows.append(row | {"label": 3 if first == "standard" else 4, "criterion": f"slowed {factor:g} times"})
+    return _write_rows(manifest, rows)
+
+
+def _new_manifest(folder: Path) -> Path:
+    manifest = folder / "pairs.jsonl"
+    if manifest.exists():
+        raise FileExistsError(f"{manifest} is there already")
+    folder.mkdir(parents=True, exist_ok=True)
+    return manifest
+
+
+def _write_rows(manifest: Path, rows: list[dict]) -> Path:
     manifest.write_text("\n".join(map(json.dumps, rows)) + "\n")
     return manifest
 

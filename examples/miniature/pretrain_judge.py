@@ -21,15 +21,12 @@ from torch.nn import functional as F
 from transformers import Qwen3VLForConditionalGeneration
 
 from examples.miniature.judge_data import VideoPool, augment, rendered_pool
-from examples.miniature.judge_forward import SEEN, SLICES, Judge, check_forward, patches
+from examples.miniature.judge_facts import FACTS, facts_of, watched_facts
+from examples.miniature.judge_forward import Judge, check_forward, patches
 from examples.miniature.judge_model import build, processor, save
-from examples.miniature.meter import AREA_CHANGE, FOREGROUND, HEAD_SHARE, OFF_LINE
-from examples.miniature.world import BACKGROUND, SIZE, all_prompts
+from examples.miniature.world import all_prompts
 from ranker.inputs import label_ids
 from ranker.rubric import DOMAIN_LABELS, domain_prompt
-
-FACTS = ("larger", "smaller", "off its path", "speed", "lost head", "unsteady")
-"""What `watched_facts` are."""
 
 FIRST, SECOND = 16, 4
 """A step shows this many first videos, each before this many second ones."""
@@ -53,87 +50,21 @@ def start_well(model: Qwen3VLForConditionalGeneration) -> None:
             nn.init.normal_(tensor, std=tensor[0].numel() ** -0.5 * ((2 * layers) ** -0.5 if out else 1.0))
 
 
-def facts_of(videos: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each slice's two frames: centre, area, spread, brightness, peak, the head, mass in 4x4 cells; their weights.
-
-    `[n, slices, SEEN]` both; places have no weight where there is nothing.
-    """
-    videos = np.concatenate([videos, videos[:, -1:]], 1)
-    ahead, there, area, centre = _subject(videos)
-    head, skull = _heads(videos)
-    rows, columns, safe = there.sum(3), there.sum(2), np.maximum(area, 4)
-    grid = np.arange(SIZE, dtype=np.float32)
-    cy, cx = centre[..., 0], centre[..., 1]
-    spread = (rows * (grid - cy[..., None]) ** 2).sum(2) + (columns * (grid - cx[..., None]) ** 2).sum(2)
-    cells = there.reshape(*there.shape[:2], 4, 8, 4, 8).sum((3, 5)).reshape(*there.shape[:2], 16) / 16
-    plain = [(cy - 16) / 5, (cx - 16) / 5, area / 20 - 2, np.sqrt(spread / safe) - 3.5, ahead.mean((2, 3)) / 5 - 1]
-    plain += [ahead.max((2, 3)) / 75 - 2, head / 6 - 1, (skull[..., 0] - 16) / 5, (skull[..., 1] - 16) / 5]
-    values = np.concatenate([np.stack(plain, -1), cells], -1).astype(np.float32)
-    weights = np.full_like(values, 1.0)
-    weights[..., 9:] = 0.3
-    weights[..., :2] = 4.0 * (area > 4)[..., None]
-    weights[..., 2] = 3.0
-    weights[..., 3] = area > 4
-    weights[..., 6] = 3.0
-    weights[..., 7:9] = 1.0 * (head > 2)[..., None]
-    shape = (len(videos), SLICES, SEEN)
-    return torch.from_numpy(values).reshape(shape), torch.from_numpy(weights).reshape(shape)
-
-
-def _subject(videos: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Distance from the background and membership `[n, frames, h, w]`, area `[n, frames]`, centre `[n, frames, 2]`."""
-    ahead = np.abs(videos.astype(np.float32) - BACKGROUND).max(-1)
-    there = np.clip((ahead - FOREGROUND / 2) / FOREGROUND, 0, 1)
-    return ahead, there, there.sum((2, 3)), _centre(there)
-
-
-def _heads(videos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area `[n, frames]` and centre `[n, frames, 2]` of what is nearly white, as nothing but a head is."""
-    white = np.clip((videos.min(-1).astype(np.float32) - 110) / 80, 0, 1)
-    return white.sum((2, 3)), _centre(white)
-
-
-def _centre(there: np.ndarray) -> np.ndarray:
-    area, grid = there.sum((2, 3)), np.arange(SIZE, dtype=np.float32)
-    centre = np.stack([(there.sum(3) * grid).sum(2), (there.sum(2) * grid).sum(2)], -1)
-    return np.where((area > 4)[..., None], centre / np.maximum(area, 4)[..., None], 16)
-
-
-def watched_facts(videos: np.ndarray, human: np.ndarray) -> torch.Tensor:
-    """Of whole videos `[n, WATCHED]`: how far the area strays from its median, up and down, how far the centre leaves
-    its straight line, its speed, how much of its head a person loses, and the largest of these against what the eye
-    tolerates; each compressed to about one. `human` `[n]`."""
-    _, _, area, centre = _subject(videos)
-    share = area / np.maximum(np.median(area, 1, keepdims=True), 4)
-    known = np.clip(share / 0.35, 0, 1)[..., None]
-    times = np.arange(videos.shape[1], dtype=np.float32)[None, :, None]
-    total = known.sum(1, keepdims=True) + 1e-3
-    late, place = (
-        times - (known * times).sum(1, keepdims=True) / total,
-        centre - (known * centre).sum(1, keepdims=True) / total,
-    )
-    slope = (known * late * place).sum(1, keepdims=True) / ((known * late**2).sum(1, keepdims=True) + 1e-3)
-    off = np.hypot(*np.moveaxis(known * (place - slope * late), -1, 0)).max(1)
-    head, _ = _heads(videos)
-    lost = np.where(human, 1 - head.min(1) / np.maximum(np.median(head, 1), 4), 0)
-    up, down = share.max(1) - 1, 1 - share.min(1)
-    allowed, astray = (np.where(human, limit["human"], limit["general"]) for limit in (AREA_CHANGE, OFF_LINE))
-    worst = np.max([up / allowed, down / allowed, off / astray, lost / (1 - HEAD_SHARE)], 0)
-    facts = [np.minimum(up, 1.5), down, np.log1p(off) - 0.7, np.hypot(*slope[:, 0].T) - 1.2, lost]
-    facts.append(2 * np.log(np.clip(worst, 0.3, 3)))
-    return torch.from_numpy(np.stack(facts, -1).astype(np.float32))
-
-
 def seeing_loss(judge: Judge, looks: torch.Tensor, videos: np.ndarray) -> torch.Tensor:
     values, weights = facts_of(videos)
     return (F.smooth_l1_loss(judge.seen(looks), values, reduction="none", beta=0.2) * weights).mean()
 
 
-def watching_loss(judge: Judge, looks: torch.Tensor, facts: torch.Tensor, pool: VideoPool, rng) -> dict:
-    """Losses: facts of each video of some pairs of `pool` (looks and facts at the same rows), and their differences."""
+def paired(pool: VideoPool, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of some first videos `[FIRST]` and of those that each meets, of its own domain, `[FIRST, SECOND]`."""
     first = rng.integers(len(pool), size=FIRST)
     second = np.stack([rng.choice(np.flatnonzero(pool.human == pool.human[row]), SECOND) for row in first])
-    one, two = torch.from_numpy(first), torch.from_numpy(second)
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+def watching_loss(judge: Judge, looks: torch.Tensor, facts: torch.Tensor, pool: VideoPool, rng) -> dict:
+    """Losses: facts of each video of some pairs of `pool` (looks and facts at the same rows), and their differences."""
+    one, two = paired(pool, rng)
     answers = judge(looks[one], looks[two], torch.from_numpy(pool.human)[one])
     close = lambda said, true: F.smooth_l1_loss(said, true, beta=0.1)  # noqa: E731
     return {
@@ -181,8 +112,8 @@ def draw(pool: VideoPool, count: int, rng: np.random.Generator) -> VideoPool:
 class Stretch:
     """One stretch of training: an optimizer over some parameters, warm-up and cosine decay, a printed curve."""
 
-    def __init__(self, name: str, judge: Judge, parameters, *, steps: int, rate: float, every: int = 50) -> None:
-        self.name, self.judge, self.steps, self.rate, self.every = name, judge, steps, rate, every
+    def __init__(self, name: str, parameters, *, steps: int, rate: float, every: int = 50) -> None:
+        self.name, self.steps, self.rate, self.every = name, steps, rate, every
         parameters = list(parameters)
         groups = [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.02},
@@ -214,7 +145,7 @@ class Stretch:
 
 def see(judge: Judge, source: "Source", args, rng: np.random.Generator) -> list[dict]:
     parts = [*judge.model.model.visual.parameters(), *judge.seen.parameters()]
-    stretch = Stretch("see", judge, parts, steps=args.see_steps, rate=args.see_rate)
+    stretch = Stretch("see", parts, steps=args.see_steps, rate=args.see_rate)
     for _ in range(args.see_steps):
         videos = source(48).videos
         stretch.update({"seen": seeing_loss(judge, judge.look(patches(videos)), videos)})
@@ -230,7 +161,7 @@ def watch(judge: Judge, source: "Source", args, rng: np.random.Generator) -> lis
     shown, joined, served = torch.cat(looks), join(kept), processor()
     facts = watched_facts(joined.videos, joined.human)
     parts = [*judge.model.model.language_model.parameters(), *judge.watched.parameters(), *judge.compared.parameters()]
-    stretch = Stretch("watch", judge, parts, steps=args.watch_steps, rate=args.watch_rate)
+    stretch = Stretch("watch", parts, steps=args.watch_steps, rate=args.watch_rate)
     for step in range(args.watch_steps):
         losses = watching_loss(judge, shown, facts, joined, rng)
         if step % 4 == 0:
@@ -240,7 +171,7 @@ def watch(judge: Judge, source: "Source", args, rng: np.random.Generator) -> lis
 
 
 def whole(judge: Judge, source: "Source", args, rng: np.random.Generator) -> list[dict]:
-    stretch = Stretch("whole", judge, judge.parameters(), steps=args.whole_steps, rate=args.whole_rate)
+    stretch = Stretch("whole", judge.parameters(), steps=args.whole_steps, rate=args.whole_rate)
     served = processor()
     for step in range(args.whole_steps):
         pool = source(64)
@@ -259,10 +190,9 @@ def reached(judge: Judge, pool: VideoPool) -> dict[str, float]:
     looks, facts = judge.look(patches(pool.videos)), watched_facts(pool.videos, pool.human)
     rng, errors = np.random.default_rng(1), []
     for _ in range(20):
-        first = rng.integers(len(pool), size=FIRST)
-        second = np.stack([rng.choice(np.flatnonzero(pool.human == pool.human[row]), SECOND) for row in first])
-        answers = judge(looks[first], looks[second], torch.from_numpy(pool.human)[first])
-        errors.append((judge.compared(answers.asked) - (facts[first][:, None] - facts[second])).abs().mean((0, 1)))
+        one, two = paired(pool, rng)
+        answers = judge(looks[one], looks[two], torch.from_numpy(pool.human)[one])
+        errors.append((judge.compared(answers.asked) - (facts[one][:, None] - facts[two])).abs().mean((0, 1)))
     spread = (facts[torch.randperm(len(facts))] - facts).abs().mean(0)
     rows = zip(FACTS, torch.stack(errors).mean(0) / spread, strict=True)
     served = processor()

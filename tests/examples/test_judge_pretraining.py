@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from examples.miniature.judge_data import SPEED_GAP, VideoPool, augment, meetings, rendered_pool, warp, wobble
+from examples.miniature.judge_facts import FACTS, facts_of, watched_facts
 from examples.miniature.judge_model import build
 from examples.miniature.meter import measure
-from examples.miniature.pretrain_judge import FACTS, described, facts_of, watched_facts
+from examples.miniature.pretrain_judge import described
 from examples.miniature.world import Scene, draw_any, render
 
 

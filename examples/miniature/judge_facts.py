@@ -42,14 +42,14 @@ def facts_of(videos: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _subject(videos: np.ndarray) -> tuple[np.ndarray, ...]:
     """Distance from the background and membership `[n, frames, h, w]`, area `[n, frames]`, centre `[n, frames, 2]`."""
-    ahead = np.abs(videos.astype(np.float32) - BACKGROUND).max(-1)
+    ahead = np.maximum.reduce(np.moveaxis(np.abs(videos.astype(np.float32) - BACKGROUND), -1, 0))
     there = np.clip((ahead - FOREGROUND / 2) / FOREGROUND, 0, 1)
     return ahead, there, there.sum((2, 3)), _centre(there)
 
 
 def _heads(videos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Area `[n, frames]` and centre `[n, frames, 2]` of what is nearly white, as nothing but a head is."""
-    white = np.clip((videos.min(-1).astype(np.float32) - 110) / 80, 0, 1)
+    white = np.clip((np.minimum.reduce(np.moveaxis(videos, -1, 0)).astype(np.float32) - 110) / 80, 0, 1)
     return white.sum((2, 3)), _centre(white)
 
 

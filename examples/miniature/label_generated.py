@@ -2,8 +2,8 @@
 
     python -m examples.miniature.label_generated --bundle examples/miniature/weights/bundle --out generated.npz
 
-These are training data for the ranker (`train_judge --extra`): the training prompts, and seeds that no run uses, from
-one million up.
+These are training data for the ranker (`pretrain_judge --extra`, `judge_pairs --pool`): the training prompts, and
+seeds that no run uses, from one million up.
 """
 
 # diffusers' annotations say neither what it exports nor what its calls return.

@@ -24,12 +24,16 @@ from examples.miniature.judge_data import VideoPool, augment, rendered_pool
 from examples.miniature.judge_facts import FACTS, facts_of, watched_facts
 from examples.miniature.judge_forward import Judge, check_forward, patches
 from examples.miniature.judge_model import build, processor, save
+from examples.miniature.muon import Muon
 from examples.miniature.world import all_prompts
 from ranker.inputs import label_ids
 from ranker.rubric import DOMAIN_LABELS, domain_prompt
 
 FIRST, SECOND = 16, 4
 """A step shows this many first videos, each before this many second ones."""
+
+MUON = 5.0
+"""Muon's learning rate over AdamW's, measured at 1, 3, 5 and 10: the loss of seeing is lowest from 3 to 10."""
 
 PEOPLE = ("person", "man", "woman", "boy", "girl", "child", "dancer", "runner", "singer", "face", "hands", "baby")
 THINGS = ("circle", "square", "triangle", "car", "dog", "cat", "tree", "river", "mountain", "robot", "boat", "cup")
@@ -110,32 +114,43 @@ def draw(pool: VideoPool, count: int, rng: np.random.Generator) -> VideoPool:
 
 
 class Stretch:
-    """One stretch of training: an optimizer over some parameters, warm-up and cosine decay, a printed curve."""
+    """One stretch of training: the weights of some parts of the judge, warm-up and cosine decay, a printed curve.
 
-    def __init__(self, name: str, parameters, *, steps: int, rate: float, every: int = 50) -> None:
-        self.name, self.steps, self.rate, self.every = name, steps, rate, every
-        parameters = list(parameters)
+    Layers' matrices are moved by Muon, the rest by AdamW: 300 steps of seeing reach what AdamW alone reaches in 700.
+    """
+
+    def __init__(self, name: str, judge: Judge, parts: tuple[str, ...], *, steps: int, rate: float) -> None:
+        self.name, self.steps = name, steps
+        trained = {key: p for key, p in judge.named_parameters() if set(parts) & set(key.split("."))}
+        matrices = [p for key, p in trained.items() if p.dim() == 2 and {"blocks", "layers"} & set(key.split("."))]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in trained.values() if id(p) not in taken]
         groups = [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": 0.02},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": 0.02},
+            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
         ]
-        self.parameters = parameters
-        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98))
+        self.parameters = list(trained.values())
+        self.optimizers = [
+            torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
+            Muon(matrices, lr=MUON * rate, weight_decay=0.02),
+        ]
+        self.rates = (rate, MUON * rate)
         self.step, self.began, self.seen, self.curve = 0, time.monotonic(), {}, []
 
     def update(self, losses: dict[str, torch.Tensor]) -> None:
-        loss = torch.stack(list(losses.values())).sum()
-        for group in self.optimizer.param_groups:
-            decay = 0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * self.step / self.steps))
-            group["lr"] = self.rate * min(1.0, (self.step + 1) / 60) * decay
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        decay = min(1.0, (self.step + 1) / 60) * (0.02 + 0.98 * 0.5 * (1 + np.cos(np.pi * self.step / self.steps)))
+        for parameter in self.parameters:
+            parameter.grad = None
+        torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * decay
+            optimizer.step()
         self.step += 1
         for key, value in losses.items():
             self.seen.setdefault(key, []).append(float(value.detach()))
-        if self.step % self.every == 0 or self.step == self.steps:
+        if self.step % 50 == 0 or self.step == self.steps:
             row = {"stretch": self.name, "step": self.step, "seconds": round(time.monotonic() - self.began, 1)}
             row |= {key: round(float(np.mean(values)), 4) for key, values in self.seen.items()}
             self.seen = {}
@@ -144,8 +159,7 @@ class Stretch:
 
 
 def see(judge: Judge, source: "Source", args, rng: np.random.Generator) -> list[dict]:
-    parts = [*judge.model.model.visual.parameters(), *judge.seen.parameters()]
-    stretch = Stretch("see", parts, steps=args.see_steps, rate=args.see_rate)
+    stretch = Stretch("see", judge, ("visual", "seen"), steps=args.see_steps, rate=args.see_rate)
     for _ in range(args.see_steps):
         videos = source(48).videos
         stretch.update({"seen": seeing_loss(judge, judge.look(patches(videos)), videos)})
@@ -160,8 +174,8 @@ def watch(judge: Judge, source: "Source", args, rng: np.random.Generator) -> lis
             looks.append(judge.look(patches(kept[-1].videos)))
     shown, joined, served = torch.cat(looks), join(kept), processor()
     facts = watched_facts(joined.videos, joined.human)
-    parts = [*judge.model.model.language_model.parameters(), *judge.watched.parameters(), *judge.compared.parameters()]
-    stretch = Stretch("watch", parts, steps=args.watch_steps, rate=args.watch_rate)
+    parts = ("language_model", "watched", "compared")
+    stretch = Stretch("watch", judge, parts, steps=args.watch_steps, rate=args.watch_rate)
     for step in range(args.watch_steps):
         losses = watching_loss(judge, shown, facts, joined, rng)
         if step % 4 == 0:
@@ -171,7 +185,9 @@ def watch(judge: Judge, source: "Source", args, rng: np.random.Generator) -> lis
 
 
 def whole(judge: Judge, source: "Source", args, rng: np.random.Generator) -> list[dict]:
-    stretch = Stretch("whole", judge.parameters(), steps=args.whole_steps, rate=args.whole_rate)
+    stretch = Stretch(
+        "whole", judge, ("model", "seen", "watched", "compared"), steps=args.whole_steps, rate=args.whole_rate
+    )
     served = processor()
     for step in range(args.whole_steps):
         pool = source(64)

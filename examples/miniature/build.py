@@ -47,6 +47,14 @@ STEPS: dict[str, str] = {
         "examples.miniature.label_generated --bundle build/bundle --out build/shapes.npz --count 1536 "
         "--first-seed 5000000 --domain general"
     ),
+    "more people of the bundle": (
+        "examples.miniature.label_generated --bundle build/bundle --out build/more_people.npz --count 2560 "
+        "--first-seed 6000000 --domain human"
+    ),
+    "more shapes of the bundle": (
+        "examples.miniature.label_generated --bundle build/bundle --out build/more_shapes.npz --count 2560 "
+        "--first-seed 7000000 --domain general"
+    ),
     "videos of the bundle, held out": (
         "examples.miniature.label_generated --bundle build/bundle --out build/generated.npz --count 640 "
         "--first-seed 8000000"
@@ -57,15 +65,16 @@ STEPS: dict[str, str] = {
     ),
     "judge, before it has judged": (
         "examples.miniature.pretrain_judge --out build/judge --seed 100 --pool build/drawn.npz build/unsteady.npz "
-        "--extra build/people.npz build/shapes.npz --held-out build/generated.npz --watch-steps 2000 "
-        "--watch-videos 36000 --whole-steps 700"
+        "--extra build/people.npz build/shapes.npz build/more_people.npz build/more_shapes.npz --held-out "
+        "build/generated.npz"
     ),
     "pairs to teach it": (
-        "examples.miniature.judge_pairs build/pairs --pairs 16000 --seed 11 --pool build/drawn.npz --pool "
-        "build/unsteady.npz --pool build/people.npz --pool build/shapes.npz"
+        "examples.miniature.judge_pairs build/pairs --pairs 24000 --seed 11 --pool build/drawn.npz --pool "
+        "build/unsteady.npz --pool build/people.npz --pool build/shapes.npz --pool build/more_people.npz --pool "
+        "build/more_shapes.npz"
     ),
     "its adapters": "cluster.cli ranker train configs/ranker/miniature-train.yaml path=build/judge",
-    "pairs held out": "examples.miniature.judge_pairs build/held_out --pairs 2000 --seed 2",
+    "pairs held out": "examples.miniature.judge_pairs build/held_out --pairs 2000 --seed 6",
     "its scores": (
         "cluster.cli ranker score configs/ranker/miniature-score.yaml ranker.path=build/judge "
         "ranker.adapters.human=build/ranker/human ranker.adapters.general=build/ranker/general"

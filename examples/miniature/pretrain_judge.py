@@ -245,11 +245,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--see-steps", type=int, default=700)
     parser.add_argument("--see-rate", type=float, default=2e-3)
-    parser.add_argument("--watch-steps", type=int, default=2200)
+    parser.add_argument("--watch-steps", type=int, default=1500)
     parser.add_argument("--watch-rate", type=float, default=1e-3)
-    parser.add_argument("--watch-videos", type=int, default=48_000)
-    parser.add_argument("--whole-steps", type=int, default=600)
-    parser.add_argument("--whole-rate", type=float, default=2e-4)
+    parser.add_argument("--watch-videos", type=int, default=36_000)
+    parser.add_argument("--whole-steps", type=int, default=3000)
+    parser.add_argument("--whole-rate", type=float, default=6e-4)
     return parser.parse_args()
 
 

@@ -120,7 +120,8 @@ def test_what_is_wrong_is_said_before_anything_starts(
     assert "no 'to_q'; it has" in refused(lora={"targets": ["to_q"]})
     shipped = str(JUDGE.parent / "judge_adapters" / "human")
     assert "start_from.human: " in refused(start_from={"human": str(folder)})
-    assert "is of rank 32, want lora.rank = 4" in refused(start_from={"human": shipped})
+    rank = json.loads((Path(shipped) / "adapter_config.json").read_text())["r"]
+    assert f"is of rank {rank}, want lora.rank = 4" in refused(start_from={"human": shipped})
     assert "no manifest" in refused(pairs=str(folder / "none.jsonl"))
     good = manifest.read_text()
     manifest.write_text(good + '\n{"a": "0a.mp4", "b": "99b.mp4", "domain": "human", "label": 1}\n')

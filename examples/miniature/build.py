@@ -1,6 +1,6 @@
 """Rebuild the miniature's weights with one command, in the order in which they were made, and write their manifest.
 
-    python -m examples.miniature.build                   # everything, into build/; about 3 hours on two idle cores
+    python -m examples.miniature.build                   # everything, into build/; some 4 hours on two cores
     python -m examples.miniature.build --manifest-only   # what lies in the repository, with hashes
 
 Nothing is overwritten: look at the figures, then move `build/bundle` and `build/judge` to `examples/miniature/weights`,

@@ -33,7 +33,7 @@ FIRST, SECOND = 16, 4
 """A step shows this many first videos, each before this many second ones."""
 
 MUON = 5.0
-"""Muon's learning rate over AdamW's, measured at 1, 3, 5 and 10: the loss of seeing is lowest from 3 to 10."""
+"""Muon's learning rate over AdamW's. Of 1, 3 and 10 the last two lower the loss of seeing alike (docs/LOG.md)."""
 
 PEOPLE = ("person", "man", "woman", "boy", "girl", "child", "dancer", "runner", "singer", "face", "hands", "baby")
 THINGS = ("circle", "square", "triangle", "car", "dog", "cat", "tree", "river", "mountain", "robot", "boat", "cup")
@@ -122,9 +122,8 @@ class Stretch:
     def __init__(self, name: str, judge: Judge, parts: tuple[str, ...], *, steps: int, rate: float) -> None:
         self.name, self.steps = name, steps
         trained = {key: p for key, p in judge.named_parameters() if set(parts) & set(key.split("."))}
-        matrices = [p for key, p in trained.items() if p.dim() == 2 and {"blocks", "layers"} & set(key.split("."))]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in trained.values() if id(p) not in taken]
+        matrices = {key: p for key, p in trained.items() if p.dim() == 2 and {"blocks", "layers"} & set(key.split("."))}
+        rest = [p for key, p in trained.items() if key not in matrices]
         groups = [
             {"params": [p for p in rest if p.dim() >= 2], "weight_decay": 0.02},
             {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
@@ -132,7 +131,7 @@ class Stretch:
         self.parameters = list(trained.values())
         self.optimizers = [
             torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)),
-            Muon(matrices, lr=MUON * rate, weight_decay=0.02),
+            Muon(list(matrices.values()), lr=MUON * rate, weight_decay=0.02),
         ]
         self.rates = (rate, MUON * rate)
         self.step, self.began, self.seen, self.curve = 0, time.monotonic(), {}, []

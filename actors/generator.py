@@ -94,7 +94,7 @@ class Generator:
             candidates = [
                 Candidates(
                     condition=condition,
-                    conditioning=Conditioning(condition.id, encode(embeds[index])),
+                    conditioning=Conditioning(condition, encode(embeds[index])),
                     seeds=request.seeds[index],
                     latents_a=encode(stored[2 * index]),
                     latents_b=encode(stored[2 * index + 1]),

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.apo_vs_dpo_report import write_report
-from buffers.records import Batch, Conditioning, Pair
+from buffers.records import Batch, Condition, Conditioning, Pair
 from buffers.tensors import encode
 from configs.load import load_config
 from configs.schema import LearnerConfig, TimestepsConfig
@@ -187,10 +187,10 @@ class Bench:
             Pair(
                 id=f"pair{index}",
                 condition_id=self.prompts["choose"][int(prompt)],
+                chosen_id=f"chosen{index}",
+                rejected_id=f"rejected{index}",
                 chosen=encode(held["chosen"][index]),
                 rejected=encode(held["rejected"][index]),
-                chosen_seed=0,
-                rejected_seed=0,
                 policy_version=0,
                 source="offline",
             )
@@ -243,7 +243,10 @@ class Bench:
         """Every pair once in an order of the seed, then again in another; the same for all arms."""
         pairs = self.pairs()
         rng = np.random.default_rng(seed)
-        conditionings = {prompt: Conditioning(prompt, encode(self.embeds[prompt])) for prompt in self.prompts["choose"]}
+        conditionings = {
+            prompt: Conditioning(Condition(prompt, prompt), encode(self.embeds[prompt]))
+            for prompt in self.prompts["choose"]
+        }
         order: list[int] = []
         step = 0
         while True:

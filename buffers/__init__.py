@@ -3,10 +3,16 @@
 `records.py`   the frozen records that cross a process: the public interface of the project
 `tensors.py`   torch tensors <-> bytes, bit for bit (the only file here that imports torch)
 `arrow.py`     records <-> Arrow rows, with a versioned schema
-`segments.py`  sealed Arrow files: written whole or not at all, checksummed, read memory-mapped
-`journal.py`   JSON lines that count once they are on disk
+`places.py`    where files lie: a folder, or any filesystem that pyarrow reaches by a URI
 `lock.py`      one writer per folder
-`store.py`     the pairs of a folder: segments + manifest, recovery, one writer at a time
+`segments.py`  sealed Arrow files: written whole or not at all, checksummed, read memory-mapped
+`catalog.py`   where each row of a store lies, as an SQLite file that can be made again
+`database.py`  SQLite files: opened one way, with errors that name the file
+`recovery.py`  what happens when a store is opened: catching up, setting aside
+`store.py`     the pairs and anchors of one place: segments + commits, one writer at a time
 `verdicts.py`  candidates + verdict -> pair, and the tally of verdicts
+`mixing.py`    how many pairs of each source a batch holds
+`waiting.py`   the pairs that may still be learned from, and the batches drawn of them
 `replay.py`    the buffer between ranker and learner: capacity, staleness, reuse, the batch of a step
+`labelled_pairs.py`  people's judgements of two videos, as a manifest
 """

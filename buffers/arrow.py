@@ -1,17 +1,20 @@
-"""Records <-> Arrow rows, schema version 1. One row is one record batch: a pair is read without its neighbours.
+"""Records <-> Arrow rows, schema version 2.
 
 A tensor is a struct of dtype, shape and bytes: Arrow has no bfloat16, and videos of several sizes lie side by side.
 Reading copies no tensor: the arrays of a record are read-only views of the memory that the batch lies in.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from buffers.records import Conditioning, Pair, TensorData, Verdict
+from buffers.records import Anchor, Condition, Conditioning, Pair, TensorData, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Goes up whenever an old reader would misread a new file. A newer version is refused, never guessed at."""
 
 _VERSION_KEY, _KIND_KEY = b"apogee.schema_version", b"apogee.kind"
@@ -44,31 +47,42 @@ _VERDICT = pa.struct(
 )
 
 
-def _metadata(kind: str) -> dict[bytes, bytes]:
-    return {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()}
+def _table(kind: str, *fields: pa.Field) -> pa.Schema:
+    return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
 
 
-PAIRS = pa.schema(
-    [
-        _required("id", pa.string()),
-        _required("condition_id", pa.string()),
-        _required("chosen", _TENSOR),
-        _required("rejected", _TENSOR),
-        _required("chosen_seed", pa.int64()),
-        _required("rejected_seed", pa.int64()),
-        _required("policy_version", pa.int64()),
-        _required("source", pa.string()),
-        pa.field("verdict", _VERDICT),
-    ],
-    metadata=_metadata("pairs"),
+LATENTS = _table("latents", _required("id", pa.string()), _required("latents", _TENSOR))
+
+CONDITIONINGS = _table(
+    "conditionings",
+    _required("id", pa.string()),
+    _required("prompt", pa.string()),
+    pa.field("domain", pa.string()),
+    _required("prompt_embeds", _TENSOR),
 )
-"""One row per pair."""
 
-CONDITIONINGS = pa.schema(
-    [_required("condition_id", pa.string()), _required("prompt_embeds", _TENSOR)],
-    metadata=_metadata("conditionings"),
+PAIRS = _table(
+    "pairs",
+    _required("id", pa.string()),
+    _required("condition_id", pa.string()),
+    _required("chosen_id", pa.string()),
+    _required("rejected_id", pa.string()),
+    _required("policy_version", pa.int64()),
+    _required("source", pa.string()),
+    _required("bytes", pa.int64()),
+    pa.field("verdict", _VERDICT),
 )
-"""One row per condition."""
+"""`bytes`: of both videos' latents."""
+
+ANCHORS = _table(
+    "anchors", _required("id", pa.string()), _required("condition_id", pa.string()), _required("positive", pa.bool_())
+)
+
+VERDICTS = _table("verdicts", _required("id", pa.string()), pa.field("verdict", _VERDICT))
+"""Corrections: the newest verdict of a pair that was stored with another one."""
+
+TABLES = {"latents": LATENTS, "conditionings": CONDITIONINGS, "pairs": PAIRS, "anchors": ANCHORS, "verdicts": VERDICTS}
+"""What a store holds, by kind. Large payloads lie in batches of one row, which nothing copies; the rest together."""
 
 
 def check_version(version: int, *, where: str) -> None:
@@ -90,72 +104,89 @@ def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:
         raise ValueError(f"{where} does not have the columns of a {expected.metadata[_KIND_KEY].decode()} segment")
 
 
-def pair_row(pair: Pair) -> pa.RecordBatch:
-    """The pair as a batch of one row; its latents are not copied. Raises ValueError if bytes and shape disagree."""
-    verdict = None if pair.verdict is None else {name: getattr(pair.verdict, name) for name in _VERDICT.names}
-    columns = [
-        _column(PAIRS, "id", pair.id),
-        _column(PAIRS, "condition_id", pair.condition_id),
-        _tensor_column(pair.chosen, f"pair {pair.id}, chosen"),
-        _tensor_column(pair.rejected, f"pair {pair.id}, rejected"),
-        _column(PAIRS, "chosen_seed", pair.chosen_seed),
-        _column(PAIRS, "rejected_seed", pair.rejected_seed),
-        _column(PAIRS, "policy_version", pair.policy_version),
-        _column(PAIRS, "source", pair.source),
-        _column(PAIRS, "verdict", verdict),
+def latents_batch(videos: Mapping[str, TensorData]) -> pa.RecordBatch:
+    """A row each; a single one is not copied. Raises ValueError if bytes and shape of one disagree."""
+    return _batch(LATENTS, [list(videos), _tensor_column({f"latents {id_}": v for id_, v in videos.items()})])
+
+
+def conditionings_batch(conditionings: Sequence[Conditioning]) -> pa.RecordBatch:
+    """A row each; a single one is not copied. Raises ValueError if bytes and shape of one disagree."""
+    conditions = [conditioning.condition for conditioning in conditionings]
+    embeds = {f"condition {c.condition_id}, prompt_embeds": c.prompt_embeds for c in conditionings}
+    columns = [[getattr(condition, name) for condition in conditions] for name in ("id", "prompt", "domain")]
+    return _batch(CONDITIONINGS, [*columns, _tensor_column(embeds)])
+
+
+def pairs_batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
+    """The facts of pairs, a row each, without their latents."""
+    columns = [[getattr(pair, name) for pair in pairs] for name in PAIRS.names[:-2]]
+    sizes = [pair.chosen.nbytes + pair.rejected.nbytes for pair in pairs]
+    return _batch(PAIRS, [*columns, sizes, [_verdict_row(pair.verdict) for pair in pairs]])
+
+
+def anchors_batch(anchors: Sequence[Anchor]) -> pa.RecordBatch:
+    """The facts of anchors, a row each, without their latents."""
+    return _batch(ANCHORS, [[getattr(anchor, name) for anchor in anchors] for name in ANCHORS.names])
+
+
+def verdicts_batch(verdicts: dict[str, Verdict]) -> pa.RecordBatch:
+    """Pair id -> its new verdict."""
+    return _batch(VERDICTS, [list(verdicts), [_verdict_row(verdict) for verdict in verdicts.values()]])
+
+
+def read_latents(row: pa.RecordBatch) -> TensorData:
+    """Of a batch of one row; a view of the batch."""
+    return _tensor(row.column("latents"))
+
+
+def read_conditioning(row: pa.RecordBatch) -> Conditioning:
+    """Of a batch of one row; its embeddings are views of the batch."""
+    id_, prompt, domain = (row.column(name)[0].as_py() for name in ("id", "prompt", "domain"))
+    return Conditioning(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")))
+
+
+def read_verdict(row: pa.RecordBatch) -> Verdict | None:
+    """Of a batch of one row of pairs or of verdicts."""
+    values = row.column("verdict")[0].as_py()
+    return None if values is None else Verdict(**{**values, "probabilities": tuple(values["probabilities"])})
+
+
+def tensor_bytes(column: pa.Array) -> list[int]:
+    """Bytes of the tensor in each row; they are not read."""
+    return cast(Any, pc).binary_length(cast(pa.StructArray, column).field("data")).to_pylist()
+
+
+def _batch(schema: pa.Schema, columns: Sequence[Any]) -> pa.RecordBatch:
+    arrays = [
+        column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
+        for field, column in zip(schema, columns, strict=True)
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=PAIRS)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def row_pair(row: pa.RecordBatch) -> Pair:
-    """The pair of a batch of one row; its latents are views of the batch."""
-    verdict = row.column("verdict")[0].as_py()
-    return Pair(
-        id=row.column("id")[0].as_py(),
-        condition_id=row.column("condition_id")[0].as_py(),
-        chosen=_tensor(row.column("chosen")),
-        rejected=_tensor(row.column("rejected")),
-        chosen_seed=row.column("chosen_seed")[0].as_py(),
-        rejected_seed=row.column("rejected_seed")[0].as_py(),
-        policy_version=row.column("policy_version")[0].as_py(),
-        source=row.column("source")[0].as_py(),
-        verdict=None if verdict is None else _verdict(verdict),
-    )
+def _verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
+    return None if verdict is None else {name: getattr(verdict, name) for name in _VERDICT.names}
 
 
-def conditioning_row(conditioning: Conditioning) -> pa.RecordBatch:
-    """The conditioning as a batch of one row, not copied. Raises ValueError if bytes and shape disagree."""
-    columns = [
-        _column(CONDITIONINGS, "condition_id", conditioning.condition_id),
-        _tensor_column(conditioning.prompt_embeds, f"condition {conditioning.condition_id}, prompt_embeds"),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=CONDITIONINGS)
-
-
-def row_conditioning(row: pa.RecordBatch) -> Conditioning:
-    """The conditioning of a batch of one row; its embeddings are views of the batch."""
-    return Conditioning(row.column("condition_id")[0].as_py(), _tensor(row.column("prompt_embeds")))
-
-
-def _column(schema: pa.Schema, name: str, value: object) -> pa.Array:
-    return pa.array([value], type=schema.field(name).type)
-
-
-def _tensor_column(tensor: TensorData, what: str) -> pa.Array:
-    elements = int(np.prod(tensor.shape, dtype=np.int64))
-    # The itemsize is torch's to know; that the bytes split evenly over the elements catches a mix-up before it is kept.
-    if tensor.data.dtype != np.uint8 or (tensor.nbytes % elements if elements else tensor.nbytes):
-        raise ValueError(
-            f"{what}: {tensor.nbytes} bytes of {tensor.data.dtype} cannot be a {tensor.dtype} tensor of shape "
-            f"{tensor.shape}; expected its raw bytes as uint8 (buffers.tensors.encode)"
-        )
-    data = pa.py_buffer(np.ascontiguousarray(tensor.data))
-    offsets = pa.py_buffer(np.array([0, tensor.nbytes], dtype=np.int64))
+def _tensor_column(tensors: Mapping[str, TensorData]) -> pa.Array:
+    """`tensors`: what each is, in words -> the tensor."""
+    for what, tensor in tensors.items():
+        elements = math.prod(tensor.shape)
+        # The itemsize is torch's to know; that the bytes split evenly over the elements catches a mix-up before it is
+        # kept.
+        if tensor.data.dtype != np.uint8 or (tensor.nbytes % elements if elements else tensor.nbytes):
+            raise ValueError(
+                f"{what}: {tensor.nbytes} bytes of {tensor.data.dtype} cannot be a {tensor.dtype} tensor of shape "
+                f"{tensor.shape}; expected its raw bytes as uint8 (buffers.tensors.encode)"
+            )
+    some = list(tensors.values())
+    data = np.ascontiguousarray(some[0].data) if len(some) == 1 else np.concatenate([t.data for t in some])
+    offsets = np.cumsum([0, *(tensor.nbytes for tensor in some)], dtype=np.int64)
     return pa.StructArray.from_arrays(
         [
-            pa.array([tensor.dtype], type=pa.string()),
-            pa.array([list(tensor.shape)], type=pa.list_(pa.int64())),
-            pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data]),
+            pa.array([tensor.dtype for tensor in some], type=pa.string()),
+            pa.array([list(tensor.shape) for tensor in some], type=pa.list_(pa.int64())),
+            pa.Array.from_buffers(pa.large_binary(), len(some), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
         ],
         fields=list(_TENSOR),
     )
@@ -166,7 +197,3 @@ def _tensor(column: pa.Array) -> TensorData:
     data = np.frombuffer(cast(Any, parts.field("data")[0]).as_buffer(), dtype=np.uint8)
     data.flags.writeable = False  # Arrow calls a read-only mapping mutable; writing there would kill the process.
     return TensorData(parts.field("dtype")[0].as_py(), tuple(parts.field("shape")[0].as_py()), data)
-
-
-def _verdict(values: dict[str, Any]) -> Verdict:
-    return Verdict(**{**values, "probabilities": tuple(values["probabilities"])})

@@ -1,4 +1,4 @@
-"""People's judgements of two videos, as a manifest: JSON lines beside the video files.
+"""People's judgements of two videos, as a manifest (`manifests.py`) beside the video files.
 
     {"a": "videos/1.mp4", "b": "videos/2.mp4", "domain": "human", "label": 3}
     {"a": "videos/3.mp4", "b": "videos/4.mp4", "domain": "general", "choice": "b"}
@@ -8,12 +8,11 @@
 relative to the manifest's folder and cannot leave it.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from buffers.manifests import manifest_folder, read_rows
 from buffers.records import Domain
 
 KEYS = ("a", "b", "domain", "label", "choice", "criterion")
@@ -46,15 +45,16 @@ def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple
     Raises FileNotFoundError without a manifest, and ValueError that names the rows where some are bad (unless
     `skip_bad_rows`) or none is left.
     """
-    if not manifest.is_file():
-        raise FileNotFoundError(f"no manifest {manifest}")
     pairs: list[LabelledPair] = []
     problems: list[str] = []
-    for number, line in _lines(manifest):
+    folder = manifest_folder(manifest)
+    for row in read_rows(manifest):
         try:
-            pairs.append(_pair(line, manifest.resolve().parent))
+            if row.problem:
+                raise ValueError(row.problem)
+            pairs.append(_pair(row.values, folder))
         except ValueError as error:
-            problems.append(f"{manifest}, row {number}: {error}")
+            problems.append(f"{manifest}, row {row.number}: {error}")
     if problems and not skip_bad_rows:
         more = len(problems) - SHOWN_PROBLEMS
         raise ValueError("\n".join([*problems[:SHOWN_PROBLEMS], *([f"and {more} more bad rows"] if more > 0 else [])]))
@@ -63,21 +63,7 @@ def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple
     return pairs, problems
 
 
-def _lines(manifest: Path) -> Iterator[tuple[int, bytes]]:
-    """Rows that are not blank, with their numbers from 1; streamed."""
-    with manifest.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, line
-
-
-def _pair(line: bytes, folder: Path) -> LabelledPair:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise ValueError(f'holds {row!r:.40}; want an object such as {{"a": ..., "b": ..., "domain": ..., "label": 1}}')
+def _pair(row: dict[str, Any], folder: Path) -> LabelledPair:
     unknown = sorted(row.keys() - set(KEYS))
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")

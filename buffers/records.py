@@ -60,8 +60,12 @@ class Conditioning:
     `prompt_embeds`: `[tokens, text_dim]`.
     """
 
-    condition_id: str
+    condition: Condition
     prompt_embeds: TensorData
+
+    @property
+    def condition_id(self) -> str:
+        return self.condition.id
 
 
 @dataclass(frozen=True)
@@ -142,20 +146,35 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it.
+    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it, 0 for footage.
 
-    `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`.
+    `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`. Their ids name
+    them among all latents of a store, which keeps each once: `{condition}-{noise seed}` of a generated video, the
+    anchor's id of an anchor.
     """
 
     id: str
     condition_id: str
+    chosen_id: str
+    rejected_id: str
     chosen: TensorData
     rejected: TensorData
-    chosen_seed: int
-    rejected_seed: int
     policy_version: int
     source: Source
     verdict: Verdict | None = None
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A video that people judged by itself: good or bad for its condition. Half-online stage; paper, section 3.3.
+
+    `latents`: normalised, `[channels, latent_frames, latent_height, latent_width]`.
+    """
+
+    id: str
+    condition_id: str
+    positive: bool
+    latents: TensorData
 
 
 @dataclass(frozen=True)

@@ -1,72 +1,56 @@
 """The buffer between ranker and learner, and the pace of the run: `add` waits when it is full, `take` when it is not.
 
-    add(candidates, verdicts) --> [ store on disk | index in memory ] --> take(step, count) --> batch
+    add(candidates, verdicts) --> [ store on disk | waiting pairs ] --> take(step, count) --> batch
+                          people's own pairs, a store --^
 
-Only the index lives in memory; latents are read back, memory-mapped, when a rank takes its share.
-
-Which pairs a step gets: those used least often first, then those of the oldest policy version (a pair costs about
-five times its training, so none should expire unused), and by chance, keyed by (seed, step), among equals. The
-order in which pairs arrived plays no part, so the same pairs give the same batch.
+Nothing of it lives in memory; latents are read back, memory-mapped, when a rank takes its share. Which pairs a step
+gets is `waiting.py`.
 """
 
 import asyncio
 import logging
+import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from buffers.journal import Journal
-from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Verdict
+from buffers.catalog import StoredPair
+from buffers.mixing import quotas
+from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Source, Verdict
 from buffers.store import PairStore
 from buffers.verdicts import BY_MOTION, TALLY, judged_pair, tally
+from buffers.waiting import Draw, Waiting, WaitingPairs
 from configs.schema import BufferConfig
 
 log = logging.getLogger(__name__)
 
-DRAWS = "draws.jsonl"
+WAITING = "waiting.sqlite"
 
-COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "taken")
+COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken")
 """The keys of `ReplayBuffer.counts`."""
-
-
-@dataclass
-class _Usable:
-    """A pair that may still be taken."""
-
-    policy_version: int
-    uses: int
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """The batch of one step, as ids; `version`: the published policy version when it was drawn."""
-
-    version: int
-    ids: tuple[str, ...]
 
 
 class ReplayBuffer:
     """Keeps judged pairs on disk and hands each optimizer step its batch. All methods of one object on one event loop.
 
     A pair may be taken while `published version - pair.policy_version <= max_staleness` and it has been used fewer
-    than `max_uses` times. `step` is the step number of the whole run: the batch of a step is drawn once, written
-    down, and the same ever after, for every rank and for a learner that goes back to a checkpoint. Opening the folder
-    of an earlier run goes on where it stopped, with the same pairs and uses; `advance` says which version holds.
+    than `max_uses` times; people's own pairs do not age. `step` is the step number of the whole run: the batch of a
+    step is drawn once, written down, and the same ever after, for every rank and for a learner that goes back to a
+    checkpoint. Opening the folder of an earlier run goes on where it stopped, with the same pairs and uses.
     """
 
     def __init__(self, config: BufferConfig, *, folder: Path | str, seed: int) -> None:
-        """Opens the folder; raises as `PairStore` does."""
-        self._config = config
-        self._seed = seed
+        """Opens the folder, and `config.offline` to be read; raises as `PairStore` does."""
+        self._config, self._seed = config, seed
         self._store = PairStore(Path(folder))
-        self._journal = Journal(Path(folder) / DRAWS)
-        self._usable: dict[str, _Usable] = {}
-        self._draws: dict[int, _Draw] = {}
-        self._version = 0
-        self._reserved = 0
+        self._offline = PairStore(config.offline, write=False) if config.offline else None
+        self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
+        self._version = self._waiting.state("version")
+        self._reserved = self._reserved_bytes = 0
         self._closed = False
         self._counts: Counter[str] = Counter()
         self._kept_by: Counter[str] = Counter()
@@ -81,9 +65,9 @@ class ReplayBuffer:
     async def add(self, candidates: list[Candidates], verdicts: list[Verdict]) -> int:
         """Keeps the pairs that were not dropped and are within `motion_share`; returns how many, once they are on disk.
 
-        Waits while `capacity` pairs or more are waiting to be taken; one call may then go beyond it by its own pairs. 0
-        after `close`. Raises ValueError if the lists do not match or a label is none of 1 to 4, OSError that names the
-        folder if storing fails; the pairs stored earlier stay.
+        Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. Raises
+        ValueError if the lists do not match or a label is none of 1 to 4, OSError that names the folder if storing
+        fails; the pairs stored earlier stay.
         """
         if len(candidates) != len(verdicts):
             raise ValueError(f"{len(candidates)} candidates but {len(verdicts)} verdicts: there must be one for each")
@@ -91,21 +75,28 @@ class ReplayBuffer:
             return 0
         verdicts = self._within_motion_share(verdicts)
         kept = [(judged_pair(c, v), c.conditioning) for c, v in zip(candidates, verdicts, strict=True) if not v.dropped]
-        self._calls["adds"] += 1
         self._counts.update(tally(verdicts))
-        if not kept:
+        return await self.add_pairs([pair for pair, _ in kept], [conditioning for _, conditioning in kept])
+
+    async def add_pairs(self, pairs: list[Pair], conditionings: list[Conditioning]) -> int:
+        """Keeps pairs that need no verdict (half-online ones), one conditioning for each. Waits and raises as `add`."""
+        self._calls["adds"] += 1
+        if not pairs:
             return 0
+        size = sum(pair.chosen.nbytes + pair.rejected.nbytes for pair in pairs)
         started = perf_counter()
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: self._closed or len(self._usable) + self._reserved < self._config.capacity
-            )
+            if self._config.when_full == "wait":
+                await self._changed.wait_for(lambda: self._closed or not self._full())
+            elif (over := self._over()) > 0:
+                self._counts["evicted"] += self._waiting.drop_oldest(over)
             self._add_wait_s += perf_counter() - started
             if self._closed:
                 return 0
-            self._reserved += len(kept)
-        # Pairs must not be on disk but not in the index because a caller was cancelled: storing runs to its end.
-        task = asyncio.create_task(self._keep(kept))
+            self._reserved += len(pairs)
+            self._reserved_bytes += size
+        # Pairs must not be on disk but not waiting because a caller was cancelled: storing runs to its end.
+        task = asyncio.create_task(self._keep(pairs, conditionings, size))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
         return await asyncio.shield(task)
@@ -113,18 +104,20 @@ class ReplayBuffer:
     async def take(self, step: int, count: int, *, rank: int = 0, world_size: int = 1) -> Batch | None:
         """This rank's share of the `count` pairs of `step`: the `rank`-th of `world_size` equal slices of the batch.
 
-        Waits until `count` pairs are usable. None after `close`. Asking again for a step gives the same pairs again and
-        uses nothing up. Raises ValueError if the numbers cannot work together.
+        Waits until there are enough pairs of each source. None after `close`. Asking again for a step gives the same
+        pairs again and uses nothing up. Raises ValueError if the numbers cannot work together.
         """
         self._check_take(step, count, rank, world_size)
         self._calls["takes"] += 1
         started = perf_counter()
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or step in self._draws or len(self._usable) >= count)
+            await self._changed.wait_for(
+                lambda: self._closed or self._waiting.drawn(step) is not None or self._enough(count)
+            )
             self._take_wait_s += perf_counter() - started
             if self._closed:
                 return None
-            draw = self._draws.get(step) or self._draw(step, count)
+            draw = self._waiting.drawn(step) or self._draw(step, count)
         if len(draw.ids) != count:
             raise ValueError(
                 f"step {step} was drawn with {len(draw.ids)} pairs and is now asked for with {count}: "
@@ -143,9 +136,7 @@ class ReplayBuffer:
         """
         async with self._changed:
             self._version = max(self._version, version)
-            for id_ in [id_ for id_, pair in self._usable.items() if self._too_old(pair.policy_version)]:
-                del self._usable[id_]
-                self._counts["stale"] += 1
+            self._counts["stale"] += self._waiting.drop_older(self._version - self._config.max_staleness)
             self._changed.notify_all()
 
     async def close(self) -> None:
@@ -156,15 +147,18 @@ class ReplayBuffer:
             self._closed = True
             self._changed.notify_all()
         async with self._writing:
-            self._journal.close()
+            self._waiting.close()
             self._store.close()
+            if self._offline is not None:
+                self._offline.close()
 
     def counts(self) -> dict[str, int]:
         """What has happened since this object was made; every key is there from the start and only grows.
 
         Of the verdicts: `buffers.verdicts.TALLY`. added: pairs stored. duplicate: pairs not stored because they were
         there already. late: pairs not stored because they were too old when they came. stale: stored pairs that grew
-        too old before their uses were up. taken: uses of pairs, counted when a step's batch is drawn.
+        too old before their uses were up. evicted: stored pairs that made room before their uses were up. taken: uses
+        of pairs, counted when a step's batch is drawn.
         """
         return {key: self._counts[key] for key in COUNTS}
 
@@ -182,7 +176,7 @@ class ReplayBuffer:
                 "takes": self._calls["takes"],
                 "add_waiting_ms": round(self._add_wait_s * 1000),
                 "take_waiting_ms": round(self._take_wait_s * 1000),
-                "usable": len(self._usable),
+                "usable": 0 if self._closed else sum(pairs for pairs, _, _ in self._waiting.sums().values()),
                 "reserved": self._reserved,
             },
         )
@@ -204,78 +198,109 @@ class ReplayBuffer:
         return within
 
     def _recall(self) -> None:
-        """Takes up what an earlier process left: which steps were drawn, and how often each pair was used."""
-        if self._journal.damage:
-            log.warning("%s: %s", self._store.folder, "; ".join(self._journal.damage))
-        for row in self._journal.rows:
-            self._draws[row["step"]] = _Draw(row["version"], tuple(row["ids"]))
-            self._version = max(self._version, row["version"])
-        uses = Counter(id_ for draw in self._draws.values() for id_ in draw.ids)
-        for stored in self._store.stored():
-            if uses[stored.id] < self._config.max_uses and not self._too_old(stored.policy_version):
-                self._usable[stored.id] = _Usable(stored.policy_version, uses[stored.id])
+        """Takes up what was stored and is not waiting yet: by a process that was killed, or by people since then."""
+        for name, store in (("store", self._store), ("offline", self._offline)):
+            if store is None:
+                continue
+            pairs = store.stored(after=self._waiting.state(name))
+            while some := list(islice(pairs, 1000)):
+                waiting = [self._as_waiting(pair, store) for pair in some]
+                self._waiting.add(
+                    [pair for pair in waiting if name == "offline" or not self._too_old(pair.policy_version)],
+                    seen={name: some[-1].number},
+                )
+        self._waiting.drop_used(self._config.max_uses)
+        self._waiting.drop_older(self._version - self._config.max_staleness)
 
-    async def _keep(self, kept: list[tuple[Pair, Conditioning]]) -> int:
+    def _as_waiting(self, pair: StoredPair, store: PairStore) -> Waiting:
+        source: Source = "offline" if store is self._offline else pair.source
+        return Waiting(pair.id, source, pair.policy_version, pair.bytes)
+
+    async def _keep(self, pairs: list[Pair], conditionings: list[Conditioning], size: int) -> int:
         try:
             async with self._writing:
                 if self._closed:
                     return 0
-                new = self._new(kept)
-                pairs = [pair for pair, _ in new]
+                new = self._new(pairs)
                 started = perf_counter()
-                await asyncio.to_thread(self._store.append, pairs, [conditioning for _, conditioning in new])
+                await asyncio.to_thread(self._store.append, new, conditionings)
+                usable = [pair for pair in new if not self._too_old(pair.policy_version)]
+                self._counts["stale"] += len(new) - len(usable)
+                self._waiting.add(
+                    [Waiting(p.id, p.source, p.policy_version, p.chosen.nbytes + p.rejected.nbytes) for p in usable],
+                    seen={"store": self._store.last_number},
+                )
                 self._busy_s += perf_counter() - started
-            self._counts["added"] += len(pairs)
-            for pair in pairs:
-                if self._too_old(pair.policy_version):
-                    self._counts["stale"] += 1
-                else:
-                    self._usable[pair.id] = _Usable(pair.policy_version, 0)
-            return len(pairs)
+            self._counts["added"] += len(new)
+            return len(new)
         finally:
             async with self._changed:
-                self._reserved -= len(kept)
+                self._reserved -= len(pairs)
+                self._reserved_bytes -= size
                 self._changed.notify_all()
 
-    def _new(self, kept: list[tuple[Pair, Conditioning]]) -> list[tuple[Pair, Conditioning]]:
+    def _new(self, pairs: list[Pair]) -> list[Pair]:
         """What is worth storing. A request that was sent again after a lost generator brings the same pairs twice."""
-        new: dict[str, tuple[Pair, Conditioning]] = {}
-        for pair, conditioning in kept:
+        new: dict[str, Pair] = {}
+        for pair in pairs:
             if pair.id in self._store or pair.id in new:
                 self._counts["duplicate"] += 1
             elif self._too_old(pair.policy_version):
                 self._counts["late"] += 1
             else:
-                new[pair.id] = (pair, conditioning)
+                new[pair.id] = pair
         return list(new.values())
 
-    def _draw(self, step: int, count: int) -> _Draw:
+    def _generated(self) -> tuple[int, int]:
+        """Pairs and bytes that wait or are being stored, without people's own."""
+        sums = [sums for source, sums in self._waiting.sums().items() if source != "offline"]
+        return (
+            sum(pairs for pairs, _, _ in sums) + self._reserved,
+            sum(size for _, size, _ in sums) + self._reserved_bytes,
+        )
+
+    def _full(self) -> bool:
+        pairs, size = self._generated()
+        return pairs >= self._config.capacity or size >= self._config.capacity_gb * 1e9
+
+    def _over(self) -> int:
+        """Pairs that must go before more may come."""
+        pairs, size = self._generated()
+        mean = size / max(pairs, 1)
+        beyond = (size - self._config.capacity_gb * 1e9) / mean if mean else 0
+        return max(pairs - self._config.capacity, math.ceil(beyond)) + 1 if self._full() else 0
+
+    def _quotas(self, count: int) -> dict[Source, int]:
+        drawn: dict[Source, int] = {source: sums[2] for source, sums in self._waiting.sums().items()}
+        mix = self._config.mix
+        shares: dict[Source, float] = {"online": mix.online, "half-online": mix.half_online, "offline": mix.offline}
+        return quotas({source: share for source, share in shares.items() if share}, drawn, count)
+
+    def _enough(self, count: int) -> bool:
+        sums = self._waiting.sums()
+        return all(sums.get(source, (0,))[0] >= wanted for source, wanted in self._quotas(count).items())
+
+    def _draw(self, step: int, count: int) -> Draw:
         """Chooses the global batch of a step. It is on disk before any rank sees a pair of it."""
-        chance = np.random.default_rng([self._seed % 2**64, step])
-        ids = sorted(self._usable)
-        shuffled = [ids[i] for i in chance.permutation(len(ids))]
-        shuffled.sort(key=lambda id_: (self._usable[id_].uses, self._usable[id_].policy_version))
-        # Shuffled once more, or the first rank would always get the oldest pairs.
-        draw = _Draw(self._version, tuple(shuffled[i] for i in chance.permutation(count)))
-        self._journal.append([{"step": step, "version": draw.version, "ids": list(draw.ids)}])
-        self._draws[step] = draw
+        # Shuffled, or the first rank would always get the oldest pairs of the first source.
+        order = np.random.default_rng([self._seed % 2**64, step]).permutation(count).tolist()
+        draw = self._waiting.draw(step, self._version, self._quotas(count), order=order, max_uses=self._config.max_uses)
         self._counts["taken"] += count
-        for id_ in draw.ids:
-            self._usable[id_].uses += 1
-            if self._usable[id_].uses >= self._config.max_uses:
-                del self._usable[id_]
         self._changed.notify_all()
         return draw
 
-    def _read(self, step: int, draw: _Draw, ids: tuple[str, ...]) -> Batch:
-        pairs = self._store.read(ids)
-        return Batch(
-            step=step,
-            pairs=tuple(pairs),
-            conditionings=self._store.conditionings(pair.condition_id for pair in pairs),
-            # A generator may hold new weights a moment before this buffer hears of them: no older than 0.
-            staleness=tuple(max(0, draw.version - pair.policy_version) for pair in pairs),
-        )
+    def _read(self, step: int, draw: Draw, ids: tuple[str, ...]) -> Batch:
+        own = self._store.known(ids)
+        pairs, conditionings = {}, {}
+        for store, held in ((self._store, own), (self._offline, set(ids) - own)):
+            if store is not None and held:
+                some = store.read(sorted(held))
+                pairs |= {pair.id: pair for pair in some}
+                conditionings |= store.conditionings({pair.condition_id for pair in some})
+        ordered = [pairs[id_] for id_ in ids]
+        # A generator may hold new weights a moment before this buffer hears of them: no older than 0.
+        staleness = (0 if p.source == "offline" else max(0, draw.version - p.policy_version) for p in ordered)
+        return Batch(step, tuple(ordered), conditionings, tuple(staleness))
 
     def _check_take(self, step: int, count: int, rank: int, world_size: int) -> None:
         if step < 0 or count < 1 or not 0 <= rank < world_size:

@@ -1,282 +1,331 @@
-"""The pairs of one folder: sealed segments and a manifest. What `append` acknowledged survives anything but the disk.
+"""The pairs and anchors of one place. What `append` acknowledged survives anything but the disk.
 
-    pairs-00000002.arrow          one row per pair
-    conditionings-00000001.arrow  one row per condition, which many pairs share
-    manifest.jsonl                one line per segment; a segment that is not listed does not count
+    commit-00000007.json          which segments an append added, with checksums; what no commit names does not count
+    pairs-00000007.arrow          facts of pairs: ids, versions, verdicts
+    anchors-00000007.arrow        facts of anchors
+    latents-00000007.arrow        one row per video, however many pairs it is in
+    conditionings-00000007.arrow  one row per condition
+    verdicts-00000008.arrow       verdicts that replace earlier ones
+    made_for.json                 the bundle whose latents these are
+    catalog.sqlite                where each row lies; made again from the commits when it is gone
     set_aside/                    what a killed writer left behind, never read, never deleted
     store.lock                    held by the one process that writes
 
-Pairs never change here; how often each was used is the buffer's to know (`replay.py`).
+Nothing here ever changes or is deleted; how often a pair was used is the buffer's to know (`replay.py`).
 """
 
+import json
 import logging
-import os
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from buffers import arrow
-from buffers.journal import Journal
-from buffers.lock import take_lock
-from buffers.records import Conditioning, Pair
-from buffers.segments import SUFFIX, TEMPORARY, file_sha256, read_rows, sync_folder, write_segment
+from buffers.catalog import Catalog, StoredPair
+from buffers.lock import LOCK
+from buffers.places import Folder, place_of
+from buffers.records import Anchor, Conditioning, Pair, TensorData, Verdict
+from buffers.recovery import catch_up, commit_name, facts_of, fits, recover, segment_name
+from buffers.segments import Segment, Segments, write_segment
 
 log = logging.getLogger(__name__)
 
-MANIFEST, SET_ASIDE = "manifest.jsonl", "set_aside"
-_SEGMENT_NAME = re.compile(r"(?:pairs|conditionings)-(\d+)\.arrow(?:\.tmp)?")
+SMALL = 1 << 16
+"""Bytes below which payloads are copied together into one batch, which costs less than a batch each."""
 
-
-@dataclass(frozen=True, slots=True)
-class StoredPair:
-    """Where a pair lies, and what the buffer needs to know of it without reading it."""
-
-    id: str
-    condition_id: str
-    policy_version: int
-    segment: str
-    row: int
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """What opening a folder found wrong; all empty after a clean stop.
-
-    `set_aside`: file name -> why it was moved to `set_aside/`. `missing`: segments that the manifest lists and the
-    folder lacks: acknowledged pairs that somebody deleted, or that were set aside before.
-    `orphans`: ids of pairs whose conditioning is gone, which cannot be learned from.
-    `manifest`: lines of the manifest that could not be read.
-    """
-
-    set_aside: dict[str, str]
-    missing: tuple[str, ...]
-    orphans: tuple[str, ...]
-    manifest: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.set_aside or self.missing or self.orphans or self.manifest)
+CATALOG, MADE_FOR = "catalog.sqlite", "made_for.json"
 
 
 class PairStore:
-    """An append-only store of pairs, each condition's conditioning kept once. One writer at a time.
+    """An append-only store of pairs and anchors, each video and condition kept once. One writer, any number of readers.
 
     Not thread-safe for several `append`s at once; reading while one append runs is fine.
 
-    Example: `PairStore(Path("runs/demo/buffer")).append([pair], [conditioning])`
+    Example: `PairStore("runs/demo/buffer").append([pair], [conditioning])`
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Opens or makes the folder and recovers what is in it; `recovery` says what was wrong.
+    def __init__(self, where: str | Path, *, write: bool = True, made_for: Mapping[str, str] | None = None) -> None:
+        """Opens or makes it and recovers what is in it; `recovery` says what was wrong. `where`: a folder, or a URI.
 
-        Raises BlockingIOError if another process writes to the folder, ValueError if a newer Apogee wrote it
-        (then nothing is touched), OSError if the folder cannot be written to.
+        `made_for`: what the latents belong to, name -> fingerprint (`vae`, `text_encoder`, ...). Raises BlockingIOError
+        if another process writes there, ValueError if a newer Apogee wrote it (then nothing is touched) or it was
+        made for something else, FileNotFoundError where there is nothing to read, OSError if it cannot be written to.
         """
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = take_lock(folder)
-        self._pairs: dict[str, StoredPair] = {}
-        self._conditionings: dict[str, tuple[str, int]] = {}
-        self._checksums: dict[str, str] = {}
-        self._intact: set[str] = set()
+        self.place = place_of(where)
+        self._writes, self._lock = write, None
+        if write:
+            self.place.make()
+            self._lock = self.place.lock()
         try:
-            self._manifest = Journal(folder / MANIFEST)
-            self.recovery = self._recover()
-            sync_folder(folder)
+            self.made_for = self._check_made_for(dict(made_for or {}))
+            self._segments = Segments(self.place)
+            self._catalog = self._opened_catalog()
+            self.recovery = recover(self.place, self._catalog, self._segments, write=write)
+            if self.recovery:
+                log.warning("%s was not closed cleanly: %s", self.place, self.recovery)
         except BaseException:
-            os.close(self._lock)
+            self._unlock()
             raise
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return self._catalog.count("pairs")
 
     def __contains__(self, pair_id: object) -> bool:
-        return pair_id in self._pairs
+        return bool(self._catalog.known("pairs", [str(pair_id)]))
 
-    def stored(self) -> Iterable[StoredPair]:
-        """Every pair that can be read, in the order in which they were added."""
-        return self._pairs.values()
+    def known(self, pair_ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are pairs of this store."""
+        return self._catalog.known("pairs", pair_ids)
 
-    def append(self, pairs: Sequence[Pair], conditionings: Iterable[Conditioning]) -> None:
-        """Keeps the pairs and those conditionings that are new; all of it is on disk when this returns.
+    @property
+    def last_number(self) -> int:
+        """`StoredPair.number` of the pair that was added last; 0 where there is none."""
+        return self._catalog.last_pair()
 
-        Raises ValueError if a pair is there already or has no conditioning, OSError that names the folder if it
-        cannot be written (disk full); then none of these pairs is kept and all earlier ones are.
+    def stored(self, *, after: int = 0) -> Iterator[StoredPair]:
+        """Every pair in the order in which they were added, from the one behind number `after` on."""
+        while some := self._catalog.pairs_after(after):
+            yield from some
+            after = some[-1].number
+
+    def append(
+        self, pairs: Sequence[Pair] = (), conditionings: Iterable[Conditioning] = (), anchors: Sequence[Anchor] = ()
+    ) -> None:
+        """Keeps the pairs, the anchors and what is new of their videos and conditions; durable when this returns.
+
+        A video whose id is known is not written again. Raises ValueError if a pair or an anchor is there already or has
+        no conditioning, OSError that names the place if it cannot be written (disk full); then nothing of it is
+        kept and all earlier ones are.
         """
-        new = {c.condition_id: c for c in conditionings if c.condition_id not in self._conditionings}
-        self._check(pairs, new)
-        number = self._next_number
-        self._next_number += 1  # A name is used once, even if writing fails: what lies in set_aside/ stays unambiguous.
-        lines = []
-        try:
-            if new:
-                rows = (arrow.conditioning_row(c) for c in new.values())
-                lines.append(self._seal("conditionings", number, rows, {"condition_ids": list(new)}))
-            if pairs:
-                facts = {
-                    "ids": [p.id for p in pairs],
-                    "condition_ids": [p.condition_id for p in pairs],
-                    "policy_versions": [int(p.policy_version) for p in pairs],
-                }
-                lines.append(self._seal("pairs", number, map(arrow.pair_row, pairs), facts))
-            if lines:
-                sync_folder(self.folder)
-                self._manifest.append(lines)
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"cannot store {len(pairs)} pairs ({error.strerror}); everything stored before is kept, these are not. "
-                "Make room or fix the permissions of the folder, then resume",
-                str(self.folder),
-            ) from error
-        for line in lines:
-            self._index(line)
-            self._intact.add(line["name"])
+        given = {c.condition_id: c for c in conditionings}
+        there = self._catalog.known("conditionings", given)
+        given = {id_: conditioning for id_, conditioning in given.items() if id_ not in there}
+        self._check(pairs, anchors, given)
+        videos = {pair.chosen_id: pair.chosen for pair in pairs} | {pair.rejected_id: pair.rejected for pair in pairs}
+        videos |= {anchor.id: anchor.latents for anchor in anchors}
+        there = self._catalog.known("latents", videos)
+        videos = {id_: latents for id_, latents in videos.items() if id_ not in there}
+        embeds = {id_: conditioning.prompt_embeds for id_, conditioning in given.items()}
+        batches: dict[str, Iterable[pa.RecordBatch]] = {
+            "conditionings": (arrow.conditionings_batch([given[id_] for id_ in ids]) for ids in _packed(embeds)),
+            "latents": (arrow.latents_batch({id_: videos[id_] for id_ in ids}) for ids in _packed(videos)),
+            "pairs": [arrow.pairs_batch(pairs)] if pairs else (),
+            "anchors": [arrow.anchors_batch(anchors)] if anchors else (),
+        }
+        rows: dict[str, list[tuple]] = {
+            "conditionings": [(c.condition_id, c.condition.domain) for c in given.values()],
+            "latents": [(id_, latents.nbytes) for id_, latents in videos.items()],
+            "pairs": [row for batch in batches["pairs"] for row in facts_of("pairs", batch)],
+            "anchors": [(a.id, a.condition_id, a.positive) for a in anchors],
+        }
+        self._commit(batches, rows, f"{len(pairs)} pairs and {len(anchors)} anchors")
+
+    def correct(self, verdicts: Mapping[str, Verdict]) -> None:
+        """Pair id -> the verdict that holds from now on; where it names the other video, the two change sides.
+
+        Raises KeyError for a pair that is not stored, ValueError for a verdict that names neither, OSError as `append`.
+        """
+        unknown = sorted(verdicts.keys() - self._catalog.known("pairs", verdicts))
+        if unknown:
+            raise KeyError(f"{unknown[0]} is no pair of {self.place}")
+        for id_, verdict in verdicts.items():
+            if verdict.label not in (1, 2, 3, 4):
+                raise ValueError(f"pair {id_}: label {verdict.label}; want 1, 2, 3 or 4")
+        batches = {"verdicts": [arrow.verdicts_batch(dict(verdicts))]}
+        self._commit(batches, {"verdicts": [(id_,) for id_ in verdicts]}, f"{len(verdicts)} verdicts")
 
     def read(self, ids: Sequence[str]) -> list[Pair]:
-        """The pairs with these ids, in this order; latents are read-only views of the mapped file.
+        """The pairs with these ids, in this order; on this machine their latents are read-only views of the files.
 
-        Raises KeyError for an id that is not stored, ValueError that names the segment if its bytes have changed.
+        Raises KeyError for an id that is not stored, FileNotFoundError and ValueError that name a segment that is gone
+        or whose bytes have changed.
         """
-        stored = [self._pairs[id_] for id_ in ids]
-        rows = self._rows([(s.segment, s.row) for s in stored], arrow.PAIRS)
-        pairs = [arrow.row_pair(row) for row in rows]
-        for entry, pair in zip(stored, pairs, strict=True):
-            if pair.id != entry.id:
-                raise ValueError(f"{self.folder / entry.segment} holds {pair.id} where {MANIFEST} says {entry.id}")
-        return pairs
+        stored = self._catalog.pairs(ids)
+        for id_ in ids:
+            if id_ not in stored:
+                raise KeyError(f"{id_} is no pair of {self.place}")
+        facts = self._rows("pairs", stored)
+        newer = self._rows("verdicts", stored)
+        videos = self.latents([id_ for pair in stored.values() for id_ in (pair.chosen_id, pair.rejected_id)])
+        return [self._pair(stored[id_], facts[id_], newer.get(id_), videos) for id_ in ids]
+
+    def latents(self, ids: Iterable[str]) -> dict[str, TensorData]:
+        """Videos by id. Raises as `read` does."""
+        return {id_: arrow.read_latents(row) for id_, row in self._all_rows("latents", ids).items()}
 
     def conditionings(self, condition_ids: Iterable[str]) -> dict[str, Conditioning]:
         """The conditionings of these conditions. Raises as `read` does."""
-        wanted = list(dict.fromkeys(condition_ids))
-        rows = self._rows([self._conditionings[id_] for id_ in wanted], arrow.CONDITIONINGS)
-        return {c.condition_id: c for c in map(arrow.row_conditioning, rows)}
+        rows = self._all_rows("conditionings", condition_ids)
+        return {id_: arrow.read_conditioning(row) for id_, row in rows.items()}
 
-    def verify(self) -> list[str]:
-        """Names of the segments whose bytes are not those that were written; reads all of them."""
-        return [
-            name
-            for name, checksum in self._checksums.items()
-            if not (self.folder / name).is_file() or file_sha256(self.folder / name) != checksum
-        ]
+    def anchors(self, ids: Sequence[str]) -> list[Anchor]:
+        """The anchors with these ids, in this order. Raises as `read` does."""
+        facts, videos = self._all_rows("anchors", ids), self.latents(ids)
+        found = ((id_, facts[id_].column("condition_id")[0], facts[id_].column("positive")[0]) for id_ in ids)
+        return [Anchor(id_, condition.as_py(), positive.as_py(), videos[id_]) for id_, condition, positive in found]
+
+    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
+        """Any question to the catalog, in SQL; its tables are in `catalog.py`."""
+        return self._catalog.rows(query, values)
+
+    def verify(self) -> dict[str, str]:
+        """Reads everything: name of a file -> what is wrong with it."""
+        wrong: dict[str, str] = {}
+        known = {CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", MADE_FOR, LOCK}
+        for segment in self._catalog.segments():
+            known.add(segment.name)
+            found = self._segments.checksum(segment)
+            if found != segment.sha256:
+                wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
+        for number in range(1, self._catalog.commits + 1):
+            known.add(name := commit_name(number))
+            if self.place.size(name) is None:
+                wrong[name] = "is gone"
+        return wrong | {name: "is none of the store's" for name in self.place.names() if name not in known}
 
     def close(self) -> None:
         """Lets another process write. What was read stays valid."""
-        if self._lock >= 0:
-            self._manifest.close()
-            os.close(self._lock)
-            self._lock = -1
+        self._catalog.close()
+        self._unlock()
 
-    def _check(self, pairs: Sequence[Pair], new: dict[str, Conditioning]) -> None:
-        seen: set[str] = set()
-        for pair in pairs:
-            if pair.id in self._pairs or pair.id in seen:
-                raise ValueError(f"pair {pair.id} is in {self.folder} already")
-            if pair.condition_id not in self._conditionings and pair.condition_id not in new:
+    def _commit(self, batches: Mapping[str, Iterable], rows: dict[str, list[tuple]], what: str) -> None:
+        if not self._writes:
+            raise ValueError(f"{self.place} was opened to be read")
+        batches = {kind: some for kind, some in batches.items() if rows[kind]}
+        if not batches:
+            return
+        sealed: list[Segment] = []
+        try:
+            # An earlier append may be on disk whose entry in the catalog failed.
+            catch_up(self.place, self._catalog, self._segments)
+            number = self._catalog.commits + 1
+            for kind, some in batches.items():
+                name = segment_name(kind, number)
+                sealed.append(write_segment(self.place, name, some, kind=kind, schema=arrow.TABLES[kind]))
+            self.place.settle()
+            with self.place.create(commit_name(number)) as file:
+                content = {"schema": arrow.SCHEMA_VERSION, "segments": [asdict(segment) for segment in sealed]}
+                file.write(json.dumps(content).encode())
+            self.place.settle()
+        except BaseException as error:
+            with suppress(OSError):
+                for segment in sealed:
+                    self.place.remove(segment.name)
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(
+                error.errno,
+                f"cannot store {what} ({error.strerror or error}); everything stored before is kept, these are not. "
+                "Make room or fix the permissions, then resume",
+                str(self.place),
+            ) from error
+        for segment in sealed:
+            self._segments.written(segment)
+        self._catalog.add(number, sealed, rows)  # If this fails it is stored all the same, and entered later.
+
+    def _opened_catalog(self) -> Catalog:
+        """The folder's own; a private one where there is no folder, and for a reader who would have to change it."""
+        if isinstance(self.place, Folder):
+            if self._writes:
+                return Catalog(self.place.path / CATALOG)
+            if not self.place.path.is_dir():
+                raise FileNotFoundError(f"no store {self.place}")
+            with suppress(OSError, sqlite3.DatabaseError):
+                shared = Catalog(self.place.path / CATALOG, anew=False)
+                if fits(self.place, shared):
+                    return shared
+                shared.close()
+        self._private = tempfile.TemporaryDirectory(prefix="apogee-catalog-")
+        return Catalog(Path(self._private.name) / CATALOG)
+
+    def _check_made_for(self, wanted: dict[str, str]) -> dict[str, str]:
+        try:
+            there = json.loads(self.place.read(MADE_FOR))
+        except FileNotFoundError:
+            there = {}
+        for name, value in wanted.items():
+            if there.get(name, value) != value:
                 raise ValueError(
-                    f"pair {pair.id} has no conditioning: {pair.condition_id} was neither stored nor given"
+                    f"{self.place} was made with another {name} ({there[name]}; the bundle's is {value}): its latents "
+                    "mean nothing to this bundle. Use the bundle it was made with, or ingest the videos anew"
                 )
-            seen.add(pair.id)
+        if self._writes and wanted.items() - there.items():
+            there |= wanted
+            with self.place.create(MADE_FOR) as file:
+                file.write(json.dumps(there, indent=1).encode())
+        return there
 
-    def _seal(self, kind: str, number: int, rows: Iterable[pa.RecordBatch], facts: dict) -> dict:
-        """Writes one segment and returns its line for the manifest, without which it does not count."""
-        path = self.folder / f"{kind}-{number:08d}{SUFFIX}"
-        checksum = write_segment(path, rows, schema=arrow.PAIRS if kind == "pairs" else arrow.CONDITIONINGS)
-        return {
-            "schema": arrow.SCHEMA_VERSION,
-            "name": path.name,
-            "rows": len(facts["condition_ids"]),
-            "bytes": path.stat().st_size,
-            "sha256": checksum,
-            **facts,
-        }
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self.place.unlock(self._lock)
+            self._lock = None
 
-    def _index(self, line: dict) -> None:
-        name: str = line["name"]
-        self._checksums[name] = line["sha256"]
-        if name.startswith("conditionings"):
-            self._conditionings.update({id_: (name, row) for row, id_ in enumerate(line["condition_ids"])})
-            return
-        columns = zip(line["ids"], line["condition_ids"], line["policy_versions"], strict=True)
-        for row, (id_, condition_id, version) in enumerate(columns):
-            self._pairs[id_] = StoredPair(id_, condition_id, version, name, row)
+    def _check(self, pairs: Sequence[Pair], anchors: Sequence[Anchor], new: Mapping[str, Conditioning]) -> None:
+        for kind, items in (("pair", pairs), ("anchor", anchors)):
+            ids = [item.id for item in items]
+            there = self._catalog.known(f"{kind}s", ids)
+            twice = there or {id_ for id_ in ids if ids.count(id_) > 1} if len(set(ids)) < len(ids) else there
+            for id_ in sorted(twice):
+                raise ValueError(f"{kind} {id_} is in {self.place} already")
+        wanted = {item.condition_id: item.id for item in (*pairs, *anchors)}
+        for condition_id in wanted.keys() - new.keys() - self._catalog.known("conditionings", wanted):
+            raise ValueError(f"{wanted[condition_id]} has no conditioning: {condition_id} was neither stored nor given")
 
-    def _rows(self, places: Sequence[tuple[str, int]], schema: pa.Schema) -> list[pa.RecordBatch]:
-        by_segment: dict[str, list[int]] = {}
-        for position, (segment, _) in enumerate(places):
-            by_segment.setdefault(segment, []).append(position)
-        found: dict[int, pa.RecordBatch] = {}
-        for segment, positions in by_segment.items():
-            path = self.folder / segment
-            self._check_bytes(path)
-            found.update(zip(positions, read_rows(path, [places[p][1] for p in positions], schema=schema), strict=True))
-        return [found[position] for position in range(len(places))]
-
-    def _check_bytes(self, path: Path) -> None:
-        """Holds a segment of an earlier process to its checksum once, before its first row is handed out."""
-        if path.name in self._intact:
-            return
-        if file_sha256(path) != self._checksums[path.name]:
-            raise ValueError(
-                f"{path} is damaged: its sha256 is not the one in {MANIFEST}. Its pairs are not used; restore the file "
-                f"from a copy, or move it to {SET_ASIDE}/ and go on without its pairs"
+    def _pair(self, stored: StoredPair, facts: pa.RecordBatch, newer: pa.RecordBatch | None, videos: dict) -> Pair:
+        verdict = arrow.read_verdict(facts)
+        pair = Pair(
+            id=stored.id,
+            condition_id=stored.condition_id,
+            chosen_id=stored.chosen_id,
+            rejected_id=stored.rejected_id,
+            chosen=videos[stored.chosen_id],
+            rejected=videos[stored.rejected_id],
+            policy_version=stored.policy_version,
+            source=facts.column("source")[0].as_py(),
+            verdict=verdict,
+        )
+        corrected = None if newer is None else arrow.read_verdict(newer)
+        if corrected is None:
+            return pair
+        # A pair without a verdict has its chosen video first.
+        if corrected.a_is_chosen != (verdict is None or verdict.a_is_chosen):
+            pair = replace(
+                pair,
+                chosen_id=pair.rejected_id,
+                rejected_id=pair.chosen_id,
+                chosen=pair.rejected,
+                rejected=pair.chosen,
             )
-        self._intact.add(path.name)
+        return replace(pair, verdict=corrected)
 
-    def _recover(self) -> Recovery:
-        """Manifest and folder, brought into agreement: only segments that are listed and whole count."""
-        lines = [line for line in self._manifest.rows if self._is_segment_line(line)]
-        strange = [
-            f"{MANIFEST}: {str(row)[:200]} describes no segment" for row in self._manifest.rows if row not in lines
-        ]
-        listed = {line["name"]: line for line in lines}
-        present = {p.name for p in self.folder.iterdir() if _SEGMENT_NAME.fullmatch(p.name)}
-        torn: dict[str, str] = {}
-        for name in sorted(present):
-            if name.endswith(TEMPORARY):
-                torn[name] = "not finished when its writer stopped"
-            elif name not in listed:
-                torn[name] = f"not in {MANIFEST}: its writer stopped before it was acknowledged"
-            elif (size := (self.folder / name).stat().st_size) != listed[name]["bytes"]:
-                torn[name] = f"has {size} bytes instead of {listed[name]['bytes']}"
-        self._set_aside(torn)
-        for name, line in listed.items():
-            if name in present and name not in torn:
-                self._index(line)
-        orphans = [p.id for p in self._pairs.values() if p.condition_id not in self._conditionings]
-        for id_ in orphans:
-            del self._pairs[id_]
-        before = (self.folder / SET_ASIDE).iterdir() if (self.folder / SET_ASIDE).is_dir() else ()
-        self._next_number = 1 + max(map(_number, [*listed, *present, *(p.name for p in before)]), default=0)
-        recovery = Recovery(
-            torn, tuple(n for n in listed if n not in present), tuple(orphans), (*self._manifest.damage, *strange)
-        )
-        if recovery:
-            log.warning("%s was not closed cleanly: %s", self.folder, recovery)
-        return recovery
+    def _all_rows(self, kind: str, ids: Iterable[str]) -> dict[str, pa.RecordBatch]:
+        wanted = list(ids)
+        rows = self._rows(kind, wanted)
+        for id_ in wanted:
+            if id_ not in rows:
+                raise KeyError(f"{id_} is not among the {kind} of {self.place}")
+        return rows
 
-    def _is_segment_line(self, line: dict) -> bool:
-        if isinstance(line.get("schema"), int):
-            arrow.check_version(line["schema"], where=str(self.folder / MANIFEST))
-        name = line.get("name")
-        facts = ("condition_ids", "ids", "policy_versions") if str(name).startswith("pairs-") else ("condition_ids",)
-        return (
-            isinstance(name, str)
-            and _SEGMENT_NAME.fullmatch(name) is not None
-            and {"rows", "bytes", "sha256", *facts} <= line.keys()
-            and all(len(line[fact]) == line["rows"] for fact in facts)
-        )
-
-    def _set_aside(self, torn: Iterable[str]) -> None:
-        for name in torn:
-            aside = self.folder / SET_ASIDE
-            aside.mkdir(exist_ok=True)
-            os.replace(self.folder / name, aside / name)
-            sync_folder(aside)
+    def _rows(self, kind: str, ids: Iterable[str]) -> dict[str, pa.RecordBatch]:
+        by_segment: dict[Segment, list[tuple[str, int]]] = {}
+        for id_, (segment, row) in self._catalog.places(kind, ids).items():
+            by_segment.setdefault(segment, []).append((id_, row))
+        found: dict[str, pa.RecordBatch] = {}
+        for segment, places in by_segment.items():
+            rows = self._segments.rows(segment, [row for _, row in places], schema=arrow.TABLES[kind])
+            found.update(zip((id_ for id_, _ in places), rows, strict=True))
+        return found
 
 
-def _number(name: str) -> int:
-    match = _SEGMENT_NAME.fullmatch(name)
-    return int(match.group(1)) if match else 0
+def _packed(payloads: Mapping[str, TensorData]) -> list[list[str]]:
+    """Ids of the payloads, by the batch they go into."""
+    if not payloads:
+        return []
+    small = all(payload.nbytes < SMALL for payload in payloads.values())
+    return [list(payloads)] if small else [[id_] for id_ in payloads]

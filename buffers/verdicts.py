@@ -51,10 +51,10 @@ def judged_pair(candidates: Candidates, verdict: Verdict) -> Pair:
     return Pair(
         id=pair_id,
         condition_id=candidates.condition.id,
+        chosen_id=f"{candidates.condition.id}-{chosen_seed}",
+        rejected_id=f"{candidates.condition.id}-{rejected_seed}",
         chosen=chosen,
         rejected=rejected,
-        chosen_seed=chosen_seed,
-        rejected_seed=rejected_seed,
         policy_version=candidates.policy_version,
         source="online",
         verdict=verdict,

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from buffers.labelled_pairs import LabelledPair, read_labelled_pairs
-from ranker.video_file import check_video
+from policy.video_file import frame_times
 
 READERS = 16
 """Threads that look at the files."""
@@ -36,7 +36,7 @@ def usable_pairs(manifest: Path, *, skip_bad_rows: bool) -> list[LabelledPair]:
 def _bad_videos(paths: Iterable[Path]) -> dict[Path, str]:
     def problem(path: Path) -> tuple[Path, str | None]:
         try:
-            check_video(path)
+            frame_times(path)
         except (ValueError, OSError) as error:
             return path, str(error)
         return path, None

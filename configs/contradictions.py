@@ -86,12 +86,24 @@ def _learner(config: RunConfig) -> list[str]:
 
 
 def _buffer(config: RunConfig) -> list[str]:
-    if config.buffer.capacity >= config.learner.pairs_per_step:
-        return []
-    return [
-        f"buffer.capacity = {config.buffer.capacity} is less than learner.pairs_per_step = "
-        f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
-    ]
+    found, buffer, mix = [], config.buffer, config.buffer.mix
+    if buffer.capacity < config.learner.pairs_per_step:
+        found.append(
+            f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = "
+            f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
+        )
+    if not math.isclose(total := mix.online + mix.half_online + mix.offline, 1.0, abs_tol=1e-9):
+        found.append(f"buffer.mix: online, half_online and offline sum to {total:g}; they must sum to 1")
+    if mix.half_online:
+        found.append(
+            f"buffer.mix.half_online = {mix.half_online:g}, but no stage of this config makes such pairs: a step would "
+            "wait for ever; use 0"
+        )
+    if mix.offline and not buffer.offline:
+        found.append(f"buffer.mix.offline = {mix.offline:g} wants buffer.offline, a store made by apogee data ingest")
+    if buffer.offline and not mix.offline:
+        found.append(f"buffer.offline = {buffer.offline} is never read while buffer.mix.offline = 0")
+    return found
 
 
 def _ranker(config: RunConfig) -> list[str]:

@@ -168,8 +168,19 @@ class RankerConfig(Section):
     low_label_mass: Doubtful = "drop"
 
 
+class MixConfig(Section):
+    """Which share of all batches is of pairs that the policy made, of those with an anchor, and of people's own."""
+
+    online: Share = 1.0
+    half_online: Share = 0.0
+    offline: Share = 0.0
+
+
 class BufferConfig(Section):
-    """`capacity`: pairs waiting to be learned from; `add` waits while it is reached (that is the pace).
+    """`capacity`, `capacity_gb`: generated pairs waiting to be learned from, and 10^9 bytes of their latents on disk.
+
+    `when_full`: whether new pairs `wait` for room (that is the pace of a run) or the `drop_oldest` ones make it.
+    `offline`: a store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI.
 
     `max_uses`: in how many steps a pair is learned from. `max_staleness`: how many policy versions it may be behind
     when it is; 0 is strictly on-policy. `motion_share`: of the pairs kept, at most this share may have been decided by
@@ -178,6 +189,10 @@ class BufferConfig(Section):
     """
 
     capacity: Positive = 32
+    capacity_gb: Annotated[float, Field(gt=0)] = 1000.0
+    when_full: Literal["wait", "drop_oldest"] = "wait"
+    mix: MixConfig = MixConfig()
+    offline: str | None = None
     max_uses: Positive = 1
     max_staleness: Annotated[int, Field(ge=0)] = 1
     motion_share: Share = 1.0

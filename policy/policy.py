@@ -20,9 +20,9 @@ from configs.schema import LoraConfig
 from policy.adapters import add_adapters
 from policy.bundle_check import BundleFacts, check_bundle
 
-DECODED_AT_ONCE = 2**16
-"""Pixels (frames x height x width) the VAE decodes in one call: small videos are 1.7 times faster in groups (measured
-on the miniature, one thread), large ones only take more memory."""
+AT_ONCE = 2**16
+"""Pixels (frames x height x width) that the VAE handles in one call: small videos are 1.7 times faster in groups
+(measured on the miniature, one thread), large ones only take more memory."""
 
 
 class VideoPolicy:
@@ -148,15 +148,38 @@ class VideoPolicy:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
         """Pixels of normalised latents `[batch, ...]`: uint8 `[batch, frames, height, width, 3]`."""
-        config: Any = self.vae.config
-        mean = torch.tensor(config.latents_mean, device=self.device).view(1, -1, 1, 1, 1)
-        std = torch.tensor(config.latents_std, device=self.device).view(1, -1, 1, 1, 1)
+        mean, std = self._latent_statistics
         raw = latents.to(self.device, torch.float32) * std + mean
         one_video = raw[0, 0].numel() * self.facts.vae_temporal * self.facts.vae_spatial**2
-        groups = raw.split(max(1, DECODED_AT_ONCE // one_video))
+        groups = raw.split(max(1, AT_ONCE // one_video))
         frames = torch.cat([self.vae.decode(group, return_dict=False)[0] for group in groups])
         pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+    @torch.no_grad()
+    def encode(self, videos: np.ndarray) -> Tensor:
+        """Normalised latents of pixels: float32 `[batch, channels, frames, height, width]`, on the CPU.
+
+        `videos`: uint8 `[batch, frames, height, width, 3]`. The posterior's mode, as diffusers encodes a first frame,
+        so that the same video has the same latents every time.
+        """
+        mean, std = self._latent_statistics
+        vae: Any = self.vae
+        found = []
+        for group in np.array_split(videos, max(1, videos[..., 0].size // AT_ONCE)):
+            pixels = torch.from_numpy(group).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+            found.append((vae.encode(pixels).latent_dist.mode() - mean) / std)
+        return torch.cat(found).cpu()
+
+    @property
+    def _latent_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the VAE's raw latents, `[1, channels, 1, 1, 1]`."""
+        config: Any = self.vae.config
+        shape = (1, -1, 1, 1, 1)
+        return (
+            torch.tensor(config.latents_mean, device=self.device).view(shape),
+            torch.tensor(config.latents_std, device=self.device).view(shape),
+        )
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, latent_frames, latent_height, latent_width)`; raises what `BundleFacts.latent_shape` raises."""

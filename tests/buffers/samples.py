@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from buffers.records import Candidates, Condition, Conditioning, Pair, TensorData, Verdict
+from buffers.records import Anchor, Candidates, Condition, Conditioning, Pair, TensorData, Verdict
 
 
 def tensor(number: int, *, shape: tuple[int, ...] = (4, 3, 2, 2)) -> TensorData:
@@ -16,21 +16,27 @@ def verdict(label: int = 1, *, dropped=None, agreed: bool = True, first_shown: i
 
 
 def conditioning(number: int) -> Conditioning:
-    return Conditioning(f"c{number}", tensor(1000 + number, shape=(5, 8)))
+    return Conditioning(
+        Condition(f"c{number}", "a red circle moving left", "general"), tensor(1000 + number, shape=(5, 8))
+    )
 
 
 def pair(number: int, *, version: int = 0, condition: int = 0, shape: tuple[int, ...] = (4, 3, 2, 2)) -> Pair:
     return Pair(
         id=f"c{condition}-{2 * number}-{2 * number + 1}",
         condition_id=f"c{condition}",
+        chosen_id=f"c{condition}-{2 * number}",
+        rejected_id=f"c{condition}-{2 * number + 1}",
         chosen=tensor(2 * number, shape=shape),
         rejected=tensor(2 * number + 1, shape=shape),
-        chosen_seed=2 * number,
-        rejected_seed=2 * number + 1,
         policy_version=version,
         source="online",
         verdict=verdict(),
     )
+
+
+def anchor(number: int, *, positive: bool = True, condition: int = 0) -> Anchor:
+    return Anchor(f"anchor{number}", f"c{condition}", positive, tensor(5000 + number))
 
 
 def candidates(number: int, *, version: int = 0, condition: int = 0) -> Candidates:

@@ -17,7 +17,7 @@ from buffers.records import (
     Snapshot,
     Verdict,
 )
-from tests.buffers.samples import candidates, conditioning, pair, same, tensor, verdict
+from tests.buffers.samples import anchor, candidates, conditioning, pair, same, tensor, verdict
 
 VIDEO = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
 CONDITION = Condition("c1", "a red circle moving left", "general")
@@ -27,6 +27,7 @@ EXAMPLES = [
     CONDITION,
     Condition("c2", "no domain"),
     conditioning(1),
+    anchor(1),
     Request((CONDITION,), ((11, 12),)),
     candidates(1, version=3),
     Clips(CONDITION, VIDEO, VIDEO[::-1], 8.0, 3),

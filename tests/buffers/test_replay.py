@@ -1,7 +1,10 @@
 import asyncio
+import dataclasses
 import errno
 import os
+import resource
 from collections.abc import Awaitable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,6 +12,7 @@ import pytest
 
 from buffers.records import Batch
 from buffers.replay import COUNTS, ReplayBuffer
+from buffers.store import PairStore
 from configs.schema import BufferConfig
 from tests.buffers.samples import candidates, conditioning, pair, same, verdict
 
@@ -41,7 +45,7 @@ async def waiting(task: asyncio.Task) -> bool:
 
 def numbers(batch: Batch | None) -> list[int]:
     assert batch is not None
-    return [pair.chosen_seed // 2 for pair in batch.pairs]
+    return [int(pair.chosen_id.rpartition("-")[2]) // 2 for pair in batch.pairs]
 
 
 def test_a_batch_holds_the_pairs_that_were_added_with_their_conditionings(tmp_path):
@@ -75,7 +79,7 @@ def test_motion_decides_no_more_pairs_than_its_share(tmp_path):
 
     def numbers_of(batch: Batch | None) -> list[int]:
         assert batch is not None
-        return sorted(min(pair.chosen_seed, pair.rejected_seed) // 2 for pair in batch.pairs)
+        return sorted(int(pair.id.split("-")[1]) // 2 for pair in batch.pairs)
 
     play(scene())
 
@@ -362,6 +366,17 @@ def test_a_cancelled_add_is_stored_as_a_whole(tmp_path):
     play(scene())
 
 
+@contextmanager
+def full_disk():
+    """The kernel lets no file of this process grow."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_an_error_in_storing_reaches_the_adder_and_costs_nothing_else(tmp_path, monkeypatch):
     async def scene():
         replay = buffer(tmp_path, capacity=2)
@@ -374,8 +389,8 @@ def test_an_error_in_storing_reaches_the_adder_and_costs_nothing_else(tmp_path, 
             patch.setattr(os, "fsync", full)
             with pytest.raises(OSError, match="No space left") as error:
                 await fill(replay, [1])
-            with pytest.raises(OSError, match=r"No space left.*draws\.jsonl"):
-                await replay.take(0, 1)
+        with full_disk(), pytest.raises(OSError, match=r"cannot write: .*waiting\.sqlite"):
+            await replay.take(0, 1)
         assert str(tmp_path) in str(error.value)
         assert replay.counts()["added"] == 1 and replay.counts()["taken"] == 0
         assert await fill(replay, [1]) == 1  # Its reservation was given back: there is room for one.
@@ -440,3 +455,82 @@ def test_a_step_cannot_change_its_size(tmp_path):
 def test_every_candidate_needs_a_verdict(tmp_path):
     with pytest.raises(ValueError, match="1 candidates but 2 verdicts"):
         play(buffer(tmp_path).add([candidates(0)], [verdict(), verdict()]))
+
+
+def people(folder: Path, count: int) -> str:
+    """A store of people's own pairs."""
+    store = PairStore(folder)
+    pairs = [dataclasses.replace(pair(1000 + n), source="offline", verdict=None) for n in range(count)]
+    store.append(pairs, [conditioning(0)])
+    store.close()
+    return str(folder)
+
+
+def test_peoples_pairs_are_mixed_in_exactly_and_do_not_age(tmp_path):
+    async def scene():
+        mix = {"online": 0.75, "offline": 0.25}
+        settings = {"offline": people(tmp_path / "people", 3), "mix": mix, "max_staleness": 0, "max_uses": 3}
+        replay = buffer(tmp_path / "run", capacity=100, **settings)
+        sources = []
+        for step in range(3):
+            await replay.advance(step)
+            await fill(replay, range(10 * step, 10 * step + 4), version=step)
+            batch = await replay.take(step, 4)
+            assert batch is not None and sorted(batch.conditionings) == ["c0"]
+            assert batch.staleness == (0, 0, 0, 0)
+            sources += [pair.source for pair in batch.pairs]
+            assert [len(numbers_from(batch, 1000)), len(batch.pairs)] == [1, 4]
+        assert (sources.count("online"), sources.count("offline")) == (9, 3)
+        await replay.close()
+        people_since = PairStore(tmp_path / "people")
+        people_since.append([dataclasses.replace(pair(2000), source="offline", verdict=None)])
+        people_since.close()
+        again = buffer(tmp_path / "run", capacity=100, **settings)
+        await fill(again, range(50, 53), version=2)
+        assert numbers_from(await again.take(3, 4), 1000) == [2000]  # The one that was used least often.
+
+    def numbers_from(batch: Batch | None, first: int) -> list[int]:
+        return [number for number in numbers(batch) if number >= first]
+
+    play(scene())
+
+
+def test_a_step_waits_for_each_source(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path / "run", mix={"online": 0.5, "half_online": 0.5}, capacity=100)
+        await fill(replay, range(8))
+        take = asyncio.create_task(replay.take(0, 4))
+        assert await waiting(take)
+        halves = [dataclasses.replace(pair(n), source="half-online") for n in (100, 101)]
+        assert await replay.add_pairs(halves, [conditioning(0), conditioning(0)]) == 2
+        batch = await take
+        assert batch is not None
+        assert sorted(pair.source for pair in batch.pairs) == ["half-online"] * 2 + ["online"] * 2
+
+    play(scene())
+
+
+def test_capacity_counts_bytes_too(tmp_path):
+    async def scene():
+        size = pair(0).chosen.nbytes * 2
+        replay = buffer(tmp_path, capacity=100, capacity_gb=3 * size / 1e9)
+        await fill(replay, [0, 1, 2])
+        add = asyncio.create_task(fill(replay, [3]))
+        assert await waiting(add)
+        await replay.take(0, 1)
+        assert await add == 1
+
+    play(scene())
+
+
+def test_the_oldest_make_room_where_that_is_asked_for(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path, capacity=4, when_full="drop_oldest", max_staleness=9)
+        for version in range(4):
+            await replay.advance(version)
+            await fill(replay, [2 * version, 2 * version + 1], version=version)
+        assert replay.times().counts["usable"] == 5  # One call may go beyond it by its own pairs.
+        assert replay.counts()["evicted"] == 3 and replay.counts()["added"] == 8
+        assert {0, 1} & set(numbers(await replay.take(0, 4))) == set()
+
+    play(scene())

@@ -12,7 +12,7 @@ def test_the_label_says_which_side_is_chosen(label, chosen):
     judged = judged_pair(sides, verdict(label))
     latents, seeds = (sides.latents_a, sides.latents_b), (10, 11)
     assert judged.chosen is latents[chosen] and judged.rejected is latents[1 - chosen]
-    assert (judged.chosen_seed, judged.rejected_seed) == (seeds[chosen], seeds[1 - chosen])
+    assert (judged.chosen_id, judged.rejected_id) == (f"c0-{seeds[chosen]}", f"c0-{seeds[1 - chosen]}")
     assert (judged.id, judged.condition_id, judged.policy_version, judged.source) == ("c0-10-11", "c0", 3, "online")
     assert judged.verdict == verdict(label)
 

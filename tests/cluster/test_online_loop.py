@@ -62,7 +62,7 @@ class FakeGenerator:
             raise ArithmeticError("the generator broke")
         candidates, clips = [], []
         for condition, seeds in zip(request.conditions, request.seeds, strict=True):
-            conditioning = Conditioning(condition.id, tensor(0))
+            conditioning = Conditioning(condition, tensor(0))
             candidates.append(Candidates(condition, conditioning, seeds, tensor(1), tensor(2), self.version))
             clips.append(Clips(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0))
         return candidates, clips
@@ -200,7 +200,8 @@ def test_generation_waits_for_a_slow_learner(tmp_path: Path):
 
 
 def test_the_first_failure_of_a_generator_is_raised_and_everything_is_closed(tmp_path: Path):
-    scene = Scene(tmp_path, generators=[FakeGenerator(), FakeGenerator(fails_at=3)], steps=10_000)
+    # By its 15th request the buffer would be full twice over if nothing had been learned from it.
+    scene = Scene(tmp_path, generators=[FakeGenerator(), FakeGenerator(fails_at=15)], steps=10_000)
     with pytest.raises(ArithmeticError, match="the generator broke"):
         scene.run()
     assert scene.left_over == []

@@ -41,7 +41,7 @@ def pairs(count: int) -> tuple[list[Candidates], list[Verdict]]:
         return encode(torch.randn((16, 3, 8, 8), generator=generator))
 
     condition = Condition("c", "a red circle moving left", "general")
-    conditioning = Conditioning("c", encode(torch.randn((16, 32), generator=generator)))
+    conditioning = Conditioning(condition, encode(torch.randn((16, 32), generator=generator)))
     candidates = [
         Candidates(condition, conditioning, (2 * index, 2 * index + 1), latents(), latents(), 0)
         for index in range(count)

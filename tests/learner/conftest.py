@@ -9,7 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-from buffers.records import Batch, Conditioning, Pair
+from buffers.records import Batch, Condition, Conditioning, Pair
 from buffers.tensors import encode
 from configs.schema import LoraConfig
 from policy.adapters import add_adapters, policy_parameters
@@ -85,9 +85,13 @@ def make_batch(*, step=0, count=4, dtype=torch.float32, poison=None, swap=False)
             second[0, 0, 0, 0] = float("nan")
         if swap:
             first, second = second, first
-        pairs.append(Pair(f"pair{step}-{index}", f"c{index % 2}", encode(first), encode(second), 1, 2, 0, "online"))
+        name, condition = f"pair{step}-{index}", f"c{index % 2}"
+        pairs.append(Pair(name, condition, f"{name}+", f"{name}-", encode(first), encode(second), 0, "online"))
     texts = np.random.default_rng(77).standard_normal((2, TOKENS, TEXT_DIM)).astype(np.float32)
-    conditionings = {f"c{i}": Conditioning(f"c{i}", encode(torch.from_numpy(text))) for i, text in enumerate(texts)}
+    conditionings = {
+        f"c{i}": Conditioning(Condition(f"c{i}", "a video"), encode(torch.from_numpy(text)))
+        for i, text in enumerate(texts)
+    }
     return Batch(step, tuple(pairs), conditionings, tuple(index % 2 for index in range(count)))
 
 

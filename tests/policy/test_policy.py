@@ -50,6 +50,19 @@ def test_decoded_pixels_are_the_pipelines(policy: VideoPolicy, pipe: Any):
     assert np.abs(video / 255 - theirs).max() < 0.5 / 255 + 1e-5
 
 
+def test_encoded_latents_are_those_of_diffusers_preprocessing_and_its_vae(policy: VideoPolicy, pipe: Any):
+    video = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 48, 3), dtype=np.uint8)
+    ours = policy.encode(video)
+    config = pipe.vae.config
+    mean, std = (torch.tensor(values).view(1, 16, 1, 1, 1) for values in (config.latents_mean, config.latents_std))
+    pixels = torch.cat([pipe.video_processor.preprocess_video(list(one / 255.0)) for one in video])
+    with torch.no_grad():
+        theirs = (pipe.vae.encode(pixels.float()).latent_dist.mode() - mean) / std
+    assert ours.dtype == torch.float32 and tuple(ours.shape[1:]) == policy.latent_shape(9, 32, 48)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(policy.encode(video[1:2]), ours[1:2], atol=1e-4, rtol=0)
+
+
 def test_latent_shape_is_what_the_vae_encodes_to(policy: VideoPolicy):
     vae: Any = policy.vae
     with torch.no_grad():

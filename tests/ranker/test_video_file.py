@@ -72,8 +72,12 @@ def test_what_is_far_larger_than_the_judge_looks_at_is_shrunk_as_it_is_decoded(t
 def test_only_shown_frames_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lossless(tmp_path / "v.mkv", numbered(900))
     sized: list[int] = []
-    size = video_file._size
-    monkeypatch.setattr(video_file, "_size", lambda *given: sized.append(1) or size(*given))
+    real = video_file.decode_frames
+
+    def counted(path, ticks, *, size):
+        return real(path, ticks, size=lambda *given: sized.append(1) or size(*given))
+
+    monkeypatch.setattr(video_file, "decode_frames", counted)
     assert len(read_footage(path, count=5, max_pixels=2**20).frames) == len(sized) == 5
 
 
@@ -119,6 +123,6 @@ def test_frames_that_no_memory_holds_are_refused_before_they_are_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_lossless(tmp_path / "v.mkv", numbered(4, height=64, width=64))
-    monkeypatch.setattr(video_file, "LARGEST_FRAME", 64 * 63)
+    monkeypatch.setattr("policy.video_file.LARGEST_FRAME", 64 * 63)
     with pytest.raises(ValueError, match=r"v\.mkv: frames of 64 x 64; at most 4,032 pixels"):
         read_footage(path, count=4, max_pixels=2**20)

@@ -1,0 +1,23 @@
+"""How many pairs of each source a batch holds: exact over time, not only on average."""
+
+from collections.abc import Mapping
+
+from buffers.records import Source
+
+
+def quotas(shares: Mapping[Source, float], drawn: Mapping[Source, int], count: int) -> dict[Source, int]:
+    """Of each source, how many of the next `count` pairs.
+
+    `shares` sum to 1; `drawn`: how many were drawn so far. Each place goes to the source that is furthest behind its
+    share of all places up to this one, so that after any number of batches no source is off by a whole pair or more
+    where two are mixed (and none by more than two where three are).
+
+    Example: quotas({"online": 0.75, "half-online": 0.25}, {"online": 3, "half-online": 1}, 2) == {"online": 2}
+    """
+    behind = {source: -drawn.get(source, 0) for source in shares}
+    total, given = sum(drawn.get(source, 0) for source in shares), dict.fromkeys(shares, 0)
+    for place in range(total + 1, total + count + 1):
+        source = max(shares, key=lambda s: shares[s] * place + behind[s])
+        behind[source] -= 1
+        given[source] += 1
+    return {source: number for source, number in given.items() if number}

@@ -1,0 +1,135 @@
+"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from buffers import arrow
+from buffers.catalog import Catalog
+from buffers.places import TEMPORARY, Place
+from buffers.segments import SUFFIX, Segment, Segments
+
+_COMMIT = re.compile(r"commit-(\d{8,})\.json")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What opening a store found wrong; all empty after a clean stop.
+
+    `set_aside`: name of a file -> why it was moved to `set_aside/`. `missing`: files of which commits tell and that are
+    gone or damaged, as far as opening looked: it reads only what it has not seen before (`PairStore.verify` reads all).
+    """
+
+    set_aside: dict[str, str]
+    missing: dict[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.set_aside or self.missing)
+
+
+def commit_name(number: int) -> str:
+    return f"commit-{number:08d}.json"
+
+
+def segment_name(kind: str, number: int) -> str:
+    return f"{kind}-{number:08d}{SUFFIX}"
+
+
+def recover(place: Place, catalog: Catalog, segments: Segments, *, write: bool) -> Recovery:
+    """Raises ValueError, before anything is touched, if a newer Apogee added to the store."""
+    if not fits(place, catalog):
+        catalog.forget()
+    missing = catch_up(place, catalog, segments)
+    return Recovery(_set_aside_torn(place, catalog.commits + 1) if write else {}, missing)
+
+
+def catch_up(place: Place, catalog: Catalog, segments: Segments) -> dict[str, str]:
+    """Adds the commits that the catalog does not know; returns which of their files are missing, and how."""
+    missing: dict[str, str] = {}
+    # With nothing known, all names are asked for once: a lost commit must not hide those behind it.
+    numbers = _all_commits(place) if catalog.commits == 0 else _next_commits(place, catalog.commits)
+    for number in numbers:
+        for lost in range(catalog.commits + 1, number):
+            missing[commit_name(lost)] = "is gone"
+        commit = _read_commit(place, number)
+        if isinstance(commit, str):
+            missing[commit_name(number)] = commit
+            commit = []
+        rows: dict[str, Sequence[tuple]] = {}
+        for segment in commit:
+            try:
+                rows[segment.kind] = _rows(segments, segment)
+            except (FileNotFoundError, ValueError) as error:
+                missing[segment.name] = str(error)
+        catalog.add(number, commit, rows)
+    return missing
+
+
+def fits(place: Place, catalog: Catalog) -> bool:
+    """Whether the catalog can be this store's (another store's may lie in its place), and lacks nothing it has seen."""
+    seen = catalog.commits == 0 or place.size(commit_name(catalog.commits)) is not None
+    return seen and not catalog.incomplete
+
+
+def _all_commits(place: Place) -> list[int]:
+    return sorted(int(match[1]) for name in place.names() if (match := _COMMIT.fullmatch(name)))
+
+
+def _next_commits(place: Place, known: int) -> Iterable[int]:
+    while place.size(commit_name(known + 1)) is not None:
+        known += 1
+        yield known
+
+
+def _read_commit(place: Place, number: int) -> list[Segment] | str:
+    """The segments of a commit, or what is wrong with it."""
+    name = commit_name(number)
+    try:
+        content = json.loads(place.read(name))
+    except ValueError as error:
+        return f"is no JSON ({error})"
+    if isinstance(content, dict) and isinstance(content.get("schema"), int):
+        arrow.check_version(content["schema"], where=f"{place}/{name}")
+    try:
+        found = [Segment(**line) for line in content["segments"]]
+    except (KeyError, TypeError) as error:
+        return f"lists no segments ({error!r})"
+    for segment in found:
+        if segment.kind not in arrow.TABLES or segment.name != segment_name(segment.kind, number):
+            return f"names {segment.name!r}, which is no segment of it"
+    return found
+
+
+def _rows(segments: Segments, segment: Segment) -> list[tuple]:
+    """What the catalog keeps of each row (`Catalog.add`), read from the segment."""
+    batches = segments.batches(segment, schema=arrow.TABLES[segment.kind])
+    return [row for batch in batches for row in facts_of(segment.kind, batch)]
+
+
+def facts_of(kind: str, batch: pa.RecordBatch) -> list[tuple]:
+    """The id of each row and what else the catalog keeps of its kind; payloads are not read."""
+    if kind == "latents":
+        return list(zip(batch.column("id").to_pylist(), arrow.tensor_bytes(batch.column("latents")), strict=True))
+    names = {
+        "conditionings": ("id", "domain"),
+        "pairs": ("id", "condition_id", "chosen_id", "rejected_id", "policy_version", "source", "bytes"),
+        "anchors": ("id", "condition_id", "positive"),
+        "verdicts": ("id",),
+    }[kind]
+    return list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+
+
+def _set_aside_torn(place: Place, number: int) -> dict[str, str]:
+    """Files of the append that was under way when the writer stopped. Their names are known: nothing is listed."""
+    torn = {}
+    for name in (*(segment_name(kind, number) for kind in arrow.TABLES), commit_name(number)):
+        for found, why in (
+            (name, "its writer stopped before it was acknowledged"),
+            (name + TEMPORARY, "not finished when its writer stopped"),
+        ):
+            if place.size(found) is not None:
+                torn[found] = f"{why}; now {place.set_aside(found)}"
+    return torn

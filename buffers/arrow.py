@@ -193,7 +193,11 @@ def _tensor_column(tensors: Mapping[str, TensorData]) -> pa.Array:
 
 
 def _tensor(column: pa.Array) -> TensorData:
+    """Of an array of one row. Not by Arrow's scalars: a binary one is a copy."""
     parts = cast(pa.StructArray, column)
-    data = np.frombuffer(cast(Any, parts.field("data")[0]).as_buffer(), dtype=np.uint8)
+    payload = parts.field("data")
+    _, offsets, values = payload.buffers()
+    start, end = np.frombuffer(offsets, dtype=np.int64)[payload.offset : payload.offset + 2]
+    data = np.frombuffer(values or b"", dtype=np.uint8)[start:end]
     data.flags.writeable = False  # Arrow calls a read-only mapping mutable; writing there would kill the process.
     return TensorData(parts.field("dtype")[0].as_py(), tuple(parts.field("shape")[0].as_py()), data)

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from buffers.records import Condition, Domain, Request
+from buffers.records import Condition, Domain, Request, condition_id
 
 FIRST_SEED = 2**31
 """Noise seeds of a stream lie in [2^31, 2^32): the seeds below are left to people (evaluation), so that no training
@@ -51,8 +51,7 @@ def _condition(line: str, *, where: str, max_characters: int) -> Condition:
         raise ValueError(f"{where}: empty prompt; take the line out or begin it with #")
     if len(prompt) > max_characters:
         raise ValueError(f"{where}: the prompt has {len(prompt)} characters, prompts.max_characters = {max_characters}")
-    identity = hashlib.sha256(f"{domain or ''}\t{prompt}".encode()).hexdigest()[:16]
-    return Condition(identity, prompt, domain)
+    return Condition(condition_id(prompt, domain), prompt, domain)
 
 
 class PromptStream:

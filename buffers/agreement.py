@@ -2,15 +2,18 @@
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer", bound=Hashable)
 
 
-def majority(votes: Mapping[Hashable, int]) -> Hashable | None:
-    """The answer that more annotators gave than any other; None where two are level.
+def majority(votes: Mapping[Answer, int]) -> Answer | None:
+    """The answer that more annotators gave than any other; None where two are level, or nobody answered.
 
     Example: majority({1: 3, 2: 1}) == 1
     """
-    (first, most), *rest = sorted(votes.items(), key=lambda vote: -vote[1])
-    return None if rest and rest[0][1] == most else first
+    first, *rest = Counter(votes).most_common(2) or [(None, 0)]
+    return None if rest and rest[0][1] == first[1] else first[0]
 
 
 class Agreement:
@@ -23,7 +26,7 @@ class Agreement:
     def __init__(self) -> None:
         self.items, self._agreed, self._answers = 0, 0.0, Counter[Hashable]()
 
-    def add(self, votes: Mapping[Hashable, int]) -> None:
+    def add(self, votes: Mapping[Any, int]) -> None:
         """`votes`: answer -> how many gave it."""
         given = sum(votes.values())
         if given < 2:

@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from buffers.records import Anchor, Condition, Conditioning, Pair, TensorData, Verdict
 
@@ -18,6 +17,10 @@ SCHEMA_VERSION = 2
 """Goes up whenever an old reader would misread a new file. A newer version is refused, never guessed at."""
 
 _VERSION_KEY, _KIND_KEY = b"apogee.schema_version", b"apogee.kind"
+
+
+_NOTHING = TensorData("uint8", (0,), np.empty(0, np.uint8))
+"""Below a row that holds no tensor."""
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -59,6 +62,7 @@ CONDITIONINGS = _table(
     _required("prompt", pa.string()),
     pa.field("domain", pa.string()),
     _required("prompt_embeds", _TENSOR),
+    pa.field("first_frame", _TENSOR),
 )
 
 PAIRS = _table(
@@ -75,7 +79,11 @@ PAIRS = _table(
 """`bytes`: of both videos' latents."""
 
 ANCHORS = _table(
-    "anchors", _required("id", pa.string()), _required("condition_id", pa.string()), _required("positive", pa.bool_())
+    "anchors",
+    _required("id", pa.string()),
+    _required("condition_id", pa.string()),
+    _required("video_id", pa.string()),
+    _required("positive", pa.bool_()),
 )
 
 VERDICTS = _table("verdicts", _required("id", pa.string()), pa.field("verdict", _VERDICT))
@@ -112,9 +120,10 @@ def latents_batch(videos: Mapping[str, TensorData]) -> pa.RecordBatch:
 def conditionings_batch(conditionings: Sequence[Conditioning]) -> pa.RecordBatch:
     """A row each; a single one is not copied. Raises ValueError if bytes and shape of one disagree."""
     conditions = [conditioning.condition for conditioning in conditionings]
-    embeds = {f"condition {c.condition_id}, prompt_embeds": c.prompt_embeds for c in conditionings}
     columns = [[getattr(condition, name) for condition in conditions] for name in ("id", "prompt", "domain")]
-    return _batch(CONDITIONINGS, [*columns, _tensor_column(embeds)])
+    for name in ("prompt_embeds", "first_frame"):
+        columns.append(_tensor_column({f"condition {c.condition_id}, {name}": getattr(c, name) for c in conditionings}))
+    return _batch(CONDITIONINGS, columns)
 
 
 def pairs_batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
@@ -142,18 +151,15 @@ def read_latents(row: pa.RecordBatch) -> TensorData:
 def read_conditioning(row: pa.RecordBatch) -> Conditioning:
     """Of a batch of one row; its embeddings are views of the batch."""
     id_, prompt, domain = (row.column(name)[0].as_py() for name in ("id", "prompt", "domain"))
-    return Conditioning(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")))
+    frame = row.column("first_frame")
+    first_frame = _tensor(frame) if frame.is_valid()[0].as_py() else None
+    return Conditioning(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), first_frame)
 
 
 def read_verdict(row: pa.RecordBatch) -> Verdict | None:
     """Of a batch of one row of pairs or of verdicts."""
     values = row.column("verdict")[0].as_py()
     return None if values is None else Verdict(**{**values, "probabilities": tuple(values["probabilities"])})
-
-
-def tensor_bytes(column: pa.Array) -> list[int]:
-    """Bytes of the tensor in each row; they are not read."""
-    return cast(Any, pc).binary_length(cast(pa.StructArray, column).field("data")).to_pylist()
 
 
 def _batch(schema: pa.Schema, columns: Sequence[Any]) -> pa.RecordBatch:
@@ -168,9 +174,11 @@ def _verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
     return None if verdict is None else {name: getattr(verdict, name) for name in _VERDICT.names}
 
 
-def _tensor_column(tensors: Mapping[str, TensorData]) -> pa.Array:
-    """`tensors`: what each is, in words -> the tensor."""
+def _tensor_column(tensors: Mapping[str, TensorData | None]) -> pa.Array:
+    """`tensors`: what each is, in words -> the tensor, or None where there is none."""
     for what, tensor in tensors.items():
+        if tensor is None:
+            continue
         elements = math.prod(tensor.shape)
         # The itemsize is torch's to know; that the bytes split evenly over the elements catches a mix-up before it is
         # kept.
@@ -179,7 +187,7 @@ def _tensor_column(tensors: Mapping[str, TensorData]) -> pa.Array:
                 f"{what}: {tensor.nbytes} bytes of {tensor.data.dtype} cannot be a {tensor.dtype} tensor of shape "
                 f"{tensor.shape}; expected its raw bytes as uint8 (buffers.tensors.encode)"
             )
-    some = list(tensors.values())
+    some = [tensor or _NOTHING for tensor in tensors.values()]
     data = np.ascontiguousarray(some[0].data) if len(some) == 1 else np.concatenate([t.data for t in some])
     offsets = np.cumsum([0, *(tensor.nbytes for tensor in some)], dtype=np.int64)
     return pa.StructArray.from_arrays(
@@ -189,6 +197,7 @@ def _tensor_column(tensors: Mapping[str, TensorData]) -> pa.Array:
             pa.Array.from_buffers(pa.large_binary(), len(some), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
         ],
         fields=list(_TENSOR),
+        mask=pa.array([tensor is None for tensor in tensors.values()]),
     )
 
 

@@ -22,15 +22,16 @@ SHAPE = 1
 _TABLES = """
 CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE segments (number INTEGER PRIMARY KEY, name TEXT, kind TEXT, rows INTEGER, bytes INTEGER, sha256 TEXT);
-CREATE TABLE latents (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, bytes INTEGER) WITHOUT ROWID;
+CREATE TABLE latents (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, bytes INTEGER, shape TEXT) WITHOUT ROWID;
 CREATE TABLE conditionings (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, domain TEXT) WITHOUT ROWID;
-CREATE TABLE anchors (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, condition_id TEXT, positive INTEGER)
-    WITHOUT ROWID;
+CREATE TABLE anchors (
+    id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, condition_id TEXT, video_id TEXT, positive INTEGER
+) WITHOUT ROWID;
 CREATE INDEX anchors_of ON anchors (condition_id, positive, id);
-CREATE TABLE verdicts (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER) WITHOUT ROWID;
+CREATE TABLE verdicts (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, label INTEGER) WITHOUT ROWID;
 CREATE TABLE pairs (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, segment INTEGER, row INTEGER, condition_id TEXT, chosen_id TEXT,
-    rejected_id TEXT, policy_version INTEGER, source TEXT, bytes INTEGER
+    rejected_id TEXT, policy_version INTEGER, source TEXT, bytes INTEGER, label INTEGER
 );
 """
 

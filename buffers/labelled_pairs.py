@@ -10,13 +10,13 @@ relative to the manifest's folder and cannot leave it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
+from buffers.columns import CHOICES, answer_of, check_names, domain_of, file_of, text_of
 from buffers.manifests import manifest_folder, read_rows
 from buffers.records import Domain
 
 KEYS = ("a", "b", "domain", "label", "choice", "criterion")
-CHOICES = {"a": (1, 3), "b": (2, 4)}
 SHOWN_PROBLEMS = 10
 """How many bad rows an error names; it says how many more there are."""
 
@@ -64,41 +64,9 @@ def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple
 
 
 def _pair(row: dict[str, Any], folder: Path) -> LabelledPair:
-    unknown = sorted(row.keys() - set(KEYS))
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(KEYS)}")
-    a, b = (_video(row, name, folder) for name in ("a", "b"))
+    check_names(row, KEYS)
+    a, b = (file_of(row, name, folder) for name in ("a", "b"))
     if a.samefile(b):
         raise ValueError(f"a and b are the same file, {row['a']}")
-    domain = row.get("domain")
-    if domain not in get_args(Domain):
-        raise ValueError(f"domain = {domain!r}; want {' or '.join(map(repr, get_args(Domain)))}")
-    criterion = row.get("criterion", "")
-    if not isinstance(criterion, str):
-        raise ValueError(f"criterion = {criterion!r}; want a text")
-    return LabelledPair(a, b, cast(Domain, domain), _right(row), criterion)
-
-
-def _video(row: dict[str, Any], name: str, folder: Path) -> Path:
-    written = row.get(name)
-    if not isinstance(written, str) or not written:
-        raise ValueError(f"{name} = {written!r}; want the path of a video file")
-    path = (folder / written).resolve()
-    if not path.is_relative_to(folder):
-        raise ValueError(f"{name} = {written!r} leads out of the manifest's folder")
-    if not path.is_file():
-        raise ValueError(f"{name} = {written!r}: no such file in {folder}")
-    return path
-
-
-def _right(row: dict[str, Any]) -> tuple[int, ...]:
-    label, choice = row.get("label"), row.get("choice")
-    if (label is None) == (choice is None):
-        raise ValueError("want either a label (1 to 4) or a choice ('a' or 'b')")
-    if label is not None:
-        if type(label) is not int or not 1 <= label <= 4:
-            raise ValueError(f"label = {label!r}; want 1, 2, 3 or 4")
-        return (label,)
-    if choice not in CHOICES:
-        raise ValueError(f"choice = {choice!r}; want 'a' or 'b'")
-    return CHOICES[choice]
+    domain, criterion, answer = domain_of(row), text_of(row, "criterion"), answer_of(row)
+    return LabelledPair(a, b, domain, CHOICES[answer] if isinstance(answer, str) else (answer,), criterion)

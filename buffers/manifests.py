@@ -1,7 +1,7 @@
 """The rows of a manifest, whichever file they lie in; streamed, so that a million of them fit into any memory.
 
 pairs.jsonl      JSON lines
-pairs.csv        with a header; an empty cell is no value, digits are a number
+pairs.csv        with a header; an empty cell is no value
 pairs.parquet
 pairs/           a folder that Hugging Face's `datasets` saved to disk
 """
@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROWS_AT_ONCE = 1024
+
+NO_TEXT = ("label", "probabilities", "policy_version", "label_mass", "agreed", "first_shown")
+"""Columns whose cells in a CSV file are read as JSON: numbers, lists, true and false."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,19 @@ def _csv(manifest: Path) -> Iterator[Row]:
             if cells is None:
                 return
             if len(cells) == len(columns):
-                yield Row(number, {name: _typed(cell) for name, cell in zip(columns, cells, strict=True) if cell})
+                yield Row(number, {name: _typed(name, cell) for name, cell in zip(columns, cells, strict=True) if cell})
             elif cells:
                 yield Row(number, {}, f"has {len(cells)} cells; the header names {len(columns)} columns")
 
 
-def _typed(cell: str) -> Any:
-    """A text cell as what it says: a number, a list, or a text."""
-    if cell.isdigit():
-        return int(cell)
-    if cell.startswith("["):
-        try:
-            return json.loads(cell)
-        except ValueError:
-            return cell
-    return cell
+def _typed(name: str, cell: str) -> Any:
+    """What a cell says: text, but for the columns that are never text."""
+    if name not in NO_TEXT:
+        return cell
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
 
 
 def _parquet(manifest: Path) -> Iterator[Row]:

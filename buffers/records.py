@@ -6,6 +6,7 @@ This is the public interface of the project. numpy only: no torch, no ray, no vl
     Condition --generator--> Candidates + Clips --ranker--> Verdict --buffer--> Pair --learner--> Snapshot
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -53,15 +54,22 @@ class Condition:
     domain: Domain | None = None
 
 
+def condition_id(prompt: str, domain: Domain | None, first_frame: str = "") -> str:
+    """The same for the same condition in every file and run; `first_frame`: the fingerprint of its picture, if any."""
+    return hashlib.sha256("\t".join([domain or "", prompt, *filter(None, [first_frame])]).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Conditioning:
     """A condition as the transformer takes it; stored once per condition, not once per pair.
 
-    `prompt_embeds`: `[tokens, text_dim]`.
+    `prompt_embeds`: `[tokens, text_dim]`. `first_frame`: the picture that its videos begin with, where it has one:
+    uint8 `[height, width, 3]`.
     """
 
     condition: Condition
     prompt_embeds: TensorData
+    first_frame: TensorData | None = None
 
     @property
     def condition_id(self) -> str:
@@ -149,8 +157,7 @@ class Pair:
     """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it, 0 for footage.
 
     `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`. Their ids name
-    them among all latents of a store, which keeps each once: `{condition}-{noise seed}` of a generated video, the
-    anchor's id of an anchor.
+    them among all latents of a store, which keeps each once: `{condition}-{noise seed}` of a generated video.
     """
 
     id: str
@@ -168,11 +175,13 @@ class Pair:
 class Anchor:
     """A video that people judged by itself: good or bad for its condition. Half-online stage; paper, section 3.3.
 
-    `latents`: normalised, `[channels, latent_frames, latent_height, latent_width]`.
+    `video_id` names its latents among all of a store, as `Pair.chosen_id` does: the same video may be good for one
+    condition and bad for another. `latents`: normalised, `[channels, latent_frames, latent_height, latent_width]`.
     """
 
     id: str
     condition_id: str
+    video_id: str
     positive: bool
     latents: TensorData
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,6 +13,18 @@ from buffers.places import TEMPORARY, Place
 from buffers.segments import SUFFIX, Segment, Segments
 
 _COMMIT = re.compile(r"commit-(\d{8,})\.json")
+
+
+LARGE = ("latents", "conditionings")
+"""Kinds whose commits tell what the catalog keeps of their rows: nobody should fetch terabytes to open a store."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What one append added. `rows`: of the kinds in LARGE, what the catalog keeps of each row (`Catalog.add`)."""
+
+    segments: tuple[Segment, ...]
+    rows: Mapping[str, Sequence[tuple]]
 
 
 @dataclass(frozen=True)
@@ -57,14 +69,14 @@ def catch_up(place: Place, catalog: Catalog, segments: Segments) -> dict[str, st
         commit = _read_commit(place, number)
         if isinstance(commit, str):
             missing[commit_name(number)] = commit
-            commit = []
+            commit = Commit((), {})
         rows: dict[str, Sequence[tuple]] = {}
-        for segment in commit:
+        for segment in commit.segments:
             try:
-                rows[segment.kind] = _rows(segments, segment)
+                rows[segment.kind] = _rows(place, segments, segment, commit)
             except (FileNotFoundError, ValueError) as error:
                 missing[segment.name] = str(error)
-        catalog.add(number, commit, rows)
+        catalog.add(number, commit.segments, rows)
     return missing
 
 
@@ -84,8 +96,8 @@ def _next_commits(place: Place, known: int) -> Iterable[int]:
         yield known
 
 
-def _read_commit(place: Place, number: int) -> list[Segment] | str:
-    """The segments of a commit, or what is wrong with it."""
+def _read_commit(place: Place, number: int) -> Commit | str:
+    """A commit, or what is wrong with it."""
     name = commit_name(number)
     try:
         content = json.loads(place.read(name))
@@ -94,32 +106,48 @@ def _read_commit(place: Place, number: int) -> list[Segment] | str:
     if isinstance(content, dict) and isinstance(content.get("schema"), int):
         arrow.check_version(content["schema"], where=f"{place}/{name}")
     try:
-        found = [Segment(**line) for line in content["segments"]]
+        found = tuple(Segment(**line) for line in content["segments"])
+        large = {
+            segment.kind: [tuple(row) for row in content["rows"][segment.kind]]
+            for segment in found
+            if segment.kind in LARGE
+        }
     except (KeyError, TypeError) as error:
         return f"lists no segments ({error!r})"
     for segment in found:
         if segment.kind not in arrow.TABLES or segment.name != segment_name(segment.kind, number):
             return f"names {segment.name!r}, which is no segment of it"
-    return found
+        if segment.kind in LARGE and len(large[segment.kind]) != segment.rows:
+            return f"tells of {len(large[segment.kind])} rows of {segment.name}, which holds {segment.rows}"
+    return Commit(found, large)
 
 
-def _rows(segments: Segments, segment: Segment) -> list[tuple]:
-    """What the catalog keeps of each row (`Catalog.add`), read from the segment."""
+def _rows(place: Place, segments: Segments, segment: Segment, commit: Commit) -> Sequence[tuple]:
+    """What the catalog keeps of each row (`Catalog.add`); segments of large payloads are only looked for."""
+    if segment.kind in LARGE:
+        size = place.size(segment.name)
+        if size is None:
+            raise FileNotFoundError(f"{place}/{segment.name} is gone: what lay in it cannot be read")
+        if size != segment.bytes:
+            raise ValueError(
+                f"{place}/{segment.name} is damaged: it has {size:,} bytes, {segment.bytes:,} were written"
+            )
+        return commit.rows[segment.kind]
     batches = segments.batches(segment, schema=arrow.TABLES[segment.kind])
     return [row for batch in batches for row in facts_of(segment.kind, batch)]
 
 
 def facts_of(kind: str, batch: pa.RecordBatch) -> list[tuple]:
-    """The id of each row and what else the catalog keeps of its kind; payloads are not read."""
-    if kind == "latents":
-        return list(zip(batch.column("id").to_pylist(), arrow.tensor_bytes(batch.column("latents")), strict=True))
+    """The id of each row and what else the catalog keeps of it, for kinds without large payloads."""
     names = {
-        "conditionings": ("id", "domain"),
         "pairs": ("id", "condition_id", "chosen_id", "rejected_id", "policy_version", "source", "bytes"),
-        "anchors": ("id", "condition_id", "positive"),
+        "anchors": ("id", "condition_id", "video_id", "positive"),
         "verdicts": ("id",),
     }[kind]
-    return list(zip(*(batch.column(name).to_pylist() for name in names), strict=True))
+    columns = [batch.column(name).to_pylist() for name in names]
+    if kind in ("pairs", "verdicts"):
+        columns.append([verdict and verdict["label"] for verdict in batch.column("verdict").to_pylist()])
+    return list(zip(*columns, strict=True))
 
 
 def _set_aside_torn(place: Place, number: int) -> dict[str, str]:

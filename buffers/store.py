@@ -31,7 +31,7 @@ from buffers.catalog import Catalog, StoredPair
 from buffers.lock import LOCK
 from buffers.places import Folder, place_of
 from buffers.records import Anchor, Conditioning, Pair, TensorData, Verdict
-from buffers.recovery import catch_up, commit_name, facts_of, fits, recover, segment_name
+from buffers.recovery import LARGE, catch_up, commit_name, facts_of, fits, recover, segment_name
 from buffers.segments import Segment, Segments, write_segment
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ class PairStore:
     def __contains__(self, pair_id: object) -> bool:
         return bool(self._catalog.known("pairs", [str(pair_id)]))
 
-    def known(self, pair_ids: Iterable[str]) -> set[str]:
-        """Those of the ids that are pairs of this store."""
-        return self._catalog.known("pairs", pair_ids)
+    def known(self, ids: Iterable[str], kind: str = "pairs") -> set[str]:
+        """Those of the ids that are there as pairs, anchors, conditionings or latents."""
+        return self._catalog.known(kind, ids)
 
     @property
     def last_number(self) -> int:
@@ -108,7 +108,7 @@ class PairStore:
         given = {id_: conditioning for id_, conditioning in given.items() if id_ not in there}
         self._check(pairs, anchors, given)
         videos = {pair.chosen_id: pair.chosen for pair in pairs} | {pair.rejected_id: pair.rejected for pair in pairs}
-        videos |= {anchor.id: anchor.latents for anchor in anchors}
+        videos |= {anchor.video_id: anchor.latents for anchor in anchors}
         there = self._catalog.known("latents", videos)
         videos = {id_: latents for id_, latents in videos.items() if id_ not in there}
         embeds = {id_: conditioning.prompt_embeds for id_, conditioning in given.items()}
@@ -120,9 +120,9 @@ class PairStore:
         }
         rows: dict[str, list[tuple]] = {
             "conditionings": [(c.condition_id, c.condition.domain) for c in given.values()],
-            "latents": [(id_, latents.nbytes) for id_, latents in videos.items()],
+            "latents": [(id_, v.nbytes, " x ".join(map(str, v.shape))) for id_, v in videos.items()],
             "pairs": [row for batch in batches["pairs"] for row in facts_of("pairs", batch)],
-            "anchors": [(a.id, a.condition_id, a.positive) for a in anchors],
+            "anchors": [(a.id, a.condition_id, a.video_id, a.positive) for a in anchors],
         }
         self._commit(batches, rows, f"{len(pairs)} pairs and {len(anchors)} anchors")
 
@@ -138,7 +138,9 @@ class PairStore:
             if verdict.label not in (1, 2, 3, 4):
                 raise ValueError(f"pair {id_}: label {verdict.label}; want 1, 2, 3 or 4")
         batches = {"verdicts": [arrow.verdicts_batch(dict(verdicts))]}
-        self._commit(batches, {"verdicts": [(id_,) for id_ in verdicts]}, f"{len(verdicts)} verdicts")
+        self._commit(
+            batches, {"verdicts": [(id_, v.label) for id_, v in verdicts.items()]}, f"{len(verdicts)} verdicts"
+        )
 
     def read(self, ids: Sequence[str]) -> list[Pair]:
         """The pairs with these ids, in this order; on this machine their latents are read-only views of the files.
@@ -166,9 +168,9 @@ class PairStore:
 
     def anchors(self, ids: Sequence[str]) -> list[Anchor]:
         """The anchors with these ids, in this order. Raises as `read` does."""
-        facts, videos = self._all_rows("anchors", ids), self.latents(ids)
-        found = ((id_, facts[id_].column("condition_id")[0], facts[id_].column("positive")[0]) for id_ in ids)
-        return [Anchor(id_, condition.as_py(), positive.as_py(), videos[id_]) for id_, condition, positive in found]
+        facts = {id_: row.to_pylist()[0] for id_, row in self._all_rows("anchors", ids).items()}
+        videos = self.latents(dict.fromkeys(row["video_id"] for row in facts.values()))
+        return [Anchor(**facts[id_], latents=videos[facts[id_]["video_id"]]) for id_ in ids]
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
         """Any question to the catalog, in SQL; its tables are in `catalog.py`."""
@@ -210,7 +212,11 @@ class PairStore:
                 sealed.append(write_segment(self.place, name, some, kind=kind, schema=arrow.TABLES[kind]))
             self.place.settle()
             with self.place.create(commit_name(number)) as file:
-                content = {"schema": arrow.SCHEMA_VERSION, "segments": [asdict(segment) for segment in sealed]}
+                content = {
+                    "schema": arrow.SCHEMA_VERSION,
+                    "segments": [asdict(segment) for segment in sealed],
+                    "rows": {kind: rows[kind] for kind in LARGE if kind in batches},
+                }
                 file.write(json.dumps(content).encode())
             self.place.settle()
         except BaseException as error:

@@ -48,9 +48,14 @@ class Progress:
     """
 
     def __init__(
-        self, total_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total_steps: int,
+        *,
+        unit: str = "step",
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._total = total_steps
+        self.total, self._unit = total_steps, unit
         self._console = console or Console(highlight=False)
         self._clock = clock
         self._facts: dict[str, Fact] = {}
@@ -102,7 +107,7 @@ class Progress:
         if self._first_step is None or step < self._first_step[0]:
             self._first_step = (step, now)
         first, since = self._first_step
-        return (now - since) / (step - first) * (self._total - step) if step > first else None
+        return (now - since) / (step - first) * (self.total - step) if step > first else None
 
     def _written(self) -> list[tuple[str, str]]:
         """Label and text of every fact that is there, the known ones first and in their order."""
@@ -112,9 +117,10 @@ class Progress:
         for name in names:
             value = facts[name]
             label, write = FACTS.get(name, (name.replace("_", " "), str))
+            label = self._unit if name == "step" else label
             if value is not None:
                 text = value if isinstance(value, str) else write(value)
-                written.append((label, f"{text} of {self._total}" if name == "step" else text))
+                written.append((label, f"{text} of {self.total}" if name == "step" else text))
         return written
 
     def _print_line(self, *, now: bool) -> None:
@@ -140,7 +146,7 @@ class Progress:
         for left, right in zip(written[::2], [*written[1::2], ("", "")], strict=False):
             table.add_row(Text(left[0], "dim"), left[1], Text(right[0], "dim"), right[1])
         bar = Table.grid()  # a bar alone ends no line
-        bar.add_row(ProgressBar(total=max(1, self._total), completed=done, width=60))
+        bar.add_row(ProgressBar(total=max(1, self.total), completed=done, width=60))
         return Group(head, bar, table)
 
 

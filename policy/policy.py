@@ -62,8 +62,11 @@ class VideoPolicy:
         lora: LoraConfig | None = None,
         seed: int = 0,
         max_text_tokens: int = 512,
+        experts: bool = True,
     ) -> "VideoPolicy":
         """The bundle at `path`, its base frozen in `dtype`, with new float32 adapters where `lora` is given.
+
+        `experts`: False where only text and pixels are to be encoded or decoded, which needs no transformer.
 
         `seed`: of the adapters' first weights; a new adapter changes no output (its second matrix is 0).
         Raises what `check_bundle` and `add_adapters` raise.
@@ -71,7 +74,8 @@ class VideoPolicy:
         facts = check_bundle(path)
         dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
         assert isinstance(dtype, torch.dtype)
-        transformers = {name: _load_transformer(facts, name, dtype=dtype, device=device) for name in facts.experts}
+        wanted = facts.experts if experts else ()
+        transformers = {name: _load_transformer(facts, name, dtype=dtype, device=device) for name in wanted}
         scheduler = getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
         if lora is not None:
             add_adapters(transformers, lora, seed=seed)

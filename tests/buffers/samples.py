@@ -36,7 +36,7 @@ def pair(number: int, *, version: int = 0, condition: int = 0, shape: tuple[int,
 
 
 def anchor(number: int, *, positive: bool = True, condition: int = 0) -> Anchor:
-    return Anchor(f"anchor{number}", f"c{condition}", positive, tensor(5000 + number))
+    return Anchor(f"anchor{number}", f"c{condition}", f"video{number}", positive, tensor(5000 + number))
 
 
 def candidates(number: int, *, version: int = 0, condition: int = 0) -> Candidates:

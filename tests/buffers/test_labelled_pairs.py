@@ -36,7 +36,7 @@ def test_labels_and_choices(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[1]", "holds [1]; want an object"),
         (row(lable=1), "unknown key 'lable'; the keys are a, b, domain, label, choice, criterion"),
-        (row(a=None), "a = None; want the path of a video file"),
+        (row(a=None), "a = None; want the path of a file"),
         (row(a="3.mp4"), "a = '3.mp4': no such file"),
         (row(a="../1.mp4"), "a = '../1.mp4' leads out of the manifest's folder"),
         (row(b="1.mp4"), "a and b are the same file, 1.mp4"),

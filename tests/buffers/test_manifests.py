@@ -13,7 +13,7 @@ from buffers.manifests import Row, manifest_folder, read_rows
 ROWS = [
     {"a": "1.mp4", "b": "2.mp4", "domain": "human", "label": 3, "criterion": 'a, "quoted"\nword, ü'},
     {"a": "2.mp4", "b": "1.mp4", "domain": "general", "choice": "b"},
-    {"a": "1.mp4", "b": "2.mp4", "domain": "human", "label": 1, "criterion": "[not a list"},
+    {"a": "1.mp4", "b": "2.mp4", "domain": "human", "label": 1, "criterion": "007"},
 ]
 COLUMNS = ("a", "b", "domain", "label", "choice", "criterion")
 

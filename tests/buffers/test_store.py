@@ -79,7 +79,7 @@ def test_a_condition_and_a_video_are_stored_once(tmp_path):
     again = PairStore(tmp_path)
     again.append(anchors=[anchor(1)])
     before = files(tmp_path)
-    with_anchor = dataclasses.replace(pair(9), chosen_id="anchor1", chosen=anchor(1).latents, source="half-online")
+    with_anchor = dataclasses.replace(pair(9), chosen_id="video1", chosen=anchor(1).latents, source="half-online")
     again.append([dataclasses.replace(with_anchor, rejected_id=pair(0).chosen_id, rejected=pair(0).chosen)])
     assert sorted({*files(tmp_path)} - {*before}) == ["commit-00000005.json", "pairs-00000005.arrow"]
     assert same(again.read([pair(9).id])[0].chosen, anchor(1).latents)

@@ -1,0 +1,117 @@
+"""The role that turns people's videos, pictures and prompts into what the model takes. It needs no transformer."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from buffers.entries import ConditionFiles, VideoFiles
+from buffers.fingerprints import fingerprint_of
+from buffers.records import Condition, Conditioning, TensorData
+from buffers.tensors import encode
+from configs.schema import ModelConfig, SamplingConfig
+from policy.bundle_check import BundleFacts
+from policy.picture import read_picture
+from policy.policy import VideoPolicy
+from policy.video_file import read_clip
+
+READERS = 2
+"""Files that are decoded ahead of the VAE."""
+
+LATENTS, PROMPT_EMBEDS, FIRST_FRAME = "latents", "prompt_embeds", "first_frame"
+"""Names of tensors in exact files."""
+
+
+def made_for(facts: BundleFacts, *, max_text_tokens: int) -> dict[str, str]:
+    """What latents and embeddings of a bundle belong to, for `PairStore`: another VAE could not read them."""
+    parts = {"VAE": ["vae"], "text encoder": ["text_encoder", "tokenizer"]}
+    prints = {
+        name: fingerprint_of(path for folder in folders for path in (facts.path / folder).iterdir() if path.is_file())
+        for name, folders in parts.items()
+    }
+    size = f"{facts.in_channels} channels, 1 in {facts.vae_temporal} x {facts.vae_spatial} x {facts.vae_spatial}"
+    return {"size of latents": size, **prints, "model.max_text_tokens": str(max_text_tokens)}
+
+
+class Encoder:
+    """Loads VAE and text encoder of the bundle at `model.path`, at their first use.
+
+    `exact`: which tensors of exact files are this bundle's own and are taken as they are: LATENTS, PROMPT_EMBEDS.
+    What cannot be used is answered as a text that says why, one for each that was asked for.
+    """
+
+    def __init__(self, model: ModelConfig, sampling: SamplingConfig, *, device: str, exact: Iterable[str] = ()) -> None:
+        self._sampling, self._exact = sampling, frozenset(exact)
+        self._policy = VideoPolicy.load(
+            model.path, dtype=model.dtype, device=device, max_text_tokens=model.max_text_tokens, experts=False
+        )
+
+    def videos(self, videos: list[VideoFiles]) -> list[TensorData | str]:
+        """Normalised latents in the policy's dtype, `[channels, latent_frames, latent_height, latent_width]` each."""
+        with ThreadPoolExecutor(READERS) as readers:
+            return [self._encoded(read) for read in readers.map(self._read, videos)]
+
+    def conditions(self, conditions: list[tuple[Condition, ConditionFiles]]) -> list[Conditioning | str]:
+        """Prompt embeddings, and the first frame at the size of the videos where there is one."""
+        new = [condition.prompt for condition, files in conditions if not self._has_exact_embeds(files)]
+        fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
+        made: list[Conditioning | str] = []
+        for condition, files in conditions:
+            try:
+                made.append(self._conditioning(condition, files, fresh))
+            except (ValueError, OSError) as error:
+                made.append(str(error))
+        return made
+
+    def _read(self, video: VideoFiles) -> torch.Tensor | np.ndarray | str:
+        """Exact latents, or pixels, or why there are neither."""
+        sampling = self._sampling
+        try:
+            if video.exact is not None and LATENTS in self._exact:
+                latents = _tensor(video.exact, LATENTS)
+                if latents.ndim != 4 or latents.shape[0] != self._policy.facts.in_channels:
+                    want = f"[{self._policy.facts.in_channels}, frames, height, width]"
+                    raise ValueError(f"{video.exact}: latents of shape {list(latents.shape)}; want {want}")
+                return latents
+            return read_clip(
+                video.file,
+                num_frames=sampling.num_frames,
+                fps=sampling.fps,
+                height=sampling.height,
+                width=sampling.width,
+            )
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _encoded(self, read: torch.Tensor | np.ndarray | str) -> TensorData | str:
+        if isinstance(read, str):
+            return read
+        if isinstance(read, torch.Tensor):
+            return encode(read)
+        return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
+
+    def _conditioning(
+        self, condition: Condition, files: ConditionFiles, fresh: dict[str, torch.Tensor]
+    ) -> Conditioning:
+        exact = files.exact if self._has_exact_embeds(files) else None
+        embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[condition.prompt]
+        if files.first_frame is None:
+            return Conditioning(condition, encode(embeds))
+        height, width = self._sampling.height, self._sampling.width
+        frame = read_picture(files.first_frame, height=height, width=width)
+        return Conditioning(condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
+
+    def _has_exact_embeds(self, files: ConditionFiles) -> bool:
+        return files.exact is not None and PROMPT_EMBEDS in self._exact
+
+
+def _tensor(path: Path, name: str) -> torch.Tensor:
+    """Raises ValueError that names a file which is damaged or lacks it."""
+    try:
+        return load_file(path)[name]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path}: holds no {name} ({error})") from error

@@ -1,12 +1,13 @@
 """How many pairs of each source a batch holds: exact over time, not only on average."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
 
-from buffers.records import Source
+Kind = TypeVar("Kind", bound=Hashable)
 
 
-def quotas(shares: Mapping[Source, float], drawn: Mapping[Source, int], count: int) -> dict[Source, int]:
-    """Of each source, how many of the next `count` pairs.
+def quotas(shares: Mapping[Kind, float], drawn: Mapping[Kind, int], count: int) -> dict[Kind, int]:
+    """Of each source of pairs (or polarity of anchors), how many of the next `count`.
 
     `shares` sum to 1; `drawn`: how many were drawn so far. Each place goes to the source that is furthest behind its
     share of all places up to this one, so that after any number of batches no source is off by a whole pair or more

@@ -7,7 +7,7 @@ This is the public interface of the project. numpy only: no torch, no ray, no vl
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -151,6 +151,11 @@ class Verdict:
         p1, p2, p3, p4 = self.probabilities
         return p1 + p3 if self.a_is_chosen else p2 + p4
 
+    def swapped(self) -> "Verdict":
+        """The same verdict about the same videos in the order (B, A)."""
+        p1, p2, p3, p4 = self.probabilities
+        return replace(self, label={1: 2, 2: 1, 3: 4, 4: 3}[self.label], probabilities=(p2, p1, p4, p3))
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -169,6 +174,12 @@ class Pair:
     policy_version: int
     source: Source
     verdict: Verdict | None = None
+
+    @property
+    def in_order(self) -> tuple[str, str]:
+        """Ids of the videos A and B that the verdict is about; the chosen one first where there is none."""
+        a_is_chosen = self.verdict is None or self.verdict.a_is_chosen
+        return (self.chosen_id, self.rejected_id) if a_is_chosen else (self.rejected_id, self.chosen_id)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -19,6 +20,8 @@ from buffers.places import Place
 
 SUFFIX = ".arrow"
 BLOCK = 1 << 22
+WORTH_A_THREAD = 1 << 18
+"""Bytes from which hashing takes longer than handing them to a thread."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,13 @@ class Segment:
 
 
 class _HashedFile(io.RawIOBase):
-    """Passes bytes on to a file and hashes them on their way, so that a segment is not read again to be checksummed."""
+    """Passes bytes on to a file and hashes them on their way, so that a segment is not read again to be checksummed.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    `hasher`: a thread that hashes a large piece while it is being written.
+    """
+
+    def __init__(self, file: BinaryIO, hasher: ThreadPoolExecutor) -> None:
+        self._file, self._hasher = file, hasher
         self.digest, self.bytes = hashlib.sha256(), 0
 
     def writable(self) -> bool:
@@ -44,8 +50,13 @@ class _HashedFile(io.RawIOBase):
 
     def write(self, data: Any, /) -> int:
         view = memoryview(data).cast("B")
-        self.digest.update(view)
-        self._file.write(view)
+        if len(view) < WORTH_A_THREAD:
+            self.digest.update(view)
+            self._file.write(view)
+        else:
+            hashed = self._hasher.submit(self.digest.update, view)
+            self._file.write(view)
+            hashed.result()
         self.bytes += len(view)
         return len(view)
 
@@ -55,8 +66,8 @@ def write_segment(
 ) -> Segment:
     """Writes the batches. If it raises (OSError: disk full), nothing has the name."""
     rows = 0
-    with place.create(name) as file:
-        hashed = _HashedFile(file)
+    with ThreadPoolExecutor(1) as hasher, place.create(name) as file:
+        hashed = _HashedFile(file, hasher)
         with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, schema) as writer:
             for batch in batches:
                 writer.write_batch(batch)

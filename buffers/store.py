@@ -18,7 +18,7 @@ import json
 import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,7 +63,7 @@ class PairStore:
             self.place.make()
             self._lock = self.place.lock()
         try:
-            self.made_for = self._check_made_for(dict(made_for or {}))
+            self.made_for = self._now_made_for(dict(made_for or {}))
             self._segments = Segments(self.place)
             self._catalog = self._opened_catalog()
             self.recovery = recover(self.place, self._catalog, self._segments, write=write)
@@ -82,6 +82,10 @@ class PairStore:
     def known(self, ids: Iterable[str], kind: str = "pairs") -> set[str]:
         """Those of the ids that are there as pairs, anchors, conditionings or latents."""
         return self._catalog.known(kind, ids)
+
+    def count(self, kind: str) -> int:
+        """How many pairs, anchors, conditionings, latents or verdicts there are."""
+        return self._catalog.count(kind)
 
     @property
     def last_number(self) -> int:
@@ -127,7 +131,8 @@ class PairStore:
         self._commit(batches, rows, f"{len(pairs)} pairs and {len(anchors)} anchors")
 
     def correct(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Pair id -> the verdict that holds from now on; where it names the other video, the two change sides.
+        """Pair id -> the verdict that holds from now on, about the videos in the order of `Pair.in_order`; where it
+        names the other one, the two change sides.
 
         Raises KeyError for a pair that is not stored, ValueError for a verdict that names neither, OSError as `append`.
         """
@@ -176,8 +181,8 @@ class PairStore:
         """Any question to the catalog, in SQL; its tables are in `catalog.py`."""
         return self._catalog.rows(query, values)
 
-    def verify(self) -> dict[str, str]:
-        """Reads everything: name of a file -> what is wrong with it."""
+    def verify(self, *, read: Callable[[Segment], None] = lambda segment: None) -> dict[str, str]:
+        """Reads everything: name of a file -> what is wrong with it. `read` is told of each segment that has been."""
         wrong: dict[str, str] = {}
         known = {CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", MADE_FOR, LOCK}
         for segment in self._catalog.segments():
@@ -185,11 +190,16 @@ class PairStore:
             found = self._segments.checksum(segment)
             if found != segment.sha256:
                 wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
+            read(segment)
         for number in range(1, self._catalog.commits + 1):
             known.add(name := commit_name(number))
             if self.place.size(name) is None:
                 wrong[name] = "is gone"
         return wrong | {name: "is none of the store's" for name in self.place.names() if name not in known}
+
+    def check_made_for(self, wanted: Mapping[str, str]) -> None:
+        """Raises ValueError unless its latents belong to that, as far as is known."""
+        self._compare(self.made_for, wanted)
 
     def close(self) -> None:
         """Lets another process write. What was read stays valid."""
@@ -250,22 +260,25 @@ class PairStore:
         self._private = tempfile.TemporaryDirectory(prefix="apogee-catalog-")
         return Catalog(Path(self._private.name) / CATALOG)
 
-    def _check_made_for(self, wanted: dict[str, str]) -> dict[str, str]:
+    def _now_made_for(self, wanted: dict[str, str]) -> dict[str, str]:
         try:
             there = json.loads(self.place.read(MADE_FOR))
         except FileNotFoundError:
             there = {}
+        self._compare(there, wanted)
+        if self._writes and wanted.items() - there.items():
+            there |= wanted
+            with self.place.create(MADE_FOR) as file:
+                file.write(json.dumps(there, indent=1).encode())
+        return there
+
+    def _compare(self, there: Mapping[str, str], wanted: Mapping[str, str]) -> None:
         for name, value in wanted.items():
             if there.get(name, value) != value:
                 raise ValueError(
                     f"{self.place} was made with another {name} ({there[name]}; the bundle's is {value}): its latents "
                     "mean nothing to this bundle. Use the bundle it was made with, or ingest the videos anew"
                 )
-        if self._writes and wanted.items() - there.items():
-            there |= wanted
-            with self.place.create(MADE_FOR) as file:
-                file.write(json.dumps(there, indent=1).encode())
-        return there
 
     def _unlock(self) -> None:
         if self._lock is not None:

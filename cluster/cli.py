@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from buffers.records import Domain
+from cluster.data_commands import add_data_commands, run_data_command
 from cluster.preflight import Preflight, check_judge, preflight
 from configs.load import load_as, load_config
 from configs.plan import PATCH, plan, render
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   apogee check configs/miniature.yaml
   apogee run configs/miniature.yaml
   apogee run configs/miniature.yaml seed=1 out=runs/seed1 stages.0.steps=20
+  apogee data ingest people/pairs.jsonl --into stores/people --config my.yaml
   apogee rank a.mp4 b.mp4 --prompt "a woman dancing" --config my.yaml
 """
 
@@ -35,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "rank":
             return _rank(options)
+        if options.command == "data":
+            return run_data_command(options)
         if options.command == "ranker":
             return _train_ranker(options) if options.part == "train" else _score_ranker(options)
         config = load_config(options.config, options.overrides)
@@ -84,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "score it on held-out pairs: accuracy, position bias, calibration, and what it got wrong"
     score = parts.add_parser("score", help=text, description=text)
     _takes_config(score, "my_scores.yaml", "out=runs/scores-2")
+    add_data_commands(commands, default_config=DEFAULT_CONFIG)
     return parser
 
 

@@ -7,7 +7,7 @@ of what is being stored. A stored portion is durable, and the same command goes 
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -22,10 +22,8 @@ from buffers.gathering import Gathered, Item, Skipped
 from buffers.manifests import manifest_folder, read_rows
 from buffers.records import Anchor, Pair, Source, TensorData
 from buffers.store import MADE_FOR, PairStore
-from cluster.connect import connected
+from cluster.encoders import pool
 from cluster.progress import Progress
-from cluster.resources import Need, check_resources
-from cluster.spawn import nodes
 from configs.schema import RunConfig
 from policy.bundle_check import check_bundle
 
@@ -82,7 +80,7 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
         if summary.skipped and not skip_bad_rows:
             raise ValueError(_listed(manifest, summary.skipped))
         _Ingestion(config, store, gathered, summary, progress, _exact(manifest, belongs), folder).run(shape)
-    summary.repeated = gathered.repeated
+        summary.repeated = gathered.repeated
     summary.kappa = {name: agreement.kappa for name, agreement in gathered.kappa.items()}
     return summary
 
@@ -115,37 +113,25 @@ class _Ingestion:
             while portion := list(islice(items, count)):
                 new = self._new(portion)
                 if new and not self._encoders:
-                    self._start(stack)
+                    self._encoders = stack.enter_context(self._pool())
                 following = new, self._submit(new, ahead[1])
-                self._store_portion(*ahead)
+                if ahead[0]:
+                    self._store_portion(*ahead)
                 done += len(portion) - len(new) + len(ahead[0])
                 self._show(done)
                 ahead = following
-            self._store_portion(*ahead)
+            if ahead[0]:
+                self._store_portion(*ahead)
             self._show(done + len(ahead[0]))
+
+    def _pool(self) -> AbstractContextManager[list[Any]]:
+        config, sampling = self._config, self._config.sampling
+        model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
+        return pool(config, Encoder, model, sampling, exact=self._exact, logs=self._folder)
 
     def _show(self, done: int) -> None:
         stored = sum(self._summary.new.values())
         self._progress.update(step=done, stored=f"{stored:,}", skipped=f"{len(self._summary.skipped):,}")
-
-    def _start(self, stack: ExitStack) -> None:
-        section, model, cluster = self._config.generator, self._config.model, self._config.cluster
-        need = Need(
-            "encoder", "generator.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor
-        )
-        stack.enter_context(connected(cluster, on_gpus=section.gpus_per_actor > 0, logs=self._folder))
-        check_resources([need], nodes())
-        made = ray.remote(Encoder).options(
-            num_cpus=section.cpus_per_actor,
-            num_gpus=section.gpus_per_actor,
-            max_restarts=cluster.max_losses,
-            max_task_retries=cluster.max_losses,
-        )
-        device = "cuda" if section.gpus_per_actor > 0 else "cpu"
-        self._encoders = [
-            made.remote(model, self._config.sampling, device=device, exact=self._exact)
-            for _ in range(section.num_actors)
-        ]
 
     def _new(self, portion: list[Item | Skipped]) -> list[Item]:
         """What is not stored yet; the others are counted, and corrected where the manifest says otherwise now."""
@@ -165,10 +151,14 @@ class _Ingestion:
         stored = {pair.id: pair for pair in self._store.read([item.id for item in items])}
         verdicts = {}
         for item in items:
-            pair = stored[item.id]
-            if item.verdict is not None and item.verdict != pair.verdict:
-                verdicts[item.id] = item.verdict
-            elif item.verdict is None and item.videos[0] != pair.chosen_id:
+            pair, verdict = stored[item.id], item.verdict
+            if verdict is not None:
+                # A correction is about the two in the order of the pair that is stored.
+                a_id = item.videos[0] if verdict.a_is_chosen else item.videos[1]
+                verdict = verdict if a_id == pair.in_order[0] else verdict.swapped()
+                if verdict != pair.verdict:
+                    verdicts[item.id] = verdict
+            elif item.videos[0] != pair.chosen_id:
                 why = "is stored with the other video as chosen; a label (1 to 4) would correct it, a choice cannot"
                 self._summary.skipped.append(Skipped(item.rows, why))
         if verdicts:

@@ -17,7 +17,7 @@ from buffers.tensors import checksum, encode
 from configs.schema import LearnerConfig
 from learner.checkpoint import LearnerState
 from learner.noise_levels import LEVELS
-from learner.pair_loss import PairTensors, load_pairs, pair_loss
+from learner.pair_loss import PairTensors, load_pairs, microbatches, pair_loss
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
 from policy.adapters import adapter_state, load_adapter_state, policy_parameters
 from policy.policy import VideoPolicy
@@ -275,12 +275,11 @@ class Learner:
         scale = 1.0 / config.pairs_per_step
         if config.timesteps.reduce == "mean":
             scale /= len(window.experts)
-        for start in range(0, len(pairs), config.microbatch_pairs):
-            columns = slice(start, start + config.microbatch_pairs)
+        for columns in microbatches(pairs, config.microbatch_pairs):
             timesteps = window.timesteps[row, columns]
             terms, drift = pair_loss(
                 self.policy,
-                pairs[columns],
+                [pairs[column] for column in columns],
                 timesteps=timesteps,
                 sigmas=window.sigmas[row, columns],
                 expert=window.experts[row],

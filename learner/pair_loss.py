@@ -3,6 +3,7 @@
 Where the flow (`policy.flow`), the model (`policy.policy`) and the objective meet; no optimizer and no window here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,17 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
         noise = torch.randn(chosen.shape, generator=keyed_generator("noise", seed, batch.step, pair.id))
         loaded.append(PairTensors(pair.id, chosen, rejected, noise, prompt))
     return loaded
+
+
+def microbatches(pairs: Sequence[PairTensors], count: int) -> list[list[int]]:
+    """Places of up to `count` pairs whose videos have one size: a store may hold several.
+
+    Example: pairs of sizes a, b, a with count 2 make [[0, 2], [1]].
+    """
+    by_shape: dict[torch.Size, list[int]] = {}
+    for place, pair in enumerate(pairs):
+        by_shape.setdefault(pair.chosen.shape, []).append(place)
+    return [places[start : start + count] for places in by_shape.values() for start in range(0, len(places), count)]
 
 
 def pair_loss(

@@ -10,11 +10,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from buffers.entries import ConditionFiles, VideoFiles
-from buffers.fingerprints import fingerprint_of
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import encode
 from configs.schema import ModelConfig, SamplingConfig
-from policy.bundle_check import BundleFacts
 from policy.picture import read_picture
 from policy.policy import VideoPolicy
 from policy.video_file import read_clip
@@ -24,17 +22,6 @@ READERS = 2
 
 LATENTS, PROMPT_EMBEDS, FIRST_FRAME = "latents", "prompt_embeds", "first_frame"
 """Names of tensors in exact files."""
-
-
-def made_for(facts: BundleFacts, *, max_text_tokens: int) -> dict[str, str]:
-    """What latents and embeddings of a bundle belong to, for `PairStore`: another VAE could not read them."""
-    parts = {"VAE": ["vae"], "text encoder": ["text_encoder", "tokenizer"]}
-    prints = {
-        name: fingerprint_of(path for folder in folders for path in (facts.path / folder).iterdir() if path.is_file())
-        for name, folders in parts.items()
-    }
-    size = f"{facts.in_channels} channels, 1 in {facts.vae_temporal} x {facts.vae_spatial} x {facts.vae_spatial}"
-    return {"size of latents": size, **prints, "model.max_text_tokens": str(max_text_tokens)}
 
 
 class Encoder:

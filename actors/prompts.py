@@ -8,6 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from buffers.records import Condition, Domain, Request, condition_id
+from buffers.store import PairStore
 
 FIRST_SEED = 2**31
 """Noise seeds of a stream lie in [2^31, 2^32): the seeds below are left to people (evaluation), so that no training
@@ -17,10 +18,13 @@ video is ever an evaluation video; torch's CPU generator keeps 32 bits."""
 def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
     """The conditions of a UTF-8 file: each line `prompt` or `domain<TAB>prompt`; lines that begin with `#` are skipped.
 
-    A prompt's id is a hash of its domain and text, the same in every run and file. Raises FileNotFoundError, or
-    ValueError naming the file and line for an empty or over-long line, an unknown domain, or a file with no prompt.
+    A folder is a store (`apogee data ingest`), whose conditions these are then. A prompt's id is a hash of its domain
+    and text, the same in every run and file. Raises FileNotFoundError, or ValueError naming the file and line for an
+    empty or over-long line, an unknown domain, or a file with no prompt.
     """
     path = Path(path)
+    if path.is_dir():
+        return _stored_prompts(path)
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file {path}")
     try:
@@ -37,6 +41,22 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
     if not conditions:
         raise ValueError(f"{path}: holds no prompt; write one a line, `prompt` or `domain<TAB>prompt`")
     return conditions
+
+
+def _stored_prompts(path: Path) -> list[Condition]:
+    store = PairStore(path, write=False)
+    ids = [id_ for (id_,) in store.rows("SELECT id FROM conditionings ORDER BY id")]
+    conditionings = store.conditionings(ids)
+    store.close()
+    framed = [c.condition.prompt for c in conditionings.values() if c.first_frame is not None]
+    if framed:
+        raise ValueError(
+            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {framed[0]!r}; videos "
+            "that begin with a picture cannot be generated yet"
+        )
+    if not ids:
+        raise ValueError(f"{path}: holds no prompt")
+    return [conditionings[id_].condition for id_ in ids]
 
 
 def _condition(line: str, *, where: str, max_characters: int) -> Condition:

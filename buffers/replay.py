@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -23,12 +24,10 @@ from buffers.mixing import quotas
 from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Source, Verdict
 from buffers.store import PairStore
 from buffers.verdicts import BY_MOTION, TALLY, judged_pair, tally
-from buffers.waiting import Draw, Waiting, WaitingPairs
+from buffers.waiting import WAITING, Draw, Waiting, WaitingPairs
 from configs.schema import BufferConfig
 
 log = logging.getLogger(__name__)
-
-WAITING = "waiting.sqlite"
 
 COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken")
 """The keys of `ReplayBuffer.counts`."""
@@ -43,11 +42,13 @@ class ReplayBuffer:
     checkpoint. Opening the folder of an earlier run goes on where it stopped, with the same pairs and uses.
     """
 
-    def __init__(self, config: BufferConfig, *, folder: Path | str, seed: int) -> None:
-        """Opens the folder, and `config.offline` to be read; raises as `PairStore` does."""
+    def __init__(
+        self, config: BufferConfig, *, folder: Path | str, seed: int, made_for: Mapping[str, str] | None = None
+    ) -> None:
+        """Opens the folder, and `config.offline` to be read; `made_for` and what is raised are `PairStore`'s."""
         self._config, self._seed = config, seed
-        self._store = PairStore(Path(folder))
-        self._offline = PairStore(config.offline, write=False) if config.offline else None
+        self._store = PairStore(Path(folder), made_for=made_for)
+        self._offline = PairStore(config.offline, write=False, made_for=made_for) if config.offline else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
         self._version = self._waiting.state("version")
         self._reserved = self._reserved_bytes = 0

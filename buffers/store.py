@@ -33,6 +33,7 @@ from buffers.places import Folder, place_of
 from buffers.records import Anchor, Conditioning, Pair, TensorData, Verdict
 from buffers.recovery import LARGE, catch_up, commit_name, facts_of, fits, recover, segment_name
 from buffers.segments import Segment, Segments, write_segment
+from buffers.waiting import WAITING
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +185,7 @@ class PairStore:
     def verify(self, *, read: Callable[[Segment], None] = lambda segment: None) -> dict[str, str]:
         """Reads everything: name of a file -> what is wrong with it. `read` is told of each segment that has been."""
         wrong: dict[str, str] = {}
-        known = {CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm", MADE_FOR, LOCK}
+        known = {f"{name}{suffix}" for name in (CATALOG, WAITING) for suffix in ("", "-wal", "-shm")} | {MADE_FOR, LOCK}
         for segment in self._catalog.segments():
             known.add(segment.name)
             found = self._segments.checksum(segment)

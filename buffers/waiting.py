@@ -18,6 +18,9 @@ from typing import get_args
 from buffers.database import Database
 from buffers.records import Source
 
+WAITING = "waiting.sqlite"
+"""Its name in the folder of a run's own store."""
+
 _STATEMENTS = (
     """
     CREATE TABLE IF NOT EXISTS waiting (

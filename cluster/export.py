@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from actors.encoder import made_for
 from actors.exporter import CONDITIONS, EXACT, FIRST_FRAMES, VIDEOS, Exporter, exported
+from actors.made_for import made_for
 from buffers.entries import ANCHOR, PAIR
 from buffers.records import Conditioning, Pair
 from buffers.store import MADE_FOR, PairStore

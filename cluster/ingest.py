@@ -16,7 +16,8 @@ from typing import Any, cast
 
 import ray
 
-from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder, made_for
+from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
+from actors.made_for import made_for
 from buffers.entries import Entry, read_entry
 from buffers.gathering import Gathered, Item, Skipped
 from buffers.manifests import manifest_folder, read_rows

@@ -63,7 +63,7 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
     anchors = _spread([id_ for (id_,) in store.rows("SELECT id FROM anchors ORDER BY segment, row")], SHOWN_ANCHORS)
     if not pairs and not anchors:
         raise ValueError(f"{store.place} holds no videos")
-    from actors.encoder import made_for
+    from actors.made_for import made_for
     from buffers.tensors import decode
     from policy.policy import VideoPolicy
 

@@ -4,9 +4,12 @@ enough. `apogee check` prints all of it at once; `start_checks.py` knows the res
 
 import importlib.util
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
+from actors.made_for import made_for
 from actors.prompts import read_prompts
+from buffers.store import PairStore
 from cluster.resources import check_resources, needs
 from configs.schema import RankerConfig, RunConfig
 from policy.bundle_check import BundleFacts, check_bundle
@@ -33,6 +36,7 @@ def preflight(config: RunConfig) -> Preflight:
     problems: list[str] = []
     facts, shape = _bundle(config, problems)
     prompts = _prompts(config, problems)
+    _people(config, facts, problems)
     _ranker(config, problems)
     _meter(config, problems)
     _room(config, problems)
@@ -87,6 +91,29 @@ def _prompts(config: RunConfig, problems: list[str]) -> dict[str, int]:
         except (ValueError, OSError) as error:
             problems.append(f"{key} = {path}: {error}")
     return counts
+
+
+def _people(config: RunConfig, facts: BundleFacts | None, problems: list[str]) -> None:
+    """The store of people's own pairs is there, is of this bundle, and holds as many as the run will take."""
+    where, share = config.buffer.offline, config.buffer.mix.offline
+    if where is None or facts is None:
+        return
+    try:
+        belongs = made_for(facts, max_text_tokens=config.model.max_text_tokens)
+        store = PairStore(where, write=False, made_for=belongs)
+        held = len(store)
+        store.close()
+    except (ValueError, OSError) as error:
+        problems.append(f"buffer.offline = {where}: {error}")
+        return
+    steps, uses = sum(stage.steps for stage in config.stages), config.buffer.max_uses
+    wanted = ceil(steps * config.learner.pairs_per_step * share)
+    if wanted > held * uses:
+        problems.append(
+            f"buffer.offline = {where}: holds {held:,} pairs, which may be used {uses} times (buffer.max_uses); "
+            f"{steps:,} steps of {config.learner.pairs_per_step} pairs with buffer.mix.offline = {share:g} take "
+            f"{wanted:,}, and would wait for ever for the rest"
+        )
 
 
 def _meter(config: RunConfig, problems: list[str]) -> None:

@@ -11,12 +11,14 @@ import ray
 
 from actors.evaluator import Evaluator
 from actors.generator import Generator
+from actors.made_for import made_for
 from buffers.replay import ReplayBuffer
 from cluster.losses import Losses
 from cluster.metrics import MetricsLog
 from cluster.run_folder import RunFolder
 from cluster.weight_store import WeightStore
 from configs.schema import RunConfig
+from policy.bundle_check import check_bundle
 from ranker.ranker import Ranker
 
 
@@ -29,7 +31,10 @@ class Crew:
             folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
         )
         self.weights = _actor(WeightStore, "weights").remote(ray.put)
-        self.buffer = _actor(ReplayBuffer, "buffer").remote(config.buffer, folder=folder.buffer, seed=config.seed)
+        belongs = made_for(check_bundle(config.model.path), max_text_tokens=config.model.max_text_tokens)
+        self.buffer = _actor(ReplayBuffer, "buffer").remote(
+            config.buffer, folder=folder.buffer, seed=config.seed, made_for=belongs
+        )
         evaluation = config.evaluation
         self.evaluator = _actor(Evaluator, "evaluator").remote(
             evaluation.meter, folder.path, evaluation.shown_videos, config.sampling.fps

@@ -46,7 +46,7 @@ class SamplingConfig(Section):
 
 
 class PromptsConfig(Section):
-    """Prompt files: one prompt a line, or `domain<TAB>prompt`."""
+    """Prompt files, one prompt a line or `domain<TAB>prompt`; or a store of people's own prompts."""
 
     train: str
     max_characters: Positive = 2000

@@ -1,13 +1,18 @@
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from buffers.records import TensorData
+from buffers.store import PairStore
 from cluster import cli
 from policy.bundle_check import BundleFacts
+from tests.buffers.samples import conditioning, pair
 
 JUDGE = Path("examples/miniature/weights/judge").resolve()
 CONFIG = """\
@@ -125,12 +130,44 @@ def test_videos_that_do_not_fit_the_judges_context(config: Path, capsys: pytest.
     assert "ranker.max_model_len = 1024: a question about two videos of this size takes up to 20" in line
 
 
+def test_a_store_of_people_that_cannot_serve_the_run(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing, of another bundle, or empty before the run is over."""
+    monkeypatch.setattr("cluster.preflight.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
+    people = config.parent / "people"
+    overrides = ["stages.0.steps=10", "learner.pairs_per_step=4", "buffer.mix.online=0.75", "buffer.mix.offline=0.25"]
+    overrides.append(f"buffer.offline={people}")
+    assert cli.main(["check", str(config), *overrides]) == 2
+    assert f"buffer.offline = {people}: no store" in capsys.readouterr().err
+    PairStore(people, made_for={"VAE": "other"}).close()
+    assert cli.main(["check", str(config), *overrides]) == 2
+    assert "was made with another VAE (other; the bundle's is mine)" in capsys.readouterr().err
+    (people / "made_for.json").write_text('{"VAE": "mine"}')
+    store = PairStore(people)
+    store.append([pair(number) for number in range(4)], [conditioning(0)])
+    store.close()
+    assert cli.main(["check", str(config), *overrides]) == 2
+    assert "holds 4 pairs, which may be used 1 times" in capsys.readouterr().err
+    assert cli.main(["check", str(config), *overrides, "buffer.max_uses=3"]) == 0
+
+
+def test_prompts_may_be_those_of_a_store(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = PairStore(config.parent / "people")
+    store.append(conditionings=[conditioning(0), conditioning(1)])
+    assert cli.main(["check", str(config), f"prompts.train={config.parent / 'people'}"]) == 0
+    assert "prompts.train: 2 prompts" in capsys.readouterr().out
+    framed = replace(conditioning(2), first_frame=TensorData("uint8", (2, 2, 3), np.zeros(12, np.uint8)))
+    store.append(conditionings=[framed])
+    store.close()
+    assert cli.main(["check", str(config), f"prompts.train={config.parent / 'people'}"]) == 2
+    assert "1 of its 3 prompts have a first frame" in capsys.readouterr().err
+
+
 def test_a_video_size_the_bundle_cannot_make(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["check", str(config), "sampling.height=48"]) == 0
-    from dataclasses import replace
-
     from cluster import preflight
 
     facts = replace(preflight.check_bundle("bundle"), vae_spatial=16)

@@ -1,6 +1,7 @@
 import math
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.nn.functional import logsigmoid
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from buffers.records import Batch
-from buffers.tensors import checksum, decode
+from buffers.tensors import checksum, decode, encode
 from configs.schema import LearnerConfig, TimestepsConfig
 from learner.learner import Learner
 from learner.timesteps import draw_window, keyed_generator
@@ -124,6 +125,22 @@ def test_gradient_and_loss_are_those_of_the_equations(make_policy, make_batch, r
     assert figures["grad_norm"] == pytest.approx(float(wanted.norm()), rel=1e-4)
     assert figures["drift"] > 0
     assert figures["margin"] == pytest.approx(figures["chosen_reward"] - figures["rejected_reward"], abs=1e-4)
+
+
+def test_pairs_of_several_sizes_share_a_step(make_policy, make_batch):
+    """In microbatches of two, which hold one size each; the equations take one video at a time."""
+    policy, settings, batch = make_policy(), config(), make_batch()
+    smaller = {"chosen": lambda latents: latents[:, :, :2], "rejected": lambda latents: latents[:, :, :2]}
+    mixed = [
+        replace(pair, **{side: encode(cut(decode(getattr(pair, side)))) for side, cut in smaller.items()})
+        if number in (0, 3)
+        else pair
+        for number, pair in enumerate(batch.pairs)
+    ]
+    batch = replace(batch, pairs=tuple(mixed))
+    assert len({pair.chosen.shape for pair in batch.pairs}) == 2
+    _, wanted = derived_gradient(policy, settings, batch, rows=range(5))
+    torch.testing.assert_close(gradient_of(policy, settings, batch), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_windows_gradient_is_the_sum_of_its_timesteps(make_policy, make_batch):

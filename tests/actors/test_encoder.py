@@ -1,0 +1,101 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
+from actors.made_for import made_for
+from buffers.entries import ConditionFiles, VideoFiles
+from buffers.records import Condition, Conditioning, TensorData
+from buffers.tensors import decode
+from configs.schema import ModelConfig, SamplingConfig
+from policy.bundle_check import check_bundle
+from policy.video import write_mp4
+
+SAMPLING = SamplingConfig(num_frames=9, height=32, width=48, fps=8.0)
+CONDITION = Condition("c", "a red circle moving left", "general")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for name in ("one", "two"):
+        write_mp4(folder / f"{name}.mp4", rng.integers(0, 256, (9, 32, 48, 3), dtype=np.uint8), fps=8.0)
+    (folder / "no.mp4").write_bytes(b"no video")
+    latents = torch.randn((16, 3, 8, 12), generator=torch.Generator().manual_seed(0))
+    save_file({LATENTS: latents, PROMPT_EMBEDS: latents[0, 0].clone()}, folder / "exact.safetensors")
+    save_file({LATENTS: latents[:4]}, folder / "other.safetensors")
+    (folder / "torn.safetensors").write_bytes((folder / "exact.safetensors").read_bytes()[:100])
+    return folder
+
+
+def encoder(bundle: Path, *exact: str, dtype: str = "float32") -> Encoder:
+    model = ModelConfig.model_validate({"path": str(bundle), "dtype": dtype, "max_text_tokens": 16})
+    return Encoder(model, SAMPLING, device="cpu", exact=exact)
+
+
+def test_videos_come_back_in_order_and_a_bad_one_spoils_no_other(tiny_bundle: Path, folder: Path):
+    made = encoder(tiny_bundle).videos([VideoFiles(folder / f"{name}.mp4") for name in ("one", "no", "two", "one")])
+    one, no, two, again = made
+    assert isinstance(one, TensorData) and isinstance(two, TensorData) and isinstance(again, TensorData)
+    assert one.shape == two.shape == (16, 3, 8, 12) and one.dtype == "float32"
+    assert torch.equal(decode(one), decode(again)) and not torch.equal(decode(one), decode(two))
+    assert isinstance(no, str) and "no.mp4" in no
+    (small,) = encoder(tiny_bundle, dtype="bfloat16").videos([VideoFiles(folder / "one.mp4")])
+    assert isinstance(small, TensorData) and small.dtype == "bfloat16"
+
+
+def test_exact_tensors_are_taken_only_where_they_are_the_bundles_own(tiny_bundle: Path, folder: Path):
+    video = VideoFiles(folder / "one.mp4", folder / "exact.safetensors")
+    files = ConditionFiles(CONDITION.prompt, CONDITION.domain, exact=folder / "exact.safetensors")
+    trusting, plain = encoder(tiny_bundle, LATENTS, PROMPT_EMBEDS), encoder(tiny_bundle)
+    latents = torch.randn((16, 3, 8, 12), generator=torch.Generator().manual_seed(0))
+    (exact,), (encoded,) = trusting.videos([video]), plain.videos([video])
+    assert isinstance(exact, TensorData) and torch.equal(decode(exact), latents)
+    assert isinstance(encoded, TensorData) and not torch.equal(decode(encoded), latents)
+    (held,), (made,) = trusting.conditions([(CONDITION, files)]), plain.conditions([(CONDITION, files)])
+    assert isinstance(held, Conditioning) and torch.equal(decode(held.prompt_embeds), latents[0, 0])
+    assert isinstance(made, Conditioning) and made.prompt_embeds.shape[0] == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("other", "other.safetensors: latents of shape"), ("torn", "torn.safetensors: holds no latents")],
+)
+def test_exact_latents_that_cannot_be_the_bundles_are_named(tiny_bundle: Path, folder: Path, name: str, why: str):
+    (said,) = encoder(tiny_bundle, LATENTS).videos([VideoFiles(folder / "one.mp4", folder / f"{name}.safetensors")])
+    assert isinstance(said, str) and why in said
+
+
+def test_a_first_frame_covers_the_size_of_the_videos(tiny_bundle: Path, folder: Path, tmp_path: Path):
+    """Twice as wide as wanted: scaled to the height, so that the left and right quarters fall away."""
+    picture = np.zeros((64, 192, 3), np.uint8)
+    picture[:, 48:144] = 255
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    some = [ConditionFiles("x", None, tmp_path / name) for name in ("wide.png", "no.png")]
+    wide, no = encoder(tiny_bundle).conditions([(CONDITION, files) for files in some])
+    assert isinstance(wide, Conditioning) and wide.first_frame is not None
+    assert wide.first_frame.shape == (32, 48, 3)
+    assert decode(wide.first_frame)[:, 3:-3].min() == 255
+    assert isinstance(no, str) and "no.png: not a picture" in no
+
+
+@pytest.mark.parametrize(
+    ("part", "changed"), [("vae", {"VAE"}), ("text_encoder", {"text encoder"}), ("transformer", set())]
+)
+def test_what_latents_belong_to_changes_with_vae_and_text_encoder(
+    tiny_bundle: Path, tmp_path: Path, part: str, changed: set[str]
+):
+    copy = shutil.copytree(tiny_bundle, tmp_path / "copy")
+    belongs = made_for(check_bundle(tiny_bundle), max_text_tokens=16)
+    assert made_for(check_bundle(copy), max_text_tokens=16) == belongs
+    assert belongs["size of latents"] == "16 channels, 1 in 4 x 4 x 4"
+    weights = next((copy / part).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    found = made_for(check_bundle(copy), max_text_tokens=16)
+    assert {key for key, value in found.items() if value != belongs[key]} == changed

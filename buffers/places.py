@@ -18,6 +18,9 @@ from buffers.lock import LOCK, take_lock
 
 TEMPORARY, SET_ASIDE = ".tmp", "set_aside"
 
+_HELD: set[str] = set()
+"""URIs that this process writes to."""
+
 
 class Folder:
     """A folder of this machine: files are forced to disk and then renamed, and read memory-mapped."""
@@ -114,16 +117,20 @@ class Remote:
         mine = {"host": socket.gethostname(), "process": os.getpid()}
         with suppress(FileNotFoundError):
             held = json.loads(self.read(LOCK))
-            if held["host"] != mine["host"] or (held["process"] != mine["process"] and _runs(held["process"])):
+            # A restarted container may have the host and the number of the one that was killed.
+            earlier = held == mine and self._uri not in _HELD
+            if held["host"] != mine["host"] or (not earlier and _runs(held["process"])):
                 raise BlockingIOError(
                     f"{self}: another writer (process {held['process']} on {held['host']}) holds this store; stop it, "
                     f"or remove {LOCK} there if it is gone"
                 )
         with self.create(LOCK) as file:
             file.write(json.dumps(mine).encode())
+        _HELD.add(self._uri)
         return mine
 
     def unlock(self, lock: Any) -> None:
+        _HELD.discard(self._uri)
         with suppress(FileNotFoundError):
             if json.loads(self.read(LOCK)) == lock:
                 self._fs.delete_file(self._at(LOCK))

@@ -1,4 +1,4 @@
-"""The roles that make and measure videos, as plain classes: prompt stream, generator, evaluator.
+"""The roles that make, measure, encode and export videos, as plain classes.
 
 "Actor" is used in the reinforcement-learning sense: somebody who acts with the policy. Nothing here is a Ray actor;
 `cluster/spawn.py` makes Ray actors of these classes, and tests call them as they are.

@@ -14,5 +14,15 @@
 `mixing.py`    how many pairs of each source a batch holds
 `waiting.py`   the pairs that may still be learned from, and the batches drawn of them
 `replay.py`    the buffer between ranker and learner: capacity, staleness, reuse, the batch of a step
-`labelled_pairs.py`  people's judgements of two videos, as a manifest
+`anchors.py`   which labelled video the next generated one is held against
+
+People's own data on its way in, in the order in which it is read:
+
+`manifests.py`       rows, whichever file they lie in
+`columns.py`         what columns hold, checked
+`entries.py`         a row as an annotator's answer about a pair, a video or a prompt
+`fingerprints.py`    what tells one file from another
+`gathering.py`       all answers about the same thing, merged
+`agreement.py`       majorities, and Fleiss' kappa
+`labelled_pairs.py`  the pairs that the judge is taught with
 """

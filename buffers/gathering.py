@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -232,7 +232,7 @@ def _hashed(*parts: str) -> str:
 
 
 def _dumped(files: ConditionFiles) -> str:
-    return json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in asdict(files).items()})
+    return json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in vars(files).items()})
 
 
 def _loaded(dumped: str) -> ConditionFiles:

@@ -175,11 +175,25 @@ class Pair:
     source: Source
     verdict: Verdict | None = None
 
+
+@dataclass(frozen=True)
+class Judged:
+    """Which of two videos is the better one, and what was said of them."""
+
+    chosen_id: str
+    rejected_id: str
+    verdict: Verdict | None
+
     @property
     def in_order(self) -> tuple[str, str]:
         """Ids of the videos A and B that the verdict is about; the chosen one first where there is none."""
         a_is_chosen = self.verdict is None or self.verdict.a_is_chosen
         return (self.chosen_id, self.rejected_id) if a_is_chosen else (self.rejected_id, self.chosen_id)
+
+    def corrected(self, verdict: Verdict) -> "Judged":
+        """With another verdict about the same A and B."""
+        a, b = self.in_order
+        return Judged(a, b, verdict) if verdict.a_is_chosen else Judged(b, a, verdict)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
-"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside."""
+"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside.
+
+And `verify`, which looks at all that opening does not.
+"""
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -78,6 +81,24 @@ def catch_up(place: Place, catalog: Catalog, segments: Segments) -> dict[str, st
                 missing[segment.name] = str(error)
         catalog.add(number, commit.segments, rows)
     return missing
+
+
+def verify(
+    place: Place, catalog: Catalog, segments: Segments, *, known: Collection[str], read: Callable[[Segment], None]
+) -> dict[str, str]:
+    """Reads everything: name of a file -> what is wrong with it. `known`: names of files that are no segments."""
+    wrong, ours = {}, set(known)
+    for segment in catalog.segments():
+        ours.add(segment.name)
+        found = segments.checksum(segment)
+        if found != segment.sha256:
+            wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
+        read(segment)
+    for name in map(commit_name, range(1, catalog.commits + 1)):
+        ours.add(name)
+        if place.size(name) is None:
+            wrong[name] = "is gone"
+    return wrong | {name: "is none of the store's" for name in place.names() if name not in ours}
 
 
 def fits(place: Place, catalog: Catalog) -> bool:

@@ -20,7 +20,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ import pyarrow as pa
 from buffers import arrow
 from buffers.catalog import Catalog, StoredPair
 from buffers.lock import LOCK
+from buffers.made_for import MADE_FOR, check_made_for, keep_made_for, read_made_for
 from buffers.places import Folder, place_of
-from buffers.records import Anchor, Conditioning, Pair, TensorData, Verdict
-from buffers.recovery import LARGE, catch_up, commit_name, facts_of, fits, recover, segment_name
+from buffers.records import Anchor, Conditioning, Judged, Pair, TensorData, Verdict
+from buffers.recovery import LARGE, catch_up, commit_name, facts_of, fits, recover, segment_name, verify
 from buffers.segments import Segment, Segments, write_segment
 from buffers.waiting import WAITING
 
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 SMALL = 1 << 16
 """Bytes below which payloads are copied together into one batch, which costs less than a batch each."""
 
-CATALOG, MADE_FOR = "catalog.sqlite", "made_for.json"
+CATALOG = "catalog.sqlite"
 
 
 class PairStore:
@@ -59,12 +60,13 @@ class PairStore:
         made for something else, FileNotFoundError where there is nothing to read, OSError if it cannot be written to.
         """
         self.place = place_of(where)
-        self._writes, self._lock = write, None
+        self._writes, self._lock, self._kept = write, None, False
         if write:
             self.place.make()
             self._lock = self.place.lock()
         try:
-            self.made_for = self._now_made_for(dict(made_for or {}))
+            check_made_for(self.place, made_for or {})
+            self.made_for = read_made_for(self.place) | dict(made_for or {})
             self._segments = Segments(self.place)
             self._catalog = self._opened_catalog()
             self.recovery = recover(self.place, self._catalog, self._segments, write=write)
@@ -132,7 +134,7 @@ class PairStore:
         self._commit(batches, rows, f"{len(pairs)} pairs and {len(anchors)} anchors")
 
     def correct(self, verdicts: Mapping[str, Verdict]) -> None:
-        """Pair id -> the verdict that holds from now on, about the videos in the order of `Pair.in_order`; where it
+        """Pair id -> the verdict that holds from now on, about the videos in the order of `Judged.in_order`; where it
         names the other one, the two change sides.
 
         Raises KeyError for a pair that is not stored, ValueError for a verdict that names neither, OSError as `append`.
@@ -154,14 +156,36 @@ class PairStore:
         Raises KeyError for an id that is not stored, FileNotFoundError and ValueError that name a segment that is gone
         or whose bytes have changed.
         """
+        stored, judged = self._catalog.pairs(ids), self.judged(ids)
+        videos = self.latents([id_ for pair in stored.values() for id_ in (pair.chosen_id, pair.rejected_id)])
+        return [
+            Pair(
+                id=id_,
+                condition_id=stored[id_].condition_id,
+                chosen_id=judged[id_].chosen_id,
+                rejected_id=judged[id_].rejected_id,
+                chosen=videos[judged[id_].chosen_id],
+                rejected=videos[judged[id_].rejected_id],
+                policy_version=stored[id_].policy_version,
+                source=stored[id_].source,
+                verdict=judged[id_].verdict,
+            )
+            for id_ in ids
+        ]
+
+    def judged(self, ids: Sequence[str]) -> dict[str, Judged]:
+        """What is held of these pairs now, corrections included; no video is read. Raises as `read` does."""
         stored = self._catalog.pairs(ids)
         for id_ in ids:
             if id_ not in stored:
                 raise KeyError(f"{id_} is no pair of {self.place}")
-        facts = self._rows("pairs", stored)
-        newer = self._rows("verdicts", stored)
-        videos = self.latents([id_ for pair in stored.values() for id_ in (pair.chosen_id, pair.rejected_id)])
-        return [self._pair(stored[id_], facts[id_], newer.get(id_), videos) for id_ in ids]
+        facts, newer = self._rows("pairs", stored), self._rows("verdicts", stored)
+        found = {}
+        for id_, pair in stored.items():
+            judged = Judged(pair.chosen_id, pair.rejected_id, arrow.read_verdict(facts[id_]))
+            corrected = arrow.read_verdict(newer[id_]) if id_ in newer else None
+            found[id_] = judged if corrected is None else judged.corrected(corrected)
+        return found
 
     def latents(self, ids: Iterable[str]) -> dict[str, TensorData]:
         """Videos by id. Raises as `read` does."""
@@ -184,23 +208,8 @@ class PairStore:
 
     def verify(self, *, read: Callable[[Segment], None] = lambda segment: None) -> dict[str, str]:
         """Reads everything: name of a file -> what is wrong with it. `read` is told of each segment that has been."""
-        wrong: dict[str, str] = {}
         known = {f"{name}{suffix}" for name in (CATALOG, WAITING) for suffix in ("", "-wal", "-shm")} | {MADE_FOR, LOCK}
-        for segment in self._catalog.segments():
-            known.add(segment.name)
-            found = self._segments.checksum(segment)
-            if found != segment.sha256:
-                wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
-            read(segment)
-        for number in range(1, self._catalog.commits + 1):
-            known.add(name := commit_name(number))
-            if self.place.size(name) is None:
-                wrong[name] = "is gone"
-        return wrong | {name: "is none of the store's" for name in self.place.names() if name not in known}
-
-    def check_made_for(self, wanted: Mapping[str, str]) -> None:
-        """Raises ValueError unless its latents belong to that, as far as is known."""
-        self._compare(self.made_for, wanted)
+        return verify(self.place, self._catalog, self._segments, known=known, read=read)
 
     def close(self) -> None:
         """Lets another process write. What was read stays valid."""
@@ -218,6 +227,9 @@ class PairStore:
             # An earlier append may be on disk whose entry in the catalog failed.
             catch_up(self.place, self._catalog, self._segments)
             number = self._catalog.commits + 1
+            if not self._kept:
+                keep_made_for(self.place, self.made_for)
+                self._kept = True
             for kind, some in batches.items():
                 name = segment_name(kind, number)
                 sealed.append(write_segment(self.place, name, some, kind=kind, schema=arrow.TABLES[kind]))
@@ -261,26 +273,6 @@ class PairStore:
         self._private = tempfile.TemporaryDirectory(prefix="apogee-catalog-")
         return Catalog(Path(self._private.name) / CATALOG)
 
-    def _now_made_for(self, wanted: dict[str, str]) -> dict[str, str]:
-        try:
-            there = json.loads(self.place.read(MADE_FOR))
-        except FileNotFoundError:
-            there = {}
-        self._compare(there, wanted)
-        if self._writes and wanted.items() - there.items():
-            there |= wanted
-            with self.place.create(MADE_FOR) as file:
-                file.write(json.dumps(there, indent=1).encode())
-        return there
-
-    def _compare(self, there: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-        for name, value in wanted.items():
-            if there.get(name, value) != value:
-                raise ValueError(
-                    f"{self.place} was made with another {name} ({there[name]}; the bundle's is {value}): its latents "
-                    "mean nothing to this bundle. Use the bundle it was made with, or ingest the videos anew"
-                )
-
     def _unlock(self) -> None:
         if self._lock is not None:
             self.place.unlock(self._lock)
@@ -296,33 +288,6 @@ class PairStore:
         wanted = {item.condition_id: item.id for item in (*pairs, *anchors)}
         for condition_id in wanted.keys() - new.keys() - self._catalog.known("conditionings", wanted):
             raise ValueError(f"{wanted[condition_id]} has no conditioning: {condition_id} was neither stored nor given")
-
-    def _pair(self, stored: StoredPair, facts: pa.RecordBatch, newer: pa.RecordBatch | None, videos: dict) -> Pair:
-        verdict = arrow.read_verdict(facts)
-        pair = Pair(
-            id=stored.id,
-            condition_id=stored.condition_id,
-            chosen_id=stored.chosen_id,
-            rejected_id=stored.rejected_id,
-            chosen=videos[stored.chosen_id],
-            rejected=videos[stored.rejected_id],
-            policy_version=stored.policy_version,
-            source=facts.column("source")[0].as_py(),
-            verdict=verdict,
-        )
-        corrected = None if newer is None else arrow.read_verdict(newer)
-        if corrected is None:
-            return pair
-        # A pair without a verdict has its chosen video first.
-        if corrected.a_is_chosen != (verdict is None or verdict.a_is_chosen):
-            pair = replace(
-                pair,
-                chosen_id=pair.rejected_id,
-                rejected_id=pair.chosen_id,
-                chosen=pair.rejected,
-                rejected=pair.chosen,
-            )
-        return replace(pair, verdict=corrected)
 
     def _all_rows(self, kind: str, ids: Iterable[str]) -> dict[str, pa.RecordBatch]:
         wanted = list(ids)

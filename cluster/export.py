@@ -19,9 +19,11 @@ import ray
 
 from actors.exporter import CONDITIONS, EXACT, FIRST_FRAMES, VIDEOS, Exporter, exported
 from actors.made_for import made_for
+from buffers.catalog import StoredPair
 from buffers.entries import ANCHOR, PAIR
-from buffers.records import Conditioning, Pair
-from buffers.store import MADE_FOR, PairStore
+from buffers.made_for import MADE_FOR
+from buffers.records import Conditioning, Judged
+from buffers.store import PairStore
 from cluster.encoders import pool
 from cluster.progress import Progress
 from configs.schema import RunConfig
@@ -78,10 +80,10 @@ def export(config: RunConfig, where: str, out: Path) -> Path:
 
 def manifest_rows(store: PairStore) -> Iterator[dict[str, Any]]:
     """As `buffers.entries` reads them: pairs in the order in which they were stored, anchors, and the other prompts."""
-    for stored in _portions(store.stored()):
-        pairs = store.read([pair.id for pair in stored])
+    for pairs in _portions(store.stored()):
+        judged = store.judged([pair.id for pair in pairs])
         conditions = store.conditionings({pair.condition_id for pair in pairs})
-        yield from (_pair_row(pair, conditions[pair.condition_id]) for pair in pairs)
+        yield from (_pair_row(pair, judged[pair.id], conditions[pair.condition_id]) for pair in pairs)
     for ids in _portions(id_ for (id_,) in store.rows("SELECT id FROM anchors ORDER BY segment, row")):
         anchors = store.anchors(ids)
         conditions = store.conditionings({anchor.condition_id for anchor in anchors})
@@ -123,8 +125,8 @@ def _write_all(exporters: list[Any], store: PairStore, progress: Progress) -> No
             running[getattr(exporter, name).remote(ids)] = exporter, name
 
 
-def _pair_row(pair: Pair, conditioning: Conditioning) -> dict[str, Any]:
-    (a, b), verdict = pair.in_order, pair.verdict
+def _pair_row(pair: StoredPair, judged: Judged, conditioning: Conditioning) -> dict[str, Any]:
+    (a, b), verdict = judged.in_order, judged.verdict
     row = {
         **_condition_columns(conditioning),
         **_video_columns("a", a),

@@ -6,6 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from buffers.made_for import check_made_for
 from buffers.store import PairStore
 from configs.schema import RunConfig
 
@@ -68,7 +69,7 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
     from policy.policy import VideoPolicy
 
     policy = VideoPolicy.load(config.model.path, dtype=config.model.dtype, experts=False)
-    store.check_made_for(made_for(policy.facts, max_text_tokens=config.model.max_text_tokens))
+    check_made_for(store.place, made_for(policy.facts, max_text_tokens=config.model.max_text_tokens))
     rows: list[tuple[str, list[tuple[str, np.ndarray]]]] = []
     read = store.read(pairs)
     anchored = store.anchors(anchors)

@@ -10,6 +10,7 @@ from buffers.records import (
     Batch,
     Clips,
     Condition,
+    Judged,
     Measurement,
     Receipt,
     Request,
@@ -35,6 +36,7 @@ EXAMPLES = [
     verdict(2, dropped="disagreement", agreed=False),
     pair(1, version=2),
     dataclasses.replace(pair(1), verdict=None, source="offline"),
+    Judged("c0-1", "c0-2", verdict()),
     Batch(7, (pair(1), pair(2)), {"c0": conditioning(0)}, (0, 1)),
     Snapshot(3, {"transformer": {"blocks.0.lora_A": tensor(4)}}, "9f2c"),
     Receipt(3, {"transformer": 1}, "9f2c"),
@@ -70,3 +72,23 @@ def test_confidence_is_the_share_of_the_side_that_the_label_names(label, a_is_ch
     judged = Verdict(label, (0.5, 0.1, 0.25, 0.15), 1.0, True, 1, None, "human", "1", "r")
     assert judged.a_is_chosen is a_is_chosen
     assert judged.confidence == pytest.approx(0.75 if a_is_chosen else 0.25)
+
+
+@pytest.mark.parametrize("label", [1, 2, 3, 4])
+def test_a_swapped_verdict_names_the_same_video(label):
+    given = Verdict(label, (0.5, 0.1, 0.25, 0.15), 1.0, True, 1, None, "human", "1", "r")
+    swapped = given.swapped()
+    assert swapped.a_is_chosen is not given.a_is_chosen and swapped.swapped() == given
+    assert (swapped.label in (1, 2)) is (label in (1, 2)) and swapped.confidence == given.confidence
+
+
+@pytest.mark.parametrize("first", [None, 1, 2])
+@pytest.mark.parametrize("then", [1, 4])
+def test_a_correction_is_about_the_same_two_videos_in_their_order(first, then):
+    """A and B stay who they are, whoever is chosen."""
+    judged = Judged("a", "b", verdict(first)) if first == 1 else Judged("b", "a", verdict(first) if first else None)
+    a, b = judged.in_order
+    assert (a, b) == (("b", "a") if first is None else ("a", "b"))
+    corrected = judged.corrected(verdict(then))
+    assert corrected.in_order == (a, b)
+    assert corrected.chosen_id == (a if then == 1 else b)

@@ -261,9 +261,12 @@ def test_a_newer_store_is_refused_and_not_touched(tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_a_store_knows_what_it_was_made_for(tmp_path):
-    PairStore(tmp_path, made_for={"vae": "wan2.1@1a"}).close()
-    PairStore(tmp_path, made_for={"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}).close()
+def test_a_store_knows_what_it_was_made_for_once_something_is_in_it(tmp_path):
+    PairStore(tmp_path, made_for={"vae": "wan2.2@7f"}).close()
+    for made_for, number in (({"vae": "wan2.1@1a"}, 0), ({"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}, 1)):
+        store = PairStore(tmp_path, made_for=made_for)
+        store.append([pair(number)], [conditioning(0)])
+        store.close()
     assert PairStore(tmp_path, write=False).made_for == {"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}
     with pytest.raises(ValueError, match=r"made with another vae \(wan2.1@1a; the bundle's is wan2.2@7f\)"):
         PairStore(tmp_path, made_for={"vae": "wan2.2@7f"})

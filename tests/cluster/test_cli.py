@@ -140,13 +140,12 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     overrides.append(f"buffer.offline={people}")
     assert cli.main(["check", str(config), *overrides]) == 2
     assert f"buffer.offline = {people}: no store" in capsys.readouterr().err
-    PairStore(people, made_for={"VAE": "other"}).close()
+    store = PairStore(people, made_for={"VAE": "other"})
+    store.append([pair(number) for number in range(4)], [conditioning(0)])
+    store.close()
     assert cli.main(["check", str(config), *overrides]) == 2
     assert "was made with another VAE (other; the bundle's is mine)" in capsys.readouterr().err
     (people / "made_for.json").write_text('{"VAE": "mine"}')
-    store = PairStore(people)
-    store.append([pair(number) for number in range(4)], [conditioning(0)])
-    store.close()
     assert cli.main(["check", str(config), *overrides]) == 2
     assert "holds 4 pairs, which may be used 1 times" in capsys.readouterr().err
     assert cli.main(["check", str(config), *overrides, "buffer.max_uses=3"]) == 0

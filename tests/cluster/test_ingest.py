@@ -20,7 +20,7 @@ from examples.miniature.world import FPS, Scene, draw_any, render
 from policy.policy import VideoPolicy
 from policy.video import write_mp4
 from policy.video_file import read_clip
-from tests.buffers.samples import same
+from tests.buffers.samples import conditioning, same
 
 BUNDLE = Path("examples/miniature/weights/bundle")
 
@@ -151,6 +151,14 @@ def test_the_same_command_encodes_nothing_again_and_corrects_what_changed(
     # The second had its chosen video first, which the correction calls B.
     assert [pair.verdict.label if pair.verdict else None for pair in after] == [2, 2, 4]
     assert [pair.chosen_id for pair in after[:2]] == [pair.rejected_id for pair in before[:2]]
+    # An id that is another pair's, and a video that is not what it was said to be.
+    rows = [json.loads(good[4]) | {"id": before[0].id}, json.loads(good[5]) | {"polarity": "negative"}]
+    manifest.write_text("\n".join(map(json.dumps, rows)))
+    assert ingest(manifest, copy) == 0
+    said = capsys.readouterr().out
+    assert f"row 1: id '{before[0].id}' is that of another pair in the store" in said
+    assert "row 2: is stored as positive; an anchor is not corrected" in said
+    assert same(everything(copy)[0], after)
 
 
 @pytest.mark.ray
@@ -186,7 +194,7 @@ def test_a_stopped_ingestion_goes_on_behind_what_it_had_stored(
             raise OSError(errno.ENOSPC, "no room", str(tmp_path))
         append(self, *given, **named)
 
-    monkeypatch.setattr("cluster.ingest.MOST_ITEMS", 3)
+    monkeypatch.setattr("cluster.ingest_portions.MOST_ITEMS", 3)
     monkeypatch.setattr(PairStore, "append", full)
     assert ingest(people / "people.jsonl", tmp_path / "store") == 2
     assert "no room" in capsys.readouterr().err
@@ -240,7 +248,9 @@ def test_a_bad_manifest_or_bundle_is_refused_before_ray_is_started(
     assert "no manifest" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert ingest(people / "people.jsonl", tmp_path / "s", "--set", "sampling.num_frames=8") == 2
     assert "sampling.num_frames = 8" in capsys.readouterr().err
-    PairStore(tmp_path / "other", made_for={"VAE": "of another bundle"}).close()
+    other = PairStore(tmp_path / "other", made_for={"VAE": "of another bundle"})
+    other.append(conditionings=[conditioning(0)])
+    other.close()
     assert ingest(people / "people.jsonl", tmp_path / "other") == 2
     assert "was made with another VAE" in capsys.readouterr().err
     held = PairStore(tmp_path / "held")

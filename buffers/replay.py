@@ -299,8 +299,9 @@ class ReplayBuffer:
                 pairs |= {pair.id: pair for pair in some}
                 conditionings |= store.conditionings({pair.condition_id for pair in some})
         ordered = [pairs[id_] for id_ in ids]
-        # A generator may hold new weights a moment before this buffer hears of them: no older than 0.
-        staleness = (0 if p.source == "offline" else max(0, draw.version - p.policy_version) for p in ordered)
+        # A generator may hold new weights a moment before this buffer hears of them: no older than 0. People's own do
+        # not age, and what another run generated counts versions of another policy.
+        staleness = (max(0, draw.version - p.policy_version) if p.id in own else 0 for p in ordered)
         return Batch(step, tuple(ordered), conditionings, tuple(staleness))
 
     def _check_take(self, step: int, count: int, rank: int, world_size: int) -> None:

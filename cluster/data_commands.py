@@ -21,7 +21,7 @@ def add_data_commands(commands: Any, *, default_config: str) -> None:
     )
     text = (
         "bring in a manifest of pairs, labelled videos or prompts (.jsonl, .csv, .parquet, or a folder that `datasets` "
-        "saved); the same command goes on after a stop"
+        "saved), whose files every node of the cluster can read; the same command goes on after a stop"
     )
     ingest = parts.add_parser("ingest", help=text, description=text)
     ingest.add_argument("manifest", type=Path, metavar="MANIFEST")

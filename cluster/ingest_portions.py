@@ -20,7 +20,7 @@ from configs.schema import RunConfig
 
 PORTION_BYTES = 1 << 28
 """Of latents in one append, and as much again is being encoded meanwhile."""
-MOST_ITEMS, VIDEOS_A_CALL = 256, 4
+MOST_ITEMS, VIDEOS_A_CALL, PROMPTS_A_CALL = 256, 4, 16
 
 Answers = dict[str, tuple[Any, int]]
 """Video id or condition -> the call that it is encoded in, and its place there."""
@@ -149,9 +149,11 @@ class Portions:
         given = {
             key: item for key, item in conditions.items() if key not in answers and item.condition.id not in stored
         }
-        if given:
-            answer = self._next().conditions.remote([(item.condition, item.files) for item in given.values()])
-            answers |= {key: (answer, place) for place, key in enumerate(given)}
+        keys = list(given)
+        for start in range(0, len(keys), PROMPTS_A_CALL):
+            some = keys[start : start + PROMPTS_A_CALL]
+            answer = self._next().conditions.remote([(given[key].condition, given[key].files) for key in some])
+            answers |= {key: (answer, place) for place, key in enumerate(some)}
         return answers
 
     def _next(self) -> Any:

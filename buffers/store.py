@@ -156,7 +156,8 @@ class PairStore:
         Raises KeyError for an id that is not stored, FileNotFoundError and ValueError that name a segment that is gone
         or whose bytes have changed.
         """
-        stored, judged = self._catalog.pairs(ids), self.judged(ids)
+        stored = self._stored(ids)
+        judged = self._judged(stored)
         videos = self.latents([id_ for pair in stored.values() for id_ in (pair.chosen_id, pair.rejected_id)])
         return [
             Pair(
@@ -175,17 +176,7 @@ class PairStore:
 
     def judged(self, ids: Sequence[str]) -> dict[str, Judged]:
         """What is held of these pairs now, corrections included; no video is read. Raises as `read` does."""
-        stored = self._catalog.pairs(ids)
-        for id_ in ids:
-            if id_ not in stored:
-                raise KeyError(f"{id_} is no pair of {self.place}")
-        facts, newer = self._rows("pairs", stored), self._rows("verdicts", stored)
-        found = {}
-        for id_, pair in stored.items():
-            judged = Judged(pair.chosen_id, pair.rejected_id, arrow.read_verdict(facts[id_]))
-            corrected = arrow.read_verdict(newer[id_]) if id_ in newer else None
-            found[id_] = judged if corrected is None else judged.corrected(corrected)
-        return found
+        return self._judged(self._stored(ids))
 
     def latents(self, ids: Iterable[str]) -> dict[str, TensorData]:
         """Videos by id. Raises as `read` does."""
@@ -288,6 +279,22 @@ class PairStore:
         wanted = {item.condition_id: item.id for item in (*pairs, *anchors)}
         for condition_id in wanted.keys() - new.keys() - self._catalog.known("conditionings", wanted):
             raise ValueError(f"{wanted[condition_id]} has no conditioning: {condition_id} was neither stored nor given")
+
+    def _stored(self, ids: Sequence[str]) -> dict[str, StoredPair]:
+        stored = self._catalog.pairs(ids)
+        for id_ in ids:
+            if id_ not in stored:
+                raise KeyError(f"{id_} is no pair of {self.place}")
+        return stored
+
+    def _judged(self, stored: Mapping[str, StoredPair]) -> dict[str, Judged]:
+        facts, newer = self._rows("pairs", stored), self._rows("verdicts", stored)
+        found = {}
+        for id_, pair in stored.items():
+            judged = Judged(pair.chosen_id, pair.rejected_id, arrow.read_verdict(facts[id_]))
+            corrected = arrow.read_verdict(newer[id_]) if id_ in newer else None
+            found[id_] = judged if corrected is None else judged.corrected(corrected)
+        return found
 
     def _all_rows(self, kind: str, ids: Iterable[str]) -> dict[str, pa.RecordBatch]:
         wanted = list(ids)

@@ -1,12 +1,15 @@
 """`apogee data inspect STORE`: what is in it, counted, and a picture of some of it."""
 
+import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from buffers.made_for import check_made_for
+from buffers.records import TensorData
 from buffers.store import PairStore
 from configs.schema import RunConfig
 
@@ -28,6 +31,14 @@ COUNTS = {
     "videos by shape of latents": "SELECT shape, count(*) FROM latents GROUP BY 1 ORDER BY 2 DESC",
     "conditions": "SELECT coalesce(domain, 'not said'), count(*) FROM conditionings GROUP BY 1 ORDER BY 2 DESC",
 }
+
+
+class SheetRow(NamedTuple):
+    """A line of the contact sheet. `videos`: what each is, and its pixels, uint8 `[frames, height, width, 3]`."""
+
+    prompt: str
+    facts: str
+    videos: list[tuple[str, np.ndarray]]
 
 
 def counts(store: PairStore) -> dict[str, dict[str, int]]:
@@ -70,19 +81,20 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
 
     policy = VideoPolicy.load(config.model.path, dtype=config.model.dtype, experts=False)
     check_made_for(store.place, made_for(policy.facts, max_text_tokens=config.model.max_text_tokens))
-    rows: list[tuple[str, list[tuple[str, np.ndarray]]]] = []
-    read = store.read(pairs)
-    anchored = store.anchors(anchors)
+    read, anchored = store.read(pairs), store.anchors(anchors)
     prompts = store.conditionings({item.condition_id for item in (*read, *anchored)})
+
+    def pixels(latents: TensorData) -> np.ndarray:
+        return policy.decode(decode(latents)[None])[0]
+
+    rows: list[SheetRow] = []
     for pair in read:
-        verdict = f"label {pair.verdict.label}" if pair.verdict else "choice alone"
-        videos = [("chosen", policy.decode(decode(pair.chosen)[None])[0])]
-        videos.append(("rejected", policy.decode(decode(pair.rejected)[None])[0]))
-        rows.append((f"{prompts[pair.condition_id].condition.prompt}\n{pair.source}, {verdict}", videos))
+        facts = f"{pair.source}, {f'label {pair.verdict.label}' if pair.verdict else 'choice alone'}"
+        videos = [("chosen", pixels(pair.chosen)), ("rejected", pixels(pair.rejected))]
+        rows.append(SheetRow(prompts[pair.condition_id].condition.prompt, facts, videos))
     for anchor in anchored:
-        polarity = "positive" if anchor.positive else "negative"
-        video = policy.decode(decode(anchor.latents)[None])[0]
-        rows.append((f"{prompts[anchor.condition_id].condition.prompt}\nanchor", [(polarity, video)]))
+        videos = [("positive" if anchor.positive else "negative", pixels(anchor.latents))]
+        rows.append(SheetRow(prompts[anchor.condition_id].condition.prompt, "anchor", videos))
     _draw(rows, path)
     return path
 
@@ -93,29 +105,23 @@ def _spread(ids: list[str], count: int) -> list[str]:
     return [ids[place] for place in places]
 
 
-def _draw(rows: list[tuple[str, list[tuple[str, np.ndarray]]]], path: Path) -> None:
-    import textwrap
-
+def _draw(rows: list[SheetRow], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
-    columns = 2 * FRAMES
-    figure = Figure(figsize=(2.4 + 1.3 * columns, 1.75 * len(rows)), layout="constrained")
-    axes = figure.subplots(
-        len(rows), columns + 2, squeeze=False, width_ratios=[2.0, *[1] * FRAMES, 0.12, *[1] * FRAMES]
-    )
-    for row, (text, videos) in zip(axes, rows, strict=True):
-        for ax in row:
+    widths = [2.0, *[1.0] * FRAMES, 0.12, *[1.0] * FRAMES]
+    figure = Figure(figsize=(1.3 * sum(widths), 1.75 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for axes, row in zip(grid, rows, strict=True):
+        for ax in axes:
             ax.axis("off")
-        row[0].text(
-            0.0, 0.5, textwrap.fill(text.split("\n")[0], 28) + "\n" + text.split("\n")[1], va="center", fontsize=8
-        )
-        for number, (name, video) in enumerate(videos):
+        axes[0].text(0.0, 0.5, f"{textwrap.fill(row.prompt, 28)}\n{row.facts}", va="center", fontsize=8)
+        for number, (name, video) in enumerate(row.videos):
             shown = np.linspace(0, len(video) - 1, FRAMES).round().astype(int)
             for place, frame in enumerate(shown):
-                ax = row[1 + number * (FRAMES + 1) + place]
+                ax = axes[1 + number * (FRAMES + 1) + place]
                 ax.imshow(video[frame], interpolation="nearest")
                 ax.set_title(f"{name}, frame {frame}" if place == 0 else f"{frame}", fontsize=8)
     figure.savefig(path, dpi=110)

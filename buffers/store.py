@@ -11,7 +11,7 @@
     set_aside/                    what a killed writer left behind, never read, never deleted
     store.lock                    held by the one process that writes
 
-Nothing here ever changes or is deleted; how often a pair was used is the buffer's to know (`replay.py`).
+No row ever changes or is deleted; how often a pair was used is the buffer's to know (`replay.py`).
 """
 
 import json

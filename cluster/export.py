@@ -48,11 +48,13 @@ SCHEMA = pa.schema(
 def export(config: RunConfig, where: str, out: Path) -> Path:
     """Writes what is not there yet and returns the manifest; the same command goes on after a stop.
 
-    Raises ValueError, before anything is written, if the store was made with another bundle than the config's, or
-    `out` holds an export of another.
+    Raises ValueError, before anything is written, if the store is empty or was made with another bundle than the
+    config's, or `out` holds an export of another.
     """
     facts = check_bundle(config.model.path)
     store = PairStore(where, write=False, made_for=made_for(facts, max_text_tokens=config.model.max_text_tokens))
+    if not store.count("conditionings"):
+        raise ValueError(f"{where} holds nothing to export")
     out = out.resolve()
     belongs = json.dumps(store.made_for, indent=1)
     if (out / MADE_FOR).exists() and (out / MADE_FOR).read_text() != belongs:

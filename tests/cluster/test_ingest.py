@@ -253,6 +253,11 @@ def test_a_bad_manifest_or_bundle_is_refused_before_ray_is_started(
     other.close()
     assert ingest(people / "people.jsonl", tmp_path / "other") == 2
     assert "was made with another VAE" in capsys.readouterr().err
+    assert cli.main(["data", "export", str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 2
+    assert "was made with another VAE" in capsys.readouterr().err
+    PairStore(tmp_path / "empty").close()
+    assert cli.main(["data", "export", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
+    assert "holds nothing to export" in capsys.readouterr().err and not (tmp_path / "out").exists()
     held = PairStore(tmp_path / "held")
     assert ingest(people / "people.jsonl", tmp_path / "held") == 2
     assert "another" in capsys.readouterr().err

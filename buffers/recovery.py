@@ -15,6 +15,9 @@ from buffers.catalog import Catalog
 from buffers.places import TEMPORARY, Place
 from buffers.segments import SUFFIX, Segment, Segments
 
+_FIRST_SCHEMA = "manifest.jsonl"
+"""What stores of schema version 1 had in place of commits."""
+
 _COMMIT = re.compile(r"commit-(\d{8,})\.json")
 
 
@@ -54,7 +57,12 @@ def segment_name(kind: str, number: int) -> str:
 
 
 def recover(place: Place, catalog: Catalog, segments: Segments, *, write: bool) -> Recovery:
-    """Raises ValueError, before anything is touched, if a newer Apogee added to the store."""
+    """Raises ValueError, before anything is touched, if a newer Apogee added to the store, or one too old made it."""
+    if place.size(_FIRST_SCHEMA) is not None:
+        raise ValueError(
+            f"{place} is a store of schema version 1, this Apogee reads {arrow.SCHEMA_VERSION}: go on with the run in "
+            "the Apogee that began it, or give the new run another folder"
+        )
     if not fits(place, catalog):
         catalog.forget()
     missing = catch_up(place, catalog, segments)

@@ -261,6 +261,16 @@ def test_a_newer_store_is_refused_and_not_touched(tmp_path):
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_a_store_of_the_first_schema_is_refused_and_not_touched(tmp_path, write):
+    old = {"manifest.jsonl": b"{}\n", "pairs-00000001.arrow": b"old"}
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match="is a store of schema version 1, this Apogee reads 2"):
+        PairStore(tmp_path, write=write)
+    assert {name: (tmp_path / name).read_bytes() for name in old} == old
+
+
 def test_a_store_knows_what_it_was_made_for_once_something_is_in_it(tmp_path):
     PairStore(tmp_path, made_for={"vae": "wan2.2@7f"}).close()
     for made_for, number in (({"vae": "wan2.1@1a"}, 0), ({"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}, 1)):

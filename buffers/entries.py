@@ -11,7 +11,7 @@ way back: exact latents beside the videos, ids, and the verdict as it was.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -156,15 +156,21 @@ def _probabilities(values: Mapping[str, Any], answer: int | str) -> tuple[float,
         raise ValueError(f"probabilities = {given!r}; want a list of four, of the labels 1 to 4, that sum to 1")
     if isinstance(answer, str):
         raise ValueError(f"probabilities are given and choice = {answer!r}: they are of the four labels; want a label")
-    one, two, three, four = numbers
-    of_video = (
-        numbers[answer - 1] >= max(one, three) if answer in CHOICES["a"] else numbers[answer - 1] >= max(two, four)
-    )
-    likelier = (one + three >= two + four) if answer in CHOICES["a"] else (two + four >= one + three)
-    if numbers[answer - 1] < max(numbers) and not (of_video and likelier):
-        best = 1 + numbers.index(max(numbers))
+    share: dict[int, float] = dict(enumerate(numbers, start=1))
+    fitting = _likeliest(share, share)
+    for labels in CHOICES.values():
+        if 2 * sum(share[label] for label in labels) >= sum(numbers):
+            fitting |= _likeliest(share, labels)
+    if answer not in fitting:
+        best = min(_likeliest(share, share))
         raise ValueError(f"label = {answer} contradicts probabilities = {given}, which make {best} the likeliest")
     return tuple(map(float, numbers))
+
+
+def _likeliest(share: Mapping[int, float], labels: Iterable[int]) -> set[int]:
+    """Of these labels; several where they are level."""
+    some = set(labels)
+    return {label for label in some if share[label] == max(share[each] for each in some)}
 
 
 def _pair_facts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,7 @@ class Gathered:
             )
         videos = tuple(first["videos"] if choice == "a" else reversed(first["videos"]))
         kept = {name: facts[name] for name in ("source", "policy_version") if name in facts}
-        return Item(**{**vars(item), **kept, "videos": videos, "verdict": verdict})
+        return replace(item, videos=videos, verdict=verdict, **kept)
 
     def _fingerprints(self, entries: Iterable[Entry]) -> dict[Path, str]:
         """Of the files whose contents make an id; each file is looked at once in a manifest."""

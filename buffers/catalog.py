@@ -76,7 +76,7 @@ class Catalog:
 
     @property
     def incomplete(self) -> bool:
-        """Whether rows are missing because their segment could not be read."""
+        """Whether rows are missing because a file of the store was."""
         return bool(self._state("incomplete"))
 
     def forget(self) -> None:
@@ -93,10 +93,17 @@ class Catalog:
         """How many commits of the store it knows."""
         return self._state("commits") or 0
 
-    def add(self, commit: int, segments: Sequence[Segment], rows: Mapping[str, Sequence[tuple]]) -> None:
+    def add(
+        self,
+        commit: int,
+        segments: Sequence[Segment],
+        rows: Mapping[str, Sequence[tuple]],
+        *,
+        incomplete: bool = False,
+    ) -> None:
         """All or nothing: a commit's segments and, by kind, what is known of each of their rows, the id first.
 
-        A segment that could not be read has no rows.
+        `incomplete`: something of it is missing, and the next opening has to look again.
         """
         with self._lock, self._db.transaction() as db:
             if self.commits >= commit:  # Another process that reads the store was faster.
@@ -104,13 +111,14 @@ class Catalog:
             for segment in segments:
                 number = db.execute("INSERT INTO segments VALUES (NULL, ?, ?, ?, ?, ?)", astuple(segment)).lastrowid
                 places = [(row[0], number, place, *row[1:]) for place, row in enumerate(rows.get(segment.kind, ()))]
-                if not places:  # It could not be read: as long as that is so, the next opening tries again.
-                    db.execute("INSERT OR REPLACE INTO state VALUES ('incomplete', 1)")
+                if not places:
                     continue
                 marks = ", ".join("?" * len(places[0]))
                 verb = "INSERT OR REPLACE" if segment.kind == "verdicts" else "INSERT OR IGNORE"
                 first = "NULL, " if segment.kind == "pairs" else ""
                 db.executemany(f"{verb} INTO {segment.kind} VALUES ({first}{marks})", places)
+            if incomplete:
+                db.execute("INSERT OR REPLACE INTO state VALUES ('incomplete', 1)")
             db.execute("UPDATE state SET value = ? WHERE name = 'commits'", (commit,))
 
     def segments(self) -> list[Segment]:

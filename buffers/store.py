@@ -14,13 +14,11 @@
 No row ever changes or is deleted; how often a pair was used is the buffer's to know (`replay.py`).
 """
 
-import json
 import logging
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +26,12 @@ import pyarrow as pa
 
 from buffers import arrow
 from buffers.catalog import Catalog, StoredPair
+from buffers.commits import segment_name, write_commit
 from buffers.lock import LOCK
 from buffers.made_for import MADE_FOR, check_made_for, keep_made_for, read_made_for
 from buffers.places import Folder, place_of
 from buffers.records import Anchor, Conditioning, Judged, Pair, TensorData, Verdict
-from buffers.recovery import LARGE, catch_up, commit_name, facts_of, fits, recover, segment_name, verify
+from buffers.recovery import catch_up, fits, recover, verify
 from buffers.segments import Segment, Segments, write_segment
 from buffers.waiting import WAITING
 
@@ -69,7 +68,7 @@ class PairStore:
             self.made_for = read_made_for(self.place) | dict(made_for or {})
             self._segments = Segments(self.place)
             self._catalog = self._opened_catalog()
-            self.recovery = recover(self.place, self._catalog, self._segments, write=write)
+            self.recovery = recover(self.place, self._catalog, write=write)
             if self.recovery:
                 log.warning("%s was not closed cleanly: %s", self.place, self.recovery)
         except BaseException:
@@ -128,7 +127,7 @@ class PairStore:
         rows: dict[str, list[tuple]] = {
             "conditionings": [(c.condition_id, c.condition.domain) for c in given.values()],
             "latents": [(id_, v.nbytes, " x ".join(map(str, v.shape))) for id_, v in videos.items()],
-            "pairs": [row for batch in batches["pairs"] for row in facts_of("pairs", batch)],
+            "pairs": [_pair_row(pair) for pair in pairs],
             "anchors": [(a.id, a.condition_id, a.video_id, a.positive) for a in anchors],
         }
         self._commit(batches, rows, f"{len(pairs)} pairs and {len(anchors)} anchors")
@@ -216,7 +215,7 @@ class PairStore:
         sealed: list[Segment] = []
         try:
             # An earlier append may be on disk whose entry in the catalog failed.
-            catch_up(self.place, self._catalog, self._segments)
+            catch_up(self.place, self._catalog)
             number = self._catalog.commits + 1
             if not self._kept:
                 keep_made_for(self.place, self.made_for)
@@ -225,14 +224,7 @@ class PairStore:
                 name = segment_name(kind, number)
                 sealed.append(write_segment(self.place, name, some, kind=kind, schema=arrow.TABLES[kind]))
             self.place.settle()
-            with self.place.create(commit_name(number)) as file:
-                content = {
-                    "schema": arrow.SCHEMA_VERSION,
-                    "segments": [asdict(segment) for segment in sealed],
-                    "rows": {kind: rows[kind] for kind in LARGE if kind in batches},
-                }
-                file.write(json.dumps(content).encode())
-            self.place.settle()
+            write_commit(self.place, number, sealed, rows)
         except BaseException as error:
             with suppress(OSError):
                 for segment in sealed:
@@ -313,6 +305,13 @@ class PairStore:
             rows = self._segments.rows(segment, [row for _, row in places], schema=arrow.TABLES[kind])
             found.update(zip((id_ for id_, _ in places), rows, strict=True))
         return found
+
+
+def _pair_row(pair: Pair) -> tuple:
+    """What the catalog keeps of it."""
+    size, label = pair.chosen.nbytes + pair.rejected.nbytes, pair.verdict.label if pair.verdict else None
+    ids = (pair.id, pair.condition_id, pair.chosen_id, pair.rejected_id)
+    return (*ids, pair.policy_version, pair.source, size, label)
 
 
 def _packed(payloads: Mapping[str, TensorData]) -> list[list[str]]:

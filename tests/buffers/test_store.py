@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import resource
@@ -243,11 +244,29 @@ def test_a_damaged_or_outdated_catalog_is_made_anew(tmp_path, damage):
 def test_a_commit_cannot_name_a_file_that_is_not_its_own(tmp_path, name):
     filled(tmp_path / "store").close()
     commit = json.loads((tmp_path / "store" / "commit-00000003.json").read_text())
-    commit["segments"][0]["name"] = name
+    commit["content"]["segments"][0]["name"] = name
+    canonical = json.dumps(commit["content"], sort_keys=True).encode()
+    commit["sha256"] = hashlib.sha256(canonical).hexdigest()
     (tmp_path / "store" / "commit-00000004.json").write_text(json.dumps(commit))
     store = PairStore(tmp_path / "store")
     assert len(store) == 6
     assert "which is no segment of it" in store.recovery.missing["commit-00000004.json"]
+
+
+def test_a_flipped_byte_in_a_commit_is_found_and_mended_by_a_copy(tmp_path):
+    """Its checksum holds every fact that the catalog has from it."""
+    filled(tmp_path).close()
+    (tmp_path / CATALOG).unlink()
+    path = tmp_path / "commit-00000002.json"
+    whole = path.read_text()
+    path.write_text(whole.replace(expected(2).id, expected(5).id))
+    store = PairStore(tmp_path)
+    assert store.recovery.missing == {path.name: "is damaged: its sha256 is not the one it was written with"}
+    assert expected(2).id not in ids(store) and expected(0).id in ids(store)
+    store.close()
+    path.write_text(whole)
+    again = PairStore(tmp_path)
+    assert not again.recovery.missing and ids(again) == [expected(n).id for n in range(6)]
 
 
 def test_a_newer_store_is_refused_and_not_touched(tmp_path):

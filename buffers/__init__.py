@@ -8,6 +8,7 @@
 `segments.py`  sealed Arrow files: written whole or not at all, checksummed, read memory-mapped
 `catalog.py`   where each row of a store lies, as an SQLite file that can be made again
 `database.py`  SQLite files: opened one way, with errors that name the file
+`commits.py`   what an append added, in full but for the payloads
 `recovery.py`  what happens when a store is opened: catching up, setting aside
 `store.py`     the pairs and anchors of one place: segments + commits, one writer at a time
 `verdicts.py`  candidates + verdict -> pair, and the tally of verdicts

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from buffers import arrow
 from buffers.catalog import Catalog, StoredPair
-from buffers.commits import segment_name, write_commit
+from buffers.commits import commit_name, segment_name, write_commit
 from buffers.lock import LOCK
 from buffers.made_for import MADE_FOR, check_made_for, keep_made_for, read_made_for
 from buffers.places import Folder, place_of
@@ -213,6 +213,7 @@ class PairStore:
         if not batches:
             return
         sealed: list[Segment] = []
+        number = 0
         try:
             # An earlier append may be on disk whose entry in the catalog failed.
             catch_up(self.place, self._catalog)
@@ -226,9 +227,9 @@ class PairStore:
             self.place.settle()
             write_commit(self.place, number, sealed, rows)
         except BaseException as error:
-            with suppress(OSError):
-                for segment in sealed:
-                    self.place.remove(segment.name)
+            with suppress(OSError):  # The commit first: none may name what is gone.
+                for name in (commit_name(number), *(segment.name for segment in sealed)):
+                    self.place.remove(name)
             if not isinstance(error, OSError):
                 raise
             raise OSError(

@@ -345,15 +345,24 @@ def test_a_store_in_a_folder_that_cannot_be_written_is_read(tmp_path):
     assert found.stdout == "6\n", found.stderr
 
 
-@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-def test_a_full_disk_loses_nothing_that_was_stored(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize(
+    ("call", "fails_at"),
+    [("write", 1), *(("fsync", number) for number in range(1, 7)), *(("replace", number) for number in range(1, 5))],
+)
+def test_a_full_disk_loses_nothing_that_was_stored(tmp_path, monkeypatch, call, fails_at):
+    """At any of the calls of an append: three segments and the folder, the commit and the folder again."""
     store = filled(tmp_path)
+    owner, calls = segments._HashedFile if call == "write" else os, []
+    as_it_is = getattr(owner, call)
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(*given):
+        calls.append(given)
+        if len(calls) == fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return as_it_is(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(segments._HashedFile if call == "write" else os, call, full)
+        patch.setattr(owner, call, full)
         with pytest.raises(OSError, match="No space left") as error:
             store.append([pair(50, condition=3)], [conditioning(3)])
     assert error.value.errno == errno.ENOSPC and str(tmp_path) in str(error.value)

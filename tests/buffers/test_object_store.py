@@ -1,11 +1,14 @@
 """A store in a bucket: pyarrow's own S3 client against a server that speaks the protocol, on this machine."""
 
 import dataclasses
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
 
 from buffers.store import PairStore
 from tests.buffers.samples import anchor, conditioning, pair, same, tensor, verdict
@@ -13,17 +16,36 @@ from tests.buffers.samples import anchor, conditioning, pair, same, tensor, verd
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URI of a folder in it, with a hole for the folder's name."""
+    """The URI of a folder in it, with a hole for the folder's name.
+
+    The server is a process of its own: flask's globals raise where other libraries look through all loaded modules.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("EC2_METADATA_DISABLED", "true")):
             patch.setenv(f"AWS_{name}", value)
-        server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        where = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-        pafs.FileSystem.from_uri(f"s3://bucket/?{where}&allow_bucket_creation=true")[0].create_dir("bucket")
-        yield f"s3://bucket/{{}}?{where}"
-        server.stop()
+        where = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        try:
+            _wait_until_up(port)
+            pafs.FileSystem.from_uri(f"s3://bucket/?{where}&allow_bucket_creation=true")[0].create_dir("bucket")
+            yield f"s3://bucket/{{}}?{where}"
+        finally:
+            server.kill()
+            server.wait()
+
+
+def _wait_until_up(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError("the server did not start within a minute")
 
 
 def test_a_store_in_a_bucket_is_written_read_corrected_and_verified(bucket: str):

@@ -9,13 +9,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from buffers.entries import ConditionFiles, VideoFiles
+from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import encode
 from configs.schema import ModelConfig, SamplingConfig
-from policy.picture import read_picture
+from media.pictures import read_picture
+from media.video_read import read_clip
 from policy.policy import VideoPolicy
-from policy.video_file import read_clip
 
 READERS = 2
 """Files that are decoded ahead of the VAE."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from buffers.records import Clips, Condition, Measurement
-from policy.video import write_mp4
+from media.video_write import write_mp4
 
 Z95 = NormalDist().inv_cdf(0.975)
 SHOWN_SIDE = 256

@@ -9,11 +9,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS
-from buffers.store import PairStore
+from buffers.store.pair_store import PairStore
 from buffers.tensors import decode
 from configs.schema import ModelConfig
+from media.video_write import write_mp4
 from policy.policy import VideoPolicy
-from policy.video import write_mp4
 
 VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES = "videos", "exact", "conditions", "first_frames"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from buffers.records import Candidates, Clips, Conditioning, Receipt, Request, RoleTimes, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
-from policy.adapters import adapter_state, load_adapter_state
+from policy.lora.adapters import adapter_state, load_adapter_state
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
 

@@ -1,7 +1,7 @@
 """What stored latents and embeddings belong to; found without loading any of it."""
 
-from buffers.fingerprints import fingerprint_of
-from policy.bundle_check import BundleFacts
+from buffers.people.fingerprints import fingerprint_of
+from policy.bundle import BundleFacts
 
 
 def made_for(facts: BundleFacts, *, max_text_tokens: int) -> dict[str, str]:

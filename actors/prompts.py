@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 
 from buffers.records import Condition, Domain, Request, condition_id
-from buffers.store import PairStore
+from buffers.store.pair_store import PairStore
 
 FIRST_SEED = 2**31
 """Noise seeds of a stream lie in [2^31, 2^32): the seeds below are left to people (evaluation), so that no training

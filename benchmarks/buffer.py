@@ -1,6 +1,6 @@
 """What the store costs, as ratios: appends against one plain file, reads against memcpy, and whether size matters.
 
-    python -m benchmarks.buffer --out benchmarks/buffer.json
+    python -m benchmarks.buffer --out benchmarks/results/buffer.json
 
 Large: pairs with latents of a Wan2.1 480p video. `append` forces everything to disk, and so does the plain file that
 the same bytes are added to; both in turns, on the same disk. `read` takes random batches when everything is cached
@@ -24,7 +24,7 @@ import numpy as np
 
 from buffers.records import Condition, Conditioning, Pair, TensorData, Verdict
 from buffers.replay import ReplayBuffer
-from buffers.store import PairStore
+from buffers.store.pair_store import PairStore
 from configs.schema import BufferConfig
 
 LARGE, SMALL = (16, 21, 60, 104), (16, 3, 4, 4)

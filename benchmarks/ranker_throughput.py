@@ -1,6 +1,6 @@
 """What the ranker's own work costs: pairs a second through its actor, against its engine called directly.
 
-    python -m benchmarks.ranker_throughput configs/miniature.yaml --out benchmarks/ranker_throughput.miniature.json
+    python -m benchmarks.ranker_throughput configs/miniature.yaml --out build/ranker_throughput.json
 
 Both in the same actor, on the same engine, one after the other and in turns, each round on videos that nobody has seen
 (vLLM keeps what it computed of a video). Directly: vLLM's `generate` on the finished prompts of all pairs in both
@@ -22,11 +22,11 @@ import numpy as np
 import ray
 
 from buffers.records import Clips, Condition
-from cluster.connect import connected
+from cluster.on_ray.connect import connected
 from configs.load import load_config
 from configs.schema import RunConfig
+from ranker.judges.qwen_vl import VllmJudge
 from ranker.ranker import Ranker
-from ranker.vllm_judge import VllmJudge
 
 
 class Measured(Ranker):

@@ -1,6 +1,6 @@
 """`kill -9` of a store's writer at random points, again and again in one folder: what was acknowledged must be there.
 
-    python -m benchmarks.store_killed --out benchmarks/store_killed.json
+    python -m benchmarks.store_killed --out benchmarks/results/store_killed.json
 
 Each turn a new process opens the store, which recovers it, and appends pairs one after another, saying so after each.
 It is killed at a random moment, counted from its start in one turn and from its first pair in the next. In the end the
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from rich.progress import track
 
-from buffers.arrow import pairs_batch
-from buffers.store import PairStore
+from buffers.store.arrow import pairs_batch
+from buffers.store.pair_store import PairStore
 from tests.buffers.samples import conditioning, pair, same
 
 SHAPE = (16, 8, 16, 16)
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    logging.getLogger("buffers.store").setLevel(logging.ERROR)  # That it was not closed cleanly is the point.
+    logging.getLogger("buffers.store.pair_store").setLevel(logging.ERROR)  # It is killed on purpose.
     with tempfile.TemporaryDirectory() as folder:
         found = killed_again_and_again(Path(folder), turns=arguments.kills, seed=arguments.seed)
     print(json.dumps(found))

@@ -19,12 +19,12 @@ from time import perf_counter
 
 import numpy as np
 
-from buffers.catalog import StoredPair
+from buffers.labels import BY_MOTION, TALLY, judged_pair, tally
 from buffers.mixing import quotas
 from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Source, Verdict
-from buffers.store import PairStore
-from buffers.verdicts import BY_MOTION, TALLY, judged_pair, tally
-from buffers.waiting import WAITING, Draw, Waiting, WaitingPairs
+from buffers.store.catalog import StoredPair
+from buffers.store.pair_store import PairStore
+from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
 from configs.schema import BufferConfig
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class ReplayBuffer:
     def counts(self) -> dict[str, int]:
         """What has happened since this object was made; every key is there from the start and only grows.
 
-        Of the verdicts: `buffers.verdicts.TALLY`. added: pairs stored. duplicate: pairs not stored because they were
+        Of the verdicts: `buffers.labels.TALLY`. added: pairs stored. duplicate: pairs not stored because they were
         there already. late: pairs not stored because they were too old when they came. stale: stored pairs that grew
         too old before their uses were up. evicted: stored pairs that made room before their uses were up. taken: uses
         of pairs, counted when a step's batch is drawn.

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import get_args
 
 from buffers.records import Domain
-from cluster.data_commands import add_data_commands, run_data_command
-from cluster.preflight import Preflight, check_judge, preflight
+from cluster.checks.plan import PATCH, plan, render
+from cluster.checks.run import Preflight, check_judge, preflight
+from cluster.commands.data.arguments import add_data_commands, run_data_command
 from configs.load import load_as, load_config
-from configs.plan import PATCH, plan, render
-from configs.ranker_schema import RankerScoringConfig, RankerTrainingConfig
+from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 from configs.schema import RunConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -129,7 +129,7 @@ def _rank(options: argparse.Namespace) -> int:
     check_judge(config)
     from rich.console import Console
 
-    from ranker.by_hand import rank_by_hand
+    from cluster.commands.ranker.rank import rank_by_hand
 
     console = Console(highlight=False)
     rank_by_hand(config, *options.videos, prompt=options.prompt, domain=options.domain, console=console)
@@ -138,7 +138,7 @@ def _rank(options: argparse.Namespace) -> int:
 
 def _train_ranker(options: argparse.Namespace) -> int:
     config = load_as(RankerTrainingConfig, options.config, options.overrides)
-    from cluster.ranker_training import train_ranker
+    from cluster.commands.ranker.train import train_ranker
 
     folder = train_ranker(config)
     print(f"done: adapters in {', '.join(str(folder / domain) for domain in config.domains)}")
@@ -147,7 +147,7 @@ def _train_ranker(options: argparse.Namespace) -> int:
 
 def _score_ranker(options: argparse.Namespace) -> int:
     config = load_as(RankerScoringConfig, options.config, options.overrides)
-    from cluster.ranker_scoring import score_ranker
+    from cluster.commands.ranker.score import score_ranker
 
     print(f"done: {score_ranker(config) / 'report.html'}")
     return 0

@@ -16,18 +16,18 @@ from typing import Any, TypeVar
 from actors.prompts import PromptStream
 from buffers.records import Condition
 from cluster import online_loop
-from cluster.connect import connected
+from cluster.checks.resources import check_resources, needs
+from cluster.checks.start import absolute, start_checks
 from cluster.evaluation import evaluate, evaluation_requests
 from cluster.learn_steps import in_thread
-from cluster.noise import noise_to
-from cluster.progress import Progress
-from cluster.report import write_report, write_summary
-from cluster.resources import check_resources, needs
+from cluster.monitor.log_file import noise_to
+from cluster.monitor.progress import Progress
+from cluster.monitor.watch import record_verdicts, watch
+from cluster.on_ray.connect import connected
+from cluster.on_ray.crew import Crew, nodes
+from cluster.on_ray.learner_worker import ADAPTER, make_trainer
+from cluster.report.run import write_report, write_summary
 from cluster.run_folder import RunFolder
-from cluster.spawn import Crew, nodes
-from cluster.start_checks import absolute, start_checks
-from cluster.train_worker import ADAPTER, make_trainer
-from cluster.watch import record_verdicts, watch
 from configs.schema import RunConfig
 
 Result = TypeVar("Result")

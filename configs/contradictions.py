@@ -1,7 +1,7 @@
 """Values that are each right and cannot hold together. Plain arithmetic on a validated config; nothing is loaded.
 
 What needs the bundle is asked where the bundle is: whether its VAE can make videos of that size by
-`policy.bundle_check`, whether its scheduler has enough high and low anchors by `learner.timesteps.check_timesteps`.
+`policy.bundle`, whether its scheduler has enough high and low anchors by `learner.timesteps.check_timesteps`.
 What needs other files or the cluster is asked in `cluster/`.
 """
 

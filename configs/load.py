@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from configs.known_keys import Location, default_at, dotted, nearest_key
+from configs.keys import Location, default_at, dotted, nearest_key
 from configs.schema import RunConfig
 from configs.strict_yaml import YamlProblem, parse, parse_scalar
 

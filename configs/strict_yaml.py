@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from configs.known_keys import Location
+from configs.keys import Location
 
 _TAG = "tag:yaml.org,2002:"
 

@@ -24,8 +24,8 @@ class LearnerState:
     """All that a learner needs to go on bit for bit; there is no random state, since draws are keyed by (seed, step).
 
     `adapters`, `exp_avg`, `exp_avg_sq`: expert -> parameter name -> CPU tensor; `adapters` is named as
-    `policy.adapters.adapter_state` does, AdamW's two moments as `policy_parameters`. `adam_steps`: AdamW's own counts,
-    which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in none of
+    `policy.lora.adapters.adapter_state` does, AdamW's two moments as `policy_parameters`. `adam_steps`: AdamW's own
+    counts, which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in none of
     the three.
     """
 

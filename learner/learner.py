@@ -17,9 +17,9 @@ from buffers.tensors import checksum, encode
 from configs.schema import LearnerConfig
 from learner.checkpoint import LearnerState
 from learner.noise_levels import LEVELS
-from learner.pair_loss import PairTensors, load_pairs, microbatches, pair_loss
+from learner.samples import PairTensors, load_pairs, microbatches, pair_loss
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
-from policy.adapters import adapter_state, load_adapter_state, policy_parameters
+from policy.lora.adapters import adapter_state, load_adapter_state, policy_parameters
 from policy.policy import VideoPolicy
 
 FIGURES = ("loss", "implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift")

@@ -17,8 +17,8 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
 from configs.schema import LoraConfig
-from policy.adapters import add_adapters
-from policy.bundle_check import BundleFacts, check_bundle
+from policy.bundle import BundleFacts, check_bundle
+from policy.lora.adapters import add_adapters
 
 AT_ONCE = 2**16
 """Pixels (frames x height x width) that the VAE handles in one call: small videos are 1.7 times faster in groups

@@ -7,7 +7,7 @@ import diffusers
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from policy.bundle_check import check_bundle
+from policy.bundle import check_bundle
 
 
 def skeleton(path: str | Path) -> tuple[dict[str, WanTransformer3DModel], Any]:

@@ -1,4 +1,4 @@
-"""The ranker's role: clips in, verdicts out. A plain class; `cluster/spawn.py` makes an actor of it."""
+"""The ranker's role: clips in, verdicts out. A plain class; `cluster/on_ray/crew.py` makes an actor of it."""
 
 import contextlib
 import math
@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.schema import RankerConfig
-from ranker.adapter_files import named_adapters
 from ranker.frames import sample_frames
-from ranker.inputs import Question
+from ranker.judges.adapter_files import named_adapters
+from ranker.judges.qwen_vl import EngineDied, VllmJudge
+from ranker.questions import Question
 from ranker.rubric import DOMAIN_LABELS, RUBRIC_VERSION
 from ranker.verdict import Reading, decide, doubts
-from ranker.vllm_judge import EngineDied, VllmJudge
 
 MOST_LOST = 3
 """Calls in a row that may be lost with their engine before the ranker gives up."""

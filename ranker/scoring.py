@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from buffers.labelled_pairs import LabelledPair
+from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Verdict
 
 BINS = 10

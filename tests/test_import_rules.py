@@ -19,10 +19,10 @@ def loaded_by(code: str, *, names: tuple[str, ...] = HEAVY) -> set[str]:
 
 
 def test_the_method_itself_needs_neither_ray_nor_vllm() -> None:
-    assert not loaded_by("import learner.objective, policy.flow, buffers.records", names=("ray", "vllm"))
+    assert not loaded_by("import learner.objectives.dpo, policy.flow, buffers.records", names=("ray", "vllm"))
 
 
-@pytest.mark.parametrize("module", ["configs.load", "configs.plan", "buffers.records", "cluster.cli"])
+@pytest.mark.parametrize("module", ["configs.load", "cluster.checks.plan", "buffers.records", "cluster.cli"])
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}")
 

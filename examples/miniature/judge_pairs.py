@@ -20,12 +20,12 @@ import av
 import numpy as np
 from rich.progress import track
 
-from configs.ranker_schema import SlowMotionConfig
+from configs.ranker import SlowMotionConfig
 from examples.miniature.judge_data import VideoPool, meetings, rendered_pool
 from examples.miniature.meter import measure
 from examples.miniature.world import FPS, FRAMES
 from ranker.frames import sample_frames
-from ranker.slow_motion import slow_motion_pair
+from ranker.training.slow_motion import slow_motion_pair
 
 
 def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) -> Path:

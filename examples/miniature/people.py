@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import track
 
 from examples.miniature.world import FPS, all_prompts, draw, render
-from policy.video import write_mp4
+from media.video_write import write_mp4
 
 ANNOTATORS, WRONG = ("ann", "bob", "cat"), 0.1
 

@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from cluster.metrics_rows import of_kind, read_metrics
-from policy.video import read_video
+from cluster.monitor.rows import of_kind, read_metrics
+from media.video_write import read_video
 
 ROWS = 12
 

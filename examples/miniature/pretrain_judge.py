@@ -26,7 +26,7 @@ from examples.miniature.judge_forward import Judge, check_forward, patches
 from examples.miniature.judge_model import build, processor, save
 from examples.miniature.muon import Muon
 from examples.miniature.world import all_prompts
-from ranker.inputs import label_ids
+from ranker.questions import label_ids
 from ranker.rubric import DOMAIN_LABELS, domain_prompt
 
 FIRST, SECOND = 16, 4

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
 from actors.made_for import made_for
-from buffers.entries import ConditionFiles, VideoFiles
+from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import decode
 from configs.schema import ModelConfig, SamplingConfig
-from policy.bundle_check import check_bundle
-from policy.video import write_mp4
+from media.video_write import write_mp4
+from policy.bundle import check_bundle
 
 SAMPLING = SamplingConfig(num_frames=9, height=32, width=48, fps=8.0)
 CONDITION = Condition("c", "a red circle moving left", "general")

@@ -6,7 +6,7 @@ import pytest
 
 from actors.evaluator import Evaluator, normal_interval, wilson_interval
 from buffers.records import Clips, Condition, Measurement
-from policy.video import read_video
+from media.video_write import read_video
 
 METER = f"{__name__}:measure"
 

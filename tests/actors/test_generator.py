@@ -13,7 +13,7 @@ from actors.generator import Generator
 from buffers.records import Condition, Request, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import LoraConfig, RunConfig
-from policy.adapters import adapter_state, policy_parameters, save_lora
+from policy.lora.adapters import adapter_state, policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise
 

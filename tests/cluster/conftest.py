@@ -8,8 +8,8 @@ import pytest
 
 @pytest.fixture(scope="session")
 def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A local Ray of the kind that `cluster.connect` starts, for a config that asks for four CPUs."""
-    from cluster.connect import connected
+    """A local Ray of the kind that `cluster.on_ray.connect` starts, for a config that asks for four CPUs."""
+    from cluster.on_ray.connect import connected
     from configs.load import load_config
 
     config = load_config(Path("configs/miniature.yaml"), ["cluster.num_cpus=4"])

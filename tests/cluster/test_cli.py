@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from buffers.records import TensorData
-from buffers.store import PairStore
+from buffers.store.pair_store import PairStore
 from cluster import cli
-from policy.bundle_check import BundleFacts
+from policy.bundle import BundleFacts
 from tests.buffers.samples import conditioning, pair
 
 JUDGE = Path("examples/miniature/weights/judge").resolve()
@@ -50,7 +50,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         num_train_timesteps=1000,
         in_channels=8,
     )
-    monkeypatch.setattr("cluster.preflight.check_bundle", lambda path: facts)
+    monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
     return tmp_path / "small.yaml"
 
 
@@ -80,9 +80,9 @@ def test_check_prints_plan_and_files(config: Path, launched: list[Any], capsys: 
 def test_check_prints_the_plan_and_then_every_problem(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from policy.bundle_check import check_bundle
+    from policy.bundle import check_bundle
 
-    monkeypatch.setattr("cluster.preflight.check_bundle", check_bundle)  # the real one: there is no such folder
+    monkeypatch.setattr("cluster.checks.run.check_bundle", check_bundle)  # the real one: there is no such folder
     (config.parent / "train.txt").write_text("fine\n\n")
     overrides = ["evaluation.prompts=absent.txt", "evaluation.meter=nowhere.to:be", "generator.num_actors=9"]
     assert cli.main(["check", str(config), *overrides]) == 2
@@ -134,7 +134,7 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Missing, of another bundle, or empty before the run is over."""
-    monkeypatch.setattr("cluster.preflight.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
+    monkeypatch.setattr("cluster.checks.run.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
     people = config.parent / "people"
     overrides = ["stages.0.steps=10", "learner.pairs_per_step=4", "buffer.mix.online=0.75", "buffer.mix.offline=0.25"]
     overrides.append(f"buffer.offline={people}")
@@ -167,10 +167,10 @@ def test_a_video_size_the_bundle_cannot_make(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["check", str(config), "sampling.height=48"]) == 0
-    from cluster import preflight
+    from cluster.checks import run as preflight
 
     facts = replace(preflight.check_bundle("bundle"), vae_spatial=16)
-    monkeypatch.setattr("cluster.preflight.check_bundle", lambda path: facts)
+    monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
     assert cli.main(["check", str(config), "sampling.height=48"]) == 2
     assert "sampling.height = 48: must be a multiple of 32" in capsys.readouterr().err
 

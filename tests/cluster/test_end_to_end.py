@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from cluster.metrics_rows import of_kind, read_metrics
+from cluster.monitor.rows import of_kind, read_metrics
 from tests.cluster.small_run import PAIRS, SHOWN, STEPS, VIDEOS, started
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm, pytest.mark.slow]

@@ -23,9 +23,9 @@ from buffers.records import (
     Verdict,
 )
 from buffers.replay import ReplayBuffer
+from buffers.weight_store import WeightStore
 from cluster import online_loop
 from cluster.learn_steps import in_thread, learn_steps
-from cluster.weight_store import WeightStore
 from configs.schema import BufferConfig
 from tests.cluster.handles import InProcessHandle
 

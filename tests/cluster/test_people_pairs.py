@@ -10,17 +10,17 @@ import pytest
 from actors.encoder import Encoder
 from actors.generator import Generator
 from actors.made_for import made_for
-from buffers.anchors import AnchorStream, anchored_pairs
-from buffers.entries import ConditionFiles, VideoFiles
+from buffers.pairing import AnchorStream, anchored_pairs
+from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Request, TensorData, condition_id
 from buffers.replay import ReplayBuffer
-from buffers.store import PairStore
+from buffers.store.pair_store import PairStore
 from configs.load import load_config
 from configs.schema import BufferConfig, MixConfig, RunConfig
 from examples.miniature.world import FPS, draw_any, render
 from learner.learner import Learner
+from media.video_write import write_mp4
 from policy.policy import VideoPolicy
-from policy.video import write_mp4
 
 COUNT, STEPS = 4, 10
 

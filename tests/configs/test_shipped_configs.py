@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from configs.known_keys import all_keys
+from configs.keys import all_keys
 from configs.load import load_as, load_config
-from configs.ranker_schema import RankerScoringConfig, RankerTrainingConfig
+from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 from configs.schema import RunConfig
 
 ROOT = Path(__file__).parents[2]

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from buffers.labelled_pairs import read_labelled_pairs
+from buffers.people.labelled_pairs import read_labelled_pairs
 from examples.miniature.judge_data import SPEED_GAP, rendered_pool
 from examples.miniature.judge_pairs import write_pairs, write_slow_pairs
 from examples.miniature.meter import measure
-from ranker.video_file import read_footage
+from ranker.frames_of_file import read_footage
 
 
 def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> None:

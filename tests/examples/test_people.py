@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from buffers.entries import read_entry
-from buffers.gathering import Gathered, Item
-from buffers.manifests import read_rows
+from buffers.people.entries import read_entry
+from buffers.people.gathering import Gathered, Item
+from buffers.people.manifests import read_rows
 from examples.miniature.meter import measure
 from examples.miniature.people import write_people
-from policy.video_file import read_clip
+from media.video_read import read_clip
 
 
 def test_drawn_people_mostly_prefer_what_the_meter_calls_clean(tmp_path: Path) -> None:

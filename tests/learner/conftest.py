@@ -12,8 +12,8 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 from buffers.records import Batch, Condition, Conditioning, Pair
 from buffers.tensors import encode
 from configs.schema import LoraConfig
-from policy.adapters import add_adapters, policy_parameters
-from policy.bundle_check import BundleFacts
+from policy.bundle import BundleFacts
+from policy.lora.adapters import add_adapters, policy_parameters
 from policy.policy import VideoPolicy
 
 LATENTS, TOKENS, TEXT_DIM = (4, 2, 4, 4), 3, 8

@@ -13,7 +13,7 @@ from buffers.tensors import checksum, decode, encode
 from configs.schema import LearnerConfig, TimestepsConfig
 from learner.learner import Learner
 from learner.timesteps import draw_window, keyed_generator
-from policy.adapters import adapter_state, freeze_as_reference, policy_parameters
+from policy.lora.adapters import adapter_state, freeze_as_reference, policy_parameters
 
 STEPS = 20
 

@@ -11,7 +11,7 @@ from buffers.tensors import encode
 from configs.schema import LearnerConfig, TimestepsConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
-from policy.adapters import adapter_state, policy_parameters
+from policy.lora.adapters import adapter_state, policy_parameters
 
 
 def make_learner(policy, *, sampling_steps=20, seed=3, rank=0, world_size=1, reduce=None, **changes):

@@ -11,7 +11,7 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
 from configs.schema import LoraConfig
-from policy.adapters import policy_parameters, save_lora
+from policy.lora.adapters import policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
 from tests.policy.tiny_bundle import save_tiny_bundle

@@ -8,11 +8,11 @@ import pytest
 
 from buffers.records import Clips, Condition, Domain
 from configs.schema import RankerConfig
-from ranker.inputs import Question
+from ranker.judges.qwen_vl import EngineDied
+from ranker.questions import Question
 from ranker.ranker import Ranker
 from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading
-from ranker.vllm_judge import EngineDied
 
 
 class BrightnessJudge:

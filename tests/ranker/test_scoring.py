@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from buffers.labelled_pairs import LabelledPair
+from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Domain, DropReason, Verdict
 from ranker.scoring import Scored, calibration, failures, score
 

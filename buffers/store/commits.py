@@ -1,0 +1,113 @@
+"""Commit files: what an append added, in full but for the payloads. A store is what its commits say.
+
+    {"schema": 2, "content": {"segments": [...], "rows": {"pairs": [...], "latents": [...]}}, "sha256": "..."}
+
+`rows` is what the catalog keeps of each row (`catalog.py`), so that it can be made again without reading a segment:
+nobody should have to fetch terabytes to open a store.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from buffers.store.arrow import SCHEMA_VERSION, TABLES, check_version
+from buffers.store.places import Place
+from buffers.store.segments import SUFFIX, Segment
+
+READERS, AT_ONCE = 16, 64
+"""Threads that read commits, and commits that are held meanwhile: an object store answers slowly, but many at once."""
+
+_NAME = re.compile(r"commit-(\d{8,})\.json")
+
+
+@dataclass(frozen=True)
+class Commit:
+    """`rows`: kind -> what the catalog keeps of each row, the id first. `missing`: files, and what is wrong."""
+
+    number: int
+    segments: tuple[Segment, ...]
+    rows: Mapping[str, Sequence[tuple]]
+    missing: Mapping[str, str]
+
+
+def commit_name(number: int) -> str:
+    return f"commit-{number:08d}.json"
+
+
+def segment_name(kind: str, number: int) -> str:
+    return f"{kind}-{number:08d}{SUFFIX}"
+
+
+def write_commit(place: Place, number: int, segments: Sequence[Segment], rows: Mapping[str, Sequence[tuple]]) -> None:
+    """From here on what it names counts. Raises OSError."""
+    named = {segment.kind: rows[segment.kind] for segment in segments}
+    content = {"segments": [asdict(segment) for segment in segments], "rows": named}
+    with place.create(commit_name(number)) as file:
+        written = {"schema": SCHEMA_VERSION, "content": content, "sha256": _checksum(content)}
+        file.write(json.dumps(written).encode())
+    place.settle()
+
+
+def commits_after(place: Place, number: int) -> Iterator[Commit]:
+    """Those behind that number, in order; one that is gone or damaged has no segments and is itself missing.
+
+    Raises ValueError if a newer Apogee wrote one.
+    """
+    # With nothing known, all names are asked for once: a lost commit must not hide those behind it.
+    numbers = iter(range(1, _last(place) + 1)) if number == 0 else _next(place, number)
+    with ThreadPoolExecutor(READERS) as readers:
+        while some := list(islice(numbers, AT_ONCE)):
+            yield from readers.map(lambda number: _read(place, number), some)
+
+
+def _last(place: Place) -> int:
+    return max((int(match[1]) for name in place.names() if (match := _NAME.fullmatch(name))), default=0)
+
+
+def _next(place: Place, known: int) -> Iterator[int]:
+    while place.size(commit_name(known + 1)) is not None:
+        known += 1
+        yield known
+
+
+def _read(place: Place, number: int) -> Commit:
+    name = commit_name(number)
+    try:
+        file = json.loads(place.read(name))
+    except FileNotFoundError:
+        return Commit(number, (), {}, {name: "is gone"})
+    except ValueError as error:
+        return Commit(number, (), {}, {name: f"is damaged: no JSON ({error})"})
+    if isinstance(file, dict) and isinstance(file.get("schema"), int):
+        check_version(file["schema"], where=f"{place}/{name}")
+    try:
+        return _understood(place, number, file)
+    except (ValueError, KeyError, TypeError) as error:
+        return Commit(number, (), {}, {name: f"is damaged: {error}"})
+
+
+def _understood(place: Place, number: int, file: dict[str, Any]) -> Commit:
+    content = file["content"]
+    if _checksum(content) != file["sha256"]:
+        raise ValueError("its sha256 is not the one it was written with")
+    segments = tuple(Segment(**line) for line in content["segments"])
+    rows, missing = {}, {}
+    for segment in segments:
+        if segment.kind not in TABLES or segment.name != segment_name(segment.kind, number):
+            raise ValueError(f"names {segment.name!r}, which is no segment of it")
+        rows[segment.kind] = [tuple(row) for row in content["rows"][segment.kind]]
+        size = place.size(segment.name)
+        if size is None:
+            missing[segment.name] = "is gone"
+        elif size != segment.bytes:
+            missing[segment.name] = f"is damaged: it has {size:,} bytes, {segment.bytes:,} were written"
+    return Commit(number, segments, rows, missing)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside.
+
+And `verify`, which looks at all that opening does not.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from buffers.store import arrow
+from buffers.store.catalog import Catalog
+from buffers.store.commits import commit_name, commits_after, segment_name
+from buffers.store.places import TEMPORARY, Place
+from buffers.store.segments import Segment, Segments
+
+_FIRST_SCHEMA = "manifest.jsonl"
+"""What stores of schema version 1 had in place of commits."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What opening a store found wrong; all empty after a clean stop.
+
+    `set_aside`: name of a file -> why it was moved to `set_aside/`. `missing`: files of which commits tell and that are
+    gone or damaged, as far as opening looked: it reads only what it has not seen before (`PairStore.verify` reads all).
+    """
+
+    set_aside: dict[str, str]
+    missing: dict[str, str]
+
+    def __bool__(self) -> bool:
+        return bool(self.set_aside or self.missing)
+
+
+def recover(place: Place, catalog: Catalog, *, write: bool) -> Recovery:
+    """Raises ValueError, before anything is touched, if a newer Apogee added to the store, or one too old made it."""
+    if place.size(_FIRST_SCHEMA) is not None:
+        raise ValueError(
+            f"{place} is a store of schema version 1, this Apogee reads {arrow.SCHEMA_VERSION}: go on with the run in "
+            "the Apogee that began it, or give the new run another folder"
+        )
+    if not fits(place, catalog):
+        catalog.forget()
+    missing = catch_up(place, catalog)
+    return Recovery(_set_aside_torn(place, catalog.commits + 1) if write else {}, missing)
+
+
+def catch_up(place: Place, catalog: Catalog) -> dict[str, str]:
+    """Adds the commits that the catalog does not know; returns which of their files are missing, and how."""
+    missing: dict[str, str] = {}
+    for commit in commits_after(place, catalog.commits):
+        # What is lost with a segment is not offered, and looked for again at the next opening.
+        lost = {segment.kind for segment in commit.segments if segment.name in commit.missing}
+        there = {kind: rows for kind, rows in commit.rows.items() if kind not in lost}
+        catalog.add(commit.number, commit.segments, there, incomplete=bool(commit.missing))
+        missing |= commit.missing
+    return missing
+
+
+def verify(
+    place: Place, catalog: Catalog, segments: Segments, *, known: Collection[str], read: Callable[[Segment], None]
+) -> dict[str, str]:
+    """Reads everything: name of a file -> what is wrong with it. `known`: names of files that are no segments."""
+    wrong, ours = {}, set(known)
+    for segment in catalog.segments():
+        ours.add(segment.name)
+        found = segments.checksum(segment)
+        if found != segment.sha256:
+            wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
+        read(segment)
+    for name in map(commit_name, range(1, catalog.commits + 1)):
+        ours.add(name)
+        if place.size(name) is None:
+            wrong[name] = "is gone"
+    return wrong | {name: "is none of the store's" for name in place.names() if name not in ours}
+
+
+def fits(place: Place, catalog: Catalog) -> bool:
+    """Whether the catalog can be this store's (another store's may lie in its place), and lacks nothing it has seen."""
+    seen = catalog.commits == 0 or place.size(commit_name(catalog.commits)) is not None
+    return seen and not catalog.incomplete
+
+
+def _set_aside_torn(place: Place, number: int) -> dict[str, str]:
+    """Files of the append that was under way when the writer stopped. Their names are known: nothing is listed."""
+    torn = {}
+    for name in (*(segment_name(kind, number) for kind in arrow.TABLES), commit_name(number)):
+        for found, why in (
+            (name, "its writer stopped before it was acknowledged"),
+            (name + TEMPORARY, "not finished when its writer stopped"),
+        ):
+            if place.size(found) is not None:
+                torn[found] = f"{why}; now {place.set_aside(found)}"
+    return torn

@@ -1,0 +1,156 @@
+"""Sealed Arrow IPC files: written whole or not at all, checksummed, read where they lie.
+
+A segment never changes once it has its name. An Arrow file cannot be appended to and, cut short, cannot be read at
+all: what is added later is a segment of its own.
+"""
+
+import hashlib
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from buffers.store.arrow import check_schema
+from buffers.store.places import Place
+
+SUFFIX = ".arrow"
+BLOCK = 1 << 22
+WORTH_A_THREAD = 1 << 18
+"""Bytes from which hashing takes longer than handing them to a thread."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A sealed file as the commit that added it names it. `kind`: which table its rows belong to."""
+
+    name: str
+    kind: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class _HashedFile(io.RawIOBase):
+    """Passes bytes on to a file and hashes them on their way, so that a segment is not read again to be checksummed.
+
+    `hasher`: a thread that hashes a large piece while it is being written.
+    """
+
+    def __init__(self, file: BinaryIO, hasher: ThreadPoolExecutor) -> None:
+        self._file, self._hasher = file, hasher
+        self.digest, self.bytes = hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        if len(view) < WORTH_A_THREAD:
+            self.digest.update(view)
+            self._file.write(view)
+        else:
+            hashed = self._hasher.submit(self.digest.update, view)
+            self._file.write(view)
+            hashed.result()
+        self.bytes += len(view)
+        return len(view)
+
+
+def write_segment(
+    place: Place, name: str, batches: Iterable[pa.RecordBatch], *, kind: str, schema: pa.Schema
+) -> Segment:
+    """Writes the batches. If it raises (OSError: disk full), nothing has the name."""
+    rows = 0
+    with ThreadPoolExecutor(1) as hasher, place.create(name) as file:
+        hashed = _HashedFile(file, hasher)
+        with pa.PythonFile(hashed, mode="w") as sink, pa.ipc.new_file(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+    return Segment(name, kind, rows, hashed.bytes, hashed.digest.hexdigest())
+
+
+class Segments:
+    """Reads rows of segments; keeps the most recently read ones open. Any number of threads.
+
+    A segment is held to its checksum once, before its first row is handed out.
+    """
+
+    def __init__(self, place: Place, *, kept_open: int = 64) -> None:
+        self._place, self._kept_open = place, kept_open
+        self._open: OrderedDict[str, tuple[pa.NativeFile, Any]] = OrderedDict()
+        self._intact: set[str] = set()
+        self._lock = threading.Lock()
+
+    def written(self, segment: Segment) -> None:
+        """It was written by this process: its bytes need no check."""
+        self._intact.add(segment.name)
+
+    def rows(self, segment: Segment, rows: Sequence[int], *, schema: pa.Schema) -> list[pa.RecordBatch]:
+        """Batches of one row each, in this order; on this machine nothing is copied, and they stay valid for good.
+
+        Raises ValueError if the file's bytes have changed or it is no segment of this schema, FileNotFoundError
+        that names it.
+        """
+        batches = self._reader(segment, schema)
+        if batches.num_record_batches == segment.rows:
+            return [batches.get_batch(row) for row in rows]
+        whole = batches.get_batch(0)
+        return [whole.slice(row, 1) for row in rows]
+
+    def batches(self, segment: Segment, *, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        """All of it, in order. Raises as `rows` does."""
+        reader = self._reader(segment, schema)
+        return (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+    def checksum(self, segment: Segment) -> str | None:
+        """Hexadecimal sha256 of what lies there now; None where nothing does."""
+        digest = hashlib.sha256()
+        try:
+            with self._place.open(segment.name) as file:
+                while block := file.read_buffer(BLOCK):
+                    digest.update(block)
+        except FileNotFoundError:
+            return None
+        return digest.hexdigest()
+
+    def _reader(self, segment: Segment, schema: pa.Schema) -> Any:
+        with self._lock:
+            if segment.name in self._open:
+                self._open.move_to_end(segment.name)
+                return self._open[segment.name][1]
+        self._check(segment)
+        where = f"{self._place}/{segment.name}"
+        file = self._place.open(segment.name)
+        try:
+            reader = pa.ipc.open_file(file)
+            check_schema(reader.schema, schema, where=where)
+        except pa.ArrowInvalid as error:
+            file.close()
+            raise ValueError(f"{where} is damaged: {error}") from error
+        except ValueError:
+            file.close()
+            raise
+        with self._lock:
+            self._open[segment.name] = (file, reader)
+            while len(self._open) > self._kept_open:
+                self._open.popitem(last=False)  # Closed when the last batch that lies in it is gone.
+        return reader
+
+    def _check(self, segment: Segment) -> None:
+        if segment.name in self._intact:
+            return
+        found = self.checksum(segment)
+        if found is None:
+            raise FileNotFoundError(f"{self._place}/{segment.name} is gone: what lay in it cannot be read")
+        if found != segment.sha256:
+            raise ValueError(
+                f"{self._place}/{segment.name} is damaged: its sha256 is not the one it was written with. Nothing of "
+                "it is used; restore it from a copy"
+            )
+        self._intact.add(segment.name)

@@ -1,0 +1,155 @@
+"""The pairs that may still be learned from and the batches drawn of them, as an SQLite file: small facts that change.
+
+Which pairs a step gets: of each source as many as `Mix` says, those used least often first, then those of the oldest
+policy version (a pair costs about five times its training, so none should expire unused), and by chance, keyed by
+(seed, pair, uses), among equals. The order in which pairs arrived plays no part, so the same pairs give the same batch.
+What is drawn is on disk before anybody sees it, and stays the batch of that step.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from buffers.records import Source
+from buffers.store.database import Database
+
+WAITING = "waiting.sqlite"
+"""Its name in the folder of a run's own store."""
+
+_STATEMENTS = (
+    """
+    CREATE TABLE IF NOT EXISTS waiting (
+        id TEXT PRIMARY KEY, source TEXT, policy_version INTEGER, uses INTEGER, chance INTEGER, bytes INTEGER
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX IF NOT EXISTS next ON waiting (source, uses, policy_version, chance)",
+    "CREATE INDEX IF NOT EXISTS by_age ON waiting (policy_version)",
+    "CREATE TABLE IF NOT EXISTS sums (source TEXT PRIMARY KEY, pairs INTEGER, bytes INTEGER, drawn INTEGER)",
+    """
+    CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON waiting BEGIN
+        INSERT INTO sums VALUES (new.source, 1, new.bytes, 0)
+            ON CONFLICT DO UPDATE SET pairs = pairs + 1, bytes = bytes + new.bytes;
+    END
+    """,
+    """
+    CREATE TRIGGER IF NOT EXISTS fewer AFTER DELETE ON waiting BEGIN
+        UPDATE sums SET pairs = pairs - 1, bytes = bytes - old.bytes WHERE source = old.source;
+    END
+    """,
+    "CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, version INTEGER, ids TEXT)",
+    "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
+)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A pair that may be taken. `bytes`: of its latents."""
+
+    id: str
+    source: Source
+    policy_version: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The batch of one step, as ids; `version`: the published policy version when it was drawn."""
+
+    version: int
+    ids: tuple[str, ...]
+
+
+class WaitingPairs:
+    """One file, any number of threads of one process; nothing of it is loaded at opening."""
+
+    def __init__(self, path: Path, *, seed: int) -> None:
+        """Raises OSError, sqlite3.DatabaseError that names the file if it is damaged."""
+        self._seed = seed
+        self._lock = threading.RLock()
+        self._db = Database(path, durable=True)
+        with self._db.transaction() as db:
+            for statement in _STATEMENTS:
+                db.execute(statement)
+
+    def add(self, pairs: Iterable[Waiting], *, seen: dict[str, int]) -> None:
+        """All or nothing, with `seen`: for each store up to which of its pairs they are known here."""
+        rows = [(p.id, p.source, p.policy_version, 0, self._chance(p.id, 0), p.bytes) for p in pairs]
+        with self._lock, self._db.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, ?, ?)", rows)
+            _remember(db, seen)
+
+    def draw(self, step: int, version: int, quotas: dict[Source, int], *, order: Sequence[int], max_uses: int) -> Draw:
+        """Chooses the batch of a step. `order`: where in the batch each goes, so that every rank has some of all.
+
+        Raises ValueError if a source has too few.
+        """
+        with self._lock, self._db.transaction() as db:
+            ids: list[str] = []
+            for source, count in quotas.items():
+                query = "SELECT id, uses FROM waiting WHERE source = ? ORDER BY uses, policy_version, chance LIMIT ?"
+                found = db.execute(query, (source, count)).fetchall()
+                if len(found) < count:
+                    raise ValueError(f"step {step} wants {count} {source} pairs, {len(found)} are there")
+                ids += [id_ for id_, _ in found]
+                used = [(id_, uses + 1) for id_, uses in found]
+                again = [(uses, self._chance(id_, uses), id_) for id_, uses in used if uses < max_uses]
+                db.executemany("UPDATE waiting SET uses = ?, chance = ? WHERE id = ?", again)
+                gone = [(id_,) for id_, uses in used if uses >= max_uses]
+                db.executemany("DELETE FROM waiting WHERE id = ?", gone)
+                db.execute("UPDATE sums SET drawn = drawn + ? WHERE source = ?", (count, source))
+            draw = Draw(version, tuple(ids[place] for place in order))
+            db.execute("INSERT INTO draws VALUES (?, ?, ?)", (step, version, json.dumps(draw.ids)))
+            _remember(db, {"version": version})
+        return draw
+
+    def drawn(self, step: int) -> Draw | None:
+        """The batch of a step, if it was chosen."""
+        with self._lock:
+            rows = self._db.rows("SELECT version, ids FROM draws WHERE step = ?", (step,))
+        return Draw(rows[0][0], tuple(json.loads(rows[0][1]))) if rows else None
+
+    def drop_older(self, policy_version: int) -> int:
+        """Drops what a policy of an earlier version made; returns how many. Offline pairs do not age."""
+        query = "DELETE FROM waiting WHERE policy_version < ? AND source != 'offline'"
+        with self._lock, self._db.transaction() as db:
+            return db.execute(query, (policy_version,)).rowcount
+
+    def drop_oldest(self, count: int) -> int:
+        """Makes room: drops the oldest generated pairs, the most used first; returns how many."""
+        oldest = "SELECT id FROM waiting WHERE source != 'offline' ORDER BY policy_version, uses DESC, chance LIMIT ?"
+        with self._lock, self._db.transaction() as db:
+            return db.execute(f"DELETE FROM waiting WHERE id IN ({oldest})", (count,)).rowcount
+
+    def drop_used(self, max_uses: int) -> None:
+        """Drops what was used often enough already, in a run that allowed more."""
+        with self._lock, self._db.transaction() as db:
+            for source in get_args(Source):  # By source, because the index begins with it.
+                db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
+
+    def sums(self) -> dict[Source, tuple[int, int, int]]:
+        """Source -> pairs and bytes that wait, and pairs drawn so far."""
+        with self._lock:
+            return {row[0]: row[1:] for row in self._db.rows("SELECT source, pairs, bytes, drawn FROM sums")}
+
+    def state(self, name: str) -> int:
+        """What was remembered under a name; 0 at first."""
+        with self._lock:
+            rows = self._db.rows("SELECT value FROM state WHERE name = ?", (name,))
+        return rows[0][0] if rows else 0
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _chance(self, id_: str, uses: int) -> int:
+        digest = hashlib.blake2b(f"{self._seed}/{uses}/{id_}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, signed=True)
+
+
+def _remember(db: sqlite3.Connection, values: dict[str, int]) -> None:
+    db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", values.items())

@@ -1,0 +1,68 @@
+"""What can be known to be wrong before Ray starts and GPU time is spent: the files, and what needs torch to know it."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from actors.evaluator import Evaluator
+from actors.prompts import read_prompts
+from buffers.records import Condition
+from cluster.checks.resources import check_resources, needs
+from cluster.checks.run import preflight
+from configs.schema import AdaptersConfig, RunConfig
+from learner.timesteps import check_timesteps
+from policy.lora.adapters import add_adapters
+from policy.skeleton import skeleton
+from ranker.judges.adapter_files import named_adapters
+
+
+def absolute(config: RunConfig) -> RunConfig:
+    """The config with `out` as an absolute path and, where Ray runs on this machine, every other path too.
+
+    On a cluster that is joined the other paths stay as they are: they have to mean the same on every node.
+    """
+    changes: dict[str, object] = {"out": here(config.out)}
+    if config.cluster.address == "local":
+        adapters = adapters_here(config.ranker.adapters)
+        changes |= {
+            "model": config.model.model_copy(update={"path": here(config.model.path)}),
+            "ranker": config.ranker.model_copy(update={"path": here(config.ranker.path), "adapters": adapters}),
+            "prompts": config.prompts.model_copy(update={"train": here(config.prompts.train)}),
+            "evaluation": config.evaluation.model_copy(update={"prompts": here(config.evaluation.prompts)}),
+        }
+    return config.model_copy(update=changes)
+
+
+def here(path: str | Path) -> str:
+    """As an absolute path of this machine."""
+    return str(Path(path).expanduser().absolute())
+
+
+def adapters_here(adapters: AdaptersConfig) -> AdaptersConfig:
+    """Each domain's folder as an absolute path of this machine."""
+    return adapters.model_copy(update={domain: here(path) for domain, path in named_adapters(adapters).items()})
+
+
+def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
+    """Check all of it and return the training conditions and the held-out ones.
+
+    Raises ValueError that names the key or file, the value, and what would be right.
+    """
+    found = preflight(config)
+    if found.problems or found.facts is None:
+        raise ValueError("\n".join(found.problems))
+    transformers, scheduler = skeleton(config.model.path)
+    check_timesteps(
+        config.learner.timesteps, scheduler, config.sampling.steps, boundary_ratio=found.facts.boundary_ratio
+    )
+    add_adapters(transformers, config.learner.lora, seed=config.seed)
+    Evaluator(config.evaluation.meter, config.run_folder, 0, config.sampling.fps)  # imports the meter
+    if config.cluster.address == "local":
+        cpus = config.cluster.num_cpus or os.cpu_count() or 1
+        check_resources(needs(config), [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}])
+    longest = config.prompts.max_characters
+    return (
+        read_prompts(config.prompts.train, max_characters=longest),
+        read_prompts(config.evaluation.prompts, max_characters=longest),
+    )

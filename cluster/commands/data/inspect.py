@@ -1,0 +1,127 @@
+"""`apogee data inspect STORE`: what is in it, counted, and a picture of some of it."""
+
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from buffers.records import TensorData
+from buffers.store.encoded_by import check_made_for
+from buffers.store.pair_store import PairStore
+from configs.schema import RunConfig
+
+SHOWN_VALUES = 12
+"""Of each count; the others are summed up."""
+
+SHOWN_PAIRS, SHOWN_ANCHORS, FRAMES = 8, 4, 3
+
+_PAIRS = "FROM pairs LEFT JOIN verdicts ON verdicts.id = pairs.id LEFT JOIN conditionings c ON c.id = condition_id"
+_LABELS = {None: "choice alone", 1: "1, A less distorted", 2: "2, B less distorted", 3: "3, A moves better"}
+_LABELS[4] = "4, B moves better"
+
+COUNTS = {
+    "pairs by source": "SELECT source, count(*) FROM pairs GROUP BY 1 ORDER BY 2 DESC",
+    "pairs by domain": f"SELECT coalesce(c.domain, 'not said'), count(*) {_PAIRS} GROUP BY 1 ORDER BY 2 DESC",
+    "pairs by verdict": f"SELECT coalesce(verdicts.label, pairs.label), count(*) {_PAIRS} GROUP BY 1 ORDER BY 1",
+    "pairs by policy version": "SELECT policy_version, count(*) FROM pairs GROUP BY 1 ORDER BY 1",
+    "anchors": "SELECT CASE positive WHEN 1 THEN 'positive' ELSE 'negative' END, count(*) FROM anchors GROUP BY 1",
+    "videos by shape of latents": "SELECT shape, count(*) FROM latents GROUP BY 1 ORDER BY 2 DESC",
+    "conditions": "SELECT coalesce(domain, 'not said'), count(*) FROM conditionings GROUP BY 1 ORDER BY 2 DESC",
+}
+
+
+class SheetRow(NamedTuple):
+    """A line of the contact sheet. `videos`: what each is, and its pixels, uint8 `[frames, height, width, 3]`."""
+
+    prompt: str
+    facts: str
+    videos: list[tuple[str, np.ndarray]]
+
+
+def counts(store: PairStore) -> dict[str, dict[str, int]]:
+    """What is counted -> value -> how many."""
+    return {
+        what: {_LABELS[value] if "verdict" in what else str(value): count for value, count in store.rows(query)}
+        for what, query in COUNTS.items()
+    }
+
+
+def print_counts(store: PairStore) -> None:
+    """A table of everything that is counted, then sizes, what it was made for, and what is wrong with it."""
+    table = Table(title=str(store.place), title_justify="left", title_style="bold", show_header=False)
+    for what, values in counts(store).items():
+        shown = list(values.items())[:SHOWN_VALUES]
+        rest = sum(values.values()) - sum(count for _, count in shown)
+        lines = [f"{value}: {count:,}" for value, count in shown]
+        lines += [f"{len(values) - len(shown):,} others: {rest:,}"] if rest else []
+        table.add_row(what, "\n".join(lines) or "none", end_section=True)
+    for kind, size in store.rows("SELECT kind, sum(bytes) FROM segments GROUP BY kind ORDER BY 2 DESC"):
+        table.add_row(f"{kind}, on disk", f"{size / 1e6:,.1f} MB")
+    for name, value in store.made_for.items():
+        table.add_row(f"made for: {name}", value)
+    for name, what in (store.recovery.missing | store.recovery.set_aside).items():
+        table.add_row(f"wrong: {name}", what)
+    Console(highlight=False).print(table)
+
+
+def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
+    """A PNG of frames of pairs and anchors from all over the store. Raises ValueError where there is nothing to draw,
+    or the config's bundle is not the one that the store was made with.
+    """
+    pairs = _spread([id_ for (id_,) in store.rows("SELECT id FROM pairs ORDER BY number")], SHOWN_PAIRS)
+    anchors = _spread([id_ for (id_,) in store.rows("SELECT id FROM anchors ORDER BY segment, row")], SHOWN_ANCHORS)
+    if not pairs and not anchors:
+        raise ValueError(f"{store.place} holds no videos")
+    from actors.made_for import made_for
+    from buffers.tensors import decode
+    from policy.policy import VideoPolicy
+
+    policy = VideoPolicy.load(config.model.path, dtype=config.model.dtype, experts=False)
+    check_made_for(store.place, made_for(policy.facts, max_text_tokens=config.model.max_text_tokens))
+    read, anchored = store.read(pairs), store.anchors(anchors)
+    prompts = store.conditionings({item.condition_id for item in (*read, *anchored)})
+
+    def pixels(latents: TensorData) -> np.ndarray:
+        return policy.decode(decode(latents)[None])[0]
+
+    rows: list[SheetRow] = []
+    for pair in read:
+        facts = f"{pair.source}, {f'label {pair.verdict.label}' if pair.verdict else 'choice alone'}"
+        videos = [("chosen", pixels(pair.chosen)), ("rejected", pixels(pair.rejected))]
+        rows.append(SheetRow(prompts[pair.condition_id].condition.prompt, facts, videos))
+    for anchor in anchored:
+        videos = [("positive" if anchor.positive else "negative", pixels(anchor.latents))]
+        rows.append(SheetRow(prompts[anchor.condition_id].condition.prompt, "anchor", videos))
+    _draw(rows, path)
+    return path
+
+
+def _spread(ids: list[str], count: int) -> list[str]:
+    """So many of them, from the first to the last."""
+    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
+    return [ids[place] for place in places]
+
+
+def _draw(rows: list[SheetRow], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    widths = [2.0, *[1.0] * FRAMES, 0.12, *[1.0] * FRAMES]
+    figure = Figure(figsize=(1.3 * sum(widths), 1.75 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
+    for axes, row in zip(grid, rows, strict=True):
+        for ax in axes:
+            ax.axis("off")
+        axes[0].text(0.0, 0.5, f"{textwrap.fill(row.prompt, 28)}\n{row.facts}", va="center", fontsize=8)
+        for number, (name, video) in enumerate(row.videos):
+            shown = np.linspace(0, len(video) - 1, FRAMES).round().astype(int)
+            for place, frame in enumerate(shown):
+                ax = axes[1 + number * (FRAMES + 1) + place]
+                ax.imshow(video[frame], interpolation="nearest")
+                ax.set_title(f"{name}, frame {frame}" if place == 0 else f"{frame}", fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,68 @@
+"""Two video files and their verdict, for a person to read: what `apogee rank A.mp4 B.mp4` prints."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from buffers.records import Domain
+from configs.schema import RankerConfig
+from ranker.frames import Footage
+from ranker.frames_of_file import read_footage
+from ranker.questions import Question
+from ranker.ranker import DEFAULT_DOMAIN, Opinion, Ranker
+from ranker.verdict import MEANINGS, Four, swapped
+
+WHY_DROPPED = {
+    "disagreement": "the two orders name different videos",
+    "low_confidence": "the better video is not sure enough (ranker.min_confidence)",
+    "low_label_mass": "the judge would rather say something else (ranker.min_label_mass)",
+    "invalid_label": "the judge's own answer is none of the four",
+}
+
+
+def rank_by_hand(
+    config: RankerConfig, a: Path, b: Path, *, prompt: str | None, domain: Domain | None, console: Console
+) -> None:
+    """Read both files, ask the judge as a run would, and print the verdict with the probabilities of each order.
+
+    Without a domain the judge is asked which one `prompt` is of; without either it is the general one.
+    Raises FileNotFoundError or ValueError where a file is no whole video (before the engine is started) or
+    `config.path` is no Qwen3-VL checkpoint.
+    """
+    shown = [read_footage(path, count=config.frames, max_pixels=config.max_pixels_per_video) for path in (a, b)]
+    for name, path, footage in zip("AB", (a, b), shown, strict=True):
+        console.print(f"{name}  {path}: {_described(footage)}", soft_wrap=True)
+    with console.status("starting the judge"):
+        ranker = Ranker(config)
+    asked = "" if domain or not prompt else " (asked of the judge)"
+    domain = domain or (ranker.domains_of([prompt])[0] if prompt else None) or DEFAULT_DOMAIN
+    (opinion,) = ranker.compare([Question(domain, *shown)])
+    verdict = opinion.verdict
+    console.print(f"judge {verdict.ranker_version}, rubric {verdict.rubric_version}, domain {domain}{asked}\n")
+    console.print(_table(opinion))
+    named = f"verdict: {verdict.label}, {MEANINGS[verdict.label - 1]} (confidence {verdict.confidence:.2f})"
+    console.print(f"\n{named}", style="bold")
+    if verdict.dropped:
+        console.print(f"A run would not learn from this pair: {WHY_DROPPED[verdict.dropped]}.")
+
+
+def _described(footage: Footage) -> str:
+    height, width = footage.frames.shape[1:3]
+    seconds = footage.total / footage.fps
+    return (
+        f"{len(footage.indices)} of {footage.total} frames, {seconds:.2f} s at {footage.fps:.4g} frames per second, "
+        f"{width} x {height}"
+    )
+
+
+def _table(opinion: Opinion) -> Table:
+    """A row an order, both in terms of A and B, and their mean, which is the verdict's."""
+    table = Table(*("", *MEANINGS, "label mass"), box=None, pad_edge=False)
+    rows: list[tuple[str, Four, float]] = [("A first", opinion.forth.probabilities, opinion.forth.mass)]
+    if opinion.back is not None:
+        rows.append(("B first", swapped(opinion.back.probabilities), opinion.back.mass))
+        rows.append(("both", opinion.verdict.probabilities, opinion.verdict.label_mass))
+    for name, probabilities, mass in rows:
+        table.add_row(name, *(f"{value:.3f}" for value in probabilities), f"{mass:.3f}")
+    return table

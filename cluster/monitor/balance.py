@@ -1,0 +1,109 @@
+"""Generation against learning: who was busy and who waited while the loop ran, and what to change."""
+
+from itertools import pairwise
+from typing import Any
+
+from cluster.monitor.rows import Row, of_kind, step_rows
+
+LOOP_PHASE = "online"
+"""The phase in which all roles work at once. What is waited for outside of it is start-up or evaluation."""
+
+
+def loop_window(rows: list[Row]) -> tuple[float, float]:
+    """When the loop began and ended, seconds since the start of the run.
+
+    Of a run that was killed in the middle of it: from the end of the phase before to the last row.
+    """
+    ended = of_kind(rows, "phase")
+    for row in ended:
+        if row["name"] == LOOP_PHASE:
+            return row["time"] - row["seconds"], row["time"]
+    return max((row["time"] for row in ended), default=0.0), max((row["time"] for row in rows), default=0.0)
+
+
+def role_figures(rows: list[Row]) -> list[dict[str, Any]]:
+    """Busy and waiting seconds of every actor while the loop ran, from its cumulative "roles" rows."""
+    start, end = loop_window(rows)
+    actors: dict[tuple[str, int], list[Row]] = {}
+    for row in of_kind(rows, "roles"):
+        if row["time"] <= end:
+            actors.setdefault((row["role"], row["index"]), []).append(row)
+    figures = []
+    for (role, index), seen in sorted(actors.items()):
+        before = [row for row in seen if row["time"] <= start][-1:]
+        within = [row for row in seen if row["time"] > start]
+        base = before or [{"busy_s": 0.0, "waiting_s": 0.0}]
+        length = within[-1]["time"] - start if within else 0.0
+        busy, waiting = _grown([*base, *within])
+        # An actor that had no row before the loop counts from its birth: it cannot have had more than the loop's time.
+        busy = min(busy, length)
+        figures.append({"role": role, "index": index, "busy_s": busy, "waiting_s": min(waiting, length - busy)})
+    return figures
+
+
+def step_seconds(rows: list[Row]) -> list[tuple[float, float, float]]:
+    """For each learner step its number, seconds of waiting while the loop ran, and seconds of work.
+
+    The learner is up before the loop: what it waits until then is start-up, not pace.
+    """
+    start, _ = loop_window(rows)
+    return [
+        (row["step"], min(row["wait_s"], max(0.0, row["time"] - row["step_s"] - start)), row["step_s"])
+        for row in step_rows(rows)
+    ]
+
+
+def balance(rows: list[Row]) -> dict[str, Any] | None:
+    """Generation against training in one number, and what to change.
+
+    `number`: generators' busy share minus the learner's, in points of 100: +100 = all wait for generation, -100 = all
+    wait for learning, 0 = even. None where either side has no times.
+    """
+    generator, ranker = _busy_share(rows, "generator"), _busy_share(rows, "ranker")
+    seconds = step_seconds(rows)
+    waited, worked = sum(wait for _, wait, _ in seconds), sum(work for _, _, work in seconds)
+    if generator is None or waited + worked <= 0:
+        return None
+    learner = worked / (waited + worked)
+    return {
+        "number": round(100 * (generator - learner)),
+        "generator_busy": generator,
+        "ranker_busy": ranker,
+        "learner_waiting": 1 - learner,
+        "suggestion": suggestion(generator=generator, ranker=ranker, learner=learner),
+    }
+
+
+def suggestion(*, generator: float, ranker: float | None, learner: float) -> str:
+    """One sentence from three busy shares."""
+    if learner >= 0.75 and generator >= 0.75:
+        return "Both are busy: nothing to change; more devices for both make it faster."
+    if learner < 0.75 and ranker is not None and ranker >= max(0.75, generator):
+        return "The ranker holds everyone up: raise ranker.num_actors, or show it fewer frames (ranker.frames)."
+    if learner < generator:
+        return (
+            "Generation is the slower side: raise generator.num_actors (or move devices there from the learner), "
+            "or lower sampling.steps."
+        )
+    if learner >= 0.75:
+        return (
+            "Learning is the slower side: raise learner.num_workers, or give devices of the generators to the learner."
+        )
+    return "Each side waits for the other: raise buffer.max_staleness or buffer.capacity, so that they overlap more."
+
+
+def _busy_share(rows: list[Row], role: str) -> float | None:
+    actors = [actor for actor in role_figures(rows) if actor["role"] == role]
+    busy = sum(actor["busy_s"] for actor in actors)
+    whole = busy + sum(actor["waiting_s"] for actor in actors)
+    return busy / whole if whole else None
+
+
+def _grown(seen: list[Row]) -> tuple[float, float]:
+    """How much busy and waiting seconds grew. Where the busy ones fall, a replaced actor began anew at zero."""
+    busy = waiting = 0.0
+    for before, now in pairwise(seen):
+        anew = now["busy_s"] < before["busy_s"]
+        busy += now["busy_s"] - (0.0 if anew else before["busy_s"])
+        waiting += now["waiting_s"] - (0.0 if anew else before["waiting_s"])
+    return busy, max(0.0, waiting)

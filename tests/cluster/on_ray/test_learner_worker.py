@@ -1,0 +1,104 @@
+"""The learner in a real Ray Train group: one worker and two learn the same from the same pairs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from buffers.records import Candidates, Condition, Conditioning, Snapshot, TensorData, Verdict
+from buffers.tensors import decode, encode
+from configs.load import load_config
+from configs.schema import RunConfig
+
+pytestmark = pytest.mark.ray
+
+STEPS, PAIRS = 5, 4
+
+
+def config_for(bundle: Path, *, workers: int) -> RunConfig:
+    return load_config(
+        Path("configs/miniature.yaml"),
+        [
+            f"model.path={bundle}",
+            f"stages.0.steps={STEPS}",
+            f"learner.num_workers={workers}",
+            f"learner.pairs_per_step={PAIRS}",
+            "learner.microbatch_pairs=2",
+            "learner.publish_every=1",
+            "learner.checkpoint_every=50",
+            "learner.lora.rank=2",
+            "cluster.num_cpus=4",
+        ],
+    )
+
+
+def pairs(count: int) -> tuple[list[Candidates], list[Verdict]]:
+    """Random latents of the tiny bundle's shape."""
+    generator = torch.Generator().manual_seed(3)
+
+    def latents() -> TensorData:
+        return encode(torch.randn((16, 3, 8, 8), generator=generator))
+
+    condition = Condition("c", "a red circle moving left", "general")
+    conditioning = Conditioning(condition, encode(torch.randn((16, 32), generator=generator)))
+    candidates = [
+        Candidates(condition, conditioning, (2 * index, 2 * index + 1), latents(), latents(), 0)
+        for index in range(count)
+    ]
+    return candidates, [Verdict(1, (0.97, 0.01, 0.01, 0.01), 1.0, True, 1, None, "general", "1", "test")] * count
+
+
+def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[dict[str, Any]], Path]:
+    """The last snapshot that was published, the metric rows, and the last checkpoint's folder."""
+    import ray
+
+    from buffers.replay import ReplayBuffer
+    from buffers.weight_store import WeightStore
+    from cluster.on_ray.learner_worker import make_trainer
+    from configs.schema import BufferConfig
+
+    @ray.remote(num_cpus=0)
+    class Metrics:
+        def __init__(self) -> None:
+            self.rows: list[dict[str, Any]] = []
+
+        def record(self, kind: str, row: dict[str, Any]) -> None:
+            self.rows.append({"kind": kind, **row})
+
+        def all(self) -> list[dict[str, Any]]:
+            return self.rows
+
+    buffer = ray.remote(num_cpus=0)(ReplayBuffer).remote(
+        BufferConfig(capacity=32, max_staleness=9), folder=folder / "buffer", seed=0
+    )
+    weights, metrics = ray.remote(num_cpus=0)(WeightStore).remote(ray.put), Metrics.remote()
+    assert ray.get(buffer.add.remote(*pairs(STEPS * PAIRS))) == STEPS * PAIRS
+    trainer = make_trainer(
+        config_for(bundle, workers=workers),
+        checkpoints=folder / "checkpoints",
+        buffer=buffer,
+        weights=weights,
+        metrics=metrics,
+    )
+    result = trainer.fit()
+    reference, _ = ray.get(weights.newest.remote(-1))
+    return ray.get(reference), ray.get(metrics.all.remote()), Path(result.checkpoint.path)
+
+
+def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tmp_path: Path):
+    one, rows, checkpoint = learn(tiny_bundle, tmp_path / "one", workers=1)
+    two, rows_of_two, _ = learn(tiny_bundle, tmp_path / "two", workers=2)
+    assert one.version == two.version == STEPS
+    moved = 0.0
+    for name, tensor in one.adapters["transformer"].items():
+        ours, theirs = decode(tensor), decode(two.adapters["transformer"][name])
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        if "lora_B" in name:
+            moved = max(moved, float(ours.abs().max()))
+    assert moved > 1e-3  # B starts at zero and a step of AdamW moves every weight by about the learning rate
+    steps = [[row for row in these if row["kind"] == "step"] for these in (rows, rows_of_two)]
+    assert [row["step"] for row in steps[0]] == [row["step"] for row in steps[1]] == [1, 2, 3, 4, 5]
+    assert steps[0][-1]["loss"] == pytest.approx(steps[1][-1]["loss"], rel=1e-4)
+    assert (checkpoint / "state" / "learner.json").is_file()
+    assert (checkpoint / "adapter" / "pytorch_lora_weights.safetensors").is_file()

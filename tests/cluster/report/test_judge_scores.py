@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.evaluator import wilson_interval
+from cluster.report.judge_scores import conclusion, write_ranker_report
+from configs.ranker import RankerScoringConfig
+from configs.schema import RankerConfig
+from ranker.frames import sample_frames
+from ranker.scoring import failures, score
+from tests.cluster.report.test_run import Page
+from tests.ranker.test_scoring import scored
+
+
+def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> None:
+    given = [scored((1,), 1, criterion="melts") for _ in range(7)]
+    given += [scored((3,), 4, confidence=0.8, criterion="<b>slow</b>"), scored((2, 4), 2, domain="general")]
+    given += [scored((2,), 1, agreed=False, first_shown=2, dropped="disagreement", confidence=0.55)]
+    figures = score(given, wilson_interval)
+    video = np.random.default_rng(0).integers(0, 256, (9, 33, 32, 3), dtype=np.uint8)
+    footage = sample_frames(video, fps=8.0, count=9)
+    config = RankerScoringConfig(name="<tiny>", out="x", pairs="held_out.jsonl", ranker=RankerConfig(path="x"))
+    shown = [(each, footage, footage) for each in failures(given)]
+    file = write_ranker_report(tmp_path / "report.html", config, figures, shown, version="tiny@0")
+    page = Page(file.read_text())
+    assert page.open == [] and all(address and address.startswith(("#", "data:")) for address in page.addresses)
+    assert len(page.videos) == 4
+    for text in (
+        "Apogee: the judge, <tiny>",
+        "tiny@0 on 10 pairs of held_out.jsonl",
+        "8 of 10",  # by video
+        "7 of 9",  # by label: one has no label
+        "9 of 10",  # agreement
+        "11 of 20",  # first shown
+        "1 disagreement",
+        "<b>slow</b>",
+        "People: alike, A moves better (<b>slow</b>). Judge: alike, B moves better, confidence 0.80",
+        "confidence 0.55, the orders disagree",
+        "0.0% (0 of 1)",
+    ):
+        assert text in page.text, text
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("right", "first", "says"),
+    [(90, 100, "better than chance; no position bias"), (52, 100, "not shown to be better"), (90, 150, "shown first")],
+)
+def test_the_conclusion_claims_no_more_than_its_intervals(right: int, first: int, says: str) -> None:
+    given = [scored((1,), 1 if index < right else 2, first_shown=0) for index in range(100)]
+    figures = score(given, wilson_interval)
+    low, high = wilson_interval(first, 200)
+    figures["first_shown"] = {"rate": first / 200, "low": low, "high": high}
+    assert says in conclusion(figures)

@@ -1,0 +1,212 @@
+import base64
+import re
+from html.parser import HTMLParser
+from typing import get_args
+
+import pytest
+
+from cluster.monitor.rows import evaluation_rows, read_metrics
+from cluster.monitor.wording import duration
+from cluster.report import plots
+from cluster.report import videos as report_videos
+from cluster.report.run import METHODS, conclusion, write_report, write_summary
+from cluster.report.videos import videos_section
+from cluster.run_folder import RunFolder
+from configs.schema import TimestepKind
+from tests.cluster.fake_run import PROMPT, fake_run
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags, addresses and texts of a page; `open` is what was never closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str | None] = []
+        self.videos: list[dict[str, str | None]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "video":
+            self.videos.append(dict(attrs))
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+def test_every_kind_of_timesteps_has_a_name():
+    assert set(METHODS) == set(get_args(TimestepKind))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> RunFolder:
+    """One report for the tests that only read it: thirteen pictures take seconds."""
+    run = fake_run(tmp_path_factory.mktemp("report") / "run")
+    write_summary(run.path, {})
+    assert write_report(run.path) == run.report_file and not list(run.path.glob("*.tmp"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run) -> Page:
+    return Page(run.report_file.read_text())
+
+
+def videos_of(run: RunFolder) -> Page:
+    return Page(videos_section(run.path, evaluation_rows(read_metrics(run.metrics_file))))
+
+
+def test_the_page_is_well_formed_and_refers_to_nothing_outside(page, run):
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object", "embed", "img"} & set(page.tags)
+    assert page.addresses and all((address or "").startswith(("data:", "#")) for address in page.addresses)
+    source = run.report_file.read_text()
+    assert "http" not in source and "@import" not in source
+    # Addresses in style sheets: only clip paths of the same page.
+    assert all(address.startswith("#") for address in re.findall(r"url\(([^)]*)\)", source))
+
+
+def test_prompts_are_text_and_nothing_else(page):
+    assert page.texts.count(PROMPT) == 3
+
+
+def test_the_figures_are_those_worked_out_by_hand(page):
+    assert "Distortion fell from 21.5% to 3.1% of videos; the 95% intervals do not overlap." in page.text
+    assert "Motion changed by -5.0%." in page.text
+    assert "before: 55 of 256 (16.9% to 26.9%)" in page.text
+    assert "after: 8 of 256 (1.6% to 6.0%)" in page.text
+    assert "before: 1.15 to 1.25" in page.text and "after: 1.09 to 1.19" in page.text
+    assert re.search(r"Pairs kept 28 of 40 judged; orders agreed on 75.0%", page.text)
+    assert re.search(r"Balance \+30 ", page.text)
+    assert re.search(r"Generators busy 80% .*Learner waiting 50%", page.text)
+    assert re.search(r"evaluation after 12 min 34 s", page.text)
+    assert re.search(r"all 15 min 54 s", page.text)  # 40 + 60 + 100 + 754
+    assert re.search(r"human before 15 of 64 23.4% 14.7% to 35.1% 1.20", page.text)
+    assert "2 of 2 steps of 16 pairs" in page.text and "seed 7" in page.text
+    assert "not complete" not in page.text
+
+
+def test_pictures_write_the_same_figures_and_take_the_pages_colours(page, run):
+    source = run.report_file.read_text()
+    pictures = {Page(svg).text.strip(): svg for svg in re.findall(r"<svg.*?</svg>", source, re.DOTALL)}
+    assert all(plots.INK not in svg and "currentColor" in svg for svg in pictures.values())
+    titles = " ".join(pictures)
+    for title in (
+        "Loss",
+        "Implicit accuracy",
+        "Implicit rewards",
+        "Drift",
+        "Gradient norm before",
+        "Implicit accuracy by noise level",
+        "Gradient norm by noise level",
+        "Drift by noise level",
+        "Verdict mix",
+        "Both orders",
+    ):
+        assert title in titles
+    for title in ("shown first", "Staleness", "Busy and waiting", "Seconds of a learner step", "by domain"):
+        assert title in titles
+    rates = next(text for text in pictures if "Distortion rate" in text and "by domain" not in text)
+    assert "21.5%" in rates and "3.1%" in rates and "share of videos, 95% interval" in rates
+    assert "80% busy" in next(text for text in pictures if "Busy and waiting" in text)
+
+
+def test_videos_play_side_by_side_with_before_on_the_left(page):
+    files = [base64.b64decode((video["src"] or "").removeprefix("data:video/mp4;base64,")) for video in page.videos]
+    expected = [f"video {phase} {name}" for name in ("000-a", "000-b", "001-a") for phase in ("before", "after")]
+    assert [file.decode() for file in files] == expected
+    assert all({"autoplay", "loop", "muted", "playsinline"} <= video.keys() for video in page.videos)
+    assert "1 were distorted and are no longer" in page.text
+    assert "1 became distorted" in page.text and "1 stayed as they were" in page.text
+    captions = re.findall("\N{BALLOT X} distorted|\N{CHECK MARK} clean", page.text)
+    assert [caption[2:] for caption in captions] == ["distorted", "clean", "clean", "distorted", "clean", "clean"]
+
+
+def test_the_config_is_there_in_full(page, run):
+    assert run.config_file.read_text() in page.texts
+
+
+def test_a_partial_run_says_so_and_shows_what_there_is(tmp_path):
+    run = fake_run(tmp_path / "run", partial=True)
+    page = Page(write_report(run.path).read_text())
+    assert "This run is not complete:" in page.text
+    assert "1 of 2 learner steps were done; there is no evaluation after training" in page.text
+    assert "No conclusion" in page.text
+    assert "after: not measured" in page.text
+    assert len(page.videos) == 3 and page.texts.count("not made") == 3
+
+
+def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
+    run = fake_run(tmp_path / "run")
+    run.metrics_file.unlink()
+    page = Page(write_report(run.path).read_text())
+    assert "0 of 2 learner steps were done" in page.text
+    assert page.text.count("Nothing to show:") == 5 and "No videos were kept." in page.text
+
+
+def test_without_a_meter_nothing_is_claimed(tmp_path):
+    run = fake_run(tmp_path / "run", meter=False)
+    page = Page(write_report(run.path).read_text())
+    assert "No conclusion" in page.text and "distorted and are no longer" not in page.text
+    assert len(page.videos) == 6 and page.text.count("not measured") >= 6
+
+
+def test_no_file_from_outside_the_run_is_pulled_in(tmp_path):
+    run = fake_run(tmp_path / "run")
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    text = run.metrics_file.read_text().replace("videos/before/000-a.mp4", "../secret.mp4")
+    run.metrics_file.write_text(text)
+    page = videos_of(run)
+    assert len(page.videos) == 5
+    assert base64.b64encode(b"secret").decode() not in str(page.videos)
+
+
+def test_what_is_too_large_is_named_not_embedded(tmp_path, monkeypatch):
+    run = fake_run(tmp_path / "run")
+    one_pair = len("video before 000-a") + len("video after 000-a")
+    monkeypatch.setattr(report_videos, "EMBEDDED_BYTES", one_pair)
+    page = videos_of(run)
+    assert len(page.videos) == 2 and "2 more pairs are in videos/ , too large" in page.text
+
+
+@pytest.mark.parametrize(
+    "after, overlap, expected",
+    [(0.3, False, "rose from 20.0% to 30.0%"), (0.19, True, "no difference can be claimed")],
+)
+def test_the_conclusion_claims_no_more_than_the_intervals(after, overlap, expected):
+    distortion = {"before": {"rate": 0.2}, "after": {"rate": after}, "intervals_overlap": overlap}
+    assert expected in conclusion({"distortion": distortion, "motion": {"relative_change": None}})
+
+
+def test_durations_are_written_for_people():
+    assert [duration(s) for s in (0.04, 59.4, 59.7, 754, 3600 + 125)] == [
+        "0.0 s",
+        "59.4 s",
+        "1 min 00 s",
+        "12 min 34 s",
+        "1 h 02 min",
+    ]
+
+
+def test_trailing_mean_looks_back_alone():
+    assert plots.trailing_mean([1.0, 3.0, 5.0, 7.0], window=2) == [1.0, 2.0, 4.0, 6.0]

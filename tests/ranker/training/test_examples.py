@@ -1,0 +1,81 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from buffers.people.labelled_pairs import LabelledPair
+from configs.ranker import RankerTrainingConfig
+from media.video_write import write_mp4
+from ranker.training.examples import ExampleStream
+
+
+def config(**changed: Any) -> RankerTrainingConfig:
+    given = {"name": "test", "out": "unused", "path": "unused", "pairs": "unused", "frames": 5, "pairs_per_step": 2}
+    return RankerTrainingConfig.model_validate(given | {"slow_motion": {"share": 0.0}} | changed)
+
+
+def pairs(folder: Path, count: int) -> list[LabelledPair]:
+    """Videos as bright as their number, brightening slowly; odd pairs prefer b."""
+    found = []
+    for index in range(count):
+        files = []
+        for side in (0, 1):
+            video = np.full((17, 16, 16, 3), 60 * side + 8 * index, np.uint8)
+            video += np.arange(17, dtype=np.uint8)[:, None, None, None] * 4
+            files.append(folder / f"{index}{side}.mp4")
+            write_mp4(files[-1], video, fps=8.0)
+        found.append(LabelledPair(files[0], files[1], "human", (2,) if index % 2 else (1, 3)))
+    return found
+
+
+def test_every_pair_comes_once_an_epoch_in_both_orders(tmp_path: Path) -> None:
+    stream = ExampleStream(pairs(tmp_path, 4), config())
+    seen = []
+    for step in range(4):  # two epochs
+        given = stream.take(step)
+        assert len(given) == 4
+        for example, turned in zip(given[::2], given[1::2], strict=True):
+            assert turned.question == example.question.turned()
+            assert {example.right, turned.right} in ({(1, 3), (2, 4)}, {(2,), (1,)})
+            seen.append(int(example.question.first.frames[0].mean() / 8))
+    assert sorted(seen[:4]) == sorted(seen[4:]) == [0, 1, 2, 3]
+
+
+def test_the_schedule_is_a_function_of_seed_and_step_and_ranks_take_their_shares(tmp_path: Path) -> None:
+    given = pairs(tmp_path, 5)
+    slow = {"share": 0.5, "factors": [2.0]}
+    one = ExampleStream(given, config(slow_motion=slow, pairs_per_step=4))
+    two = ExampleStream(given, config(slow_motion=slow, pairs_per_step=4, num_workers=2))
+    for step in (0, 7):
+        whole = one.take(step)
+        shared = two.take(step, rank=0) + two.take(step, rank=1)
+        assert [example.right for example in whole] == [example.right for example in shared]
+        for ours, theirs in zip(whole, shared, strict=True):
+            np.testing.assert_array_equal(ours.question.second.frames, theirs.question.second.frames)
+
+
+def test_slow_motion_is_mined_from_the_preferred_video(tmp_path: Path) -> None:
+    stream = ExampleStream(pairs(tmp_path, 2), config(slow_motion={"share": 1.0, "factors": [2.0]}))
+    for step in range(3):
+        for example in stream.take(step)[::2]:
+            assert example.right == (3,)
+            standard, slow = (
+                footage.frames.mean((1, 2, 3)) for footage in (example.question.first, example.question.second)
+            )
+            assert np.ptp(standard) == pytest.approx(64, abs=4) and np.ptp(slow) == pytest.approx(32, abs=4)
+            # Pair 0 prefers its a (brightness 0), pair 1 its b (brightness 68).
+            assert min(abs(standard[0] - 0), abs(standard[0] - 68)) < 5
+
+
+def test_the_share_of_slow_motion_is_what_was_asked_for(tmp_path: Path) -> None:
+    stream = ExampleStream(pairs(tmp_path, 1), config(slow_motion={"share": 0.25, "factors": [2.0]}))
+    mined = sum(stream.take(step)[place].right == (3,) for step in range(60) for place in (0, 2))
+    assert 15 <= mined <= 45  # of 120, 30 expected, three deviations either way
+
+
+def test_a_stream_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no pair of this domain"):
+        ExampleStream([], config())
+    with pytest.raises(ValueError, match="pairs_per_step = 2 does not divide among 3"):
+        ExampleStream(pairs(tmp_path, 1), config(num_workers=3))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import encode
-from configs.schema import ModelConfig, SamplingConfig
+from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
 from media.video_read import read_clip
 from policy.policy import VideoPolicy

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from actors.encoder import LATENTS, PROMPT_EMBEDS
 from buffers.store.pair_store import PairStore
 from buffers.tensors import decode
-from configs.schema import ModelConfig
+from configs.sections import ModelConfig
 from media.video_write import write_mp4
 from policy.policy import VideoPolicy
 

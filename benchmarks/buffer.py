@@ -25,7 +25,7 @@ import numpy as np
 from buffers.records import Condition, Conditioning, Pair, TensorData, Verdict
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
-from configs.schema import BufferConfig
+from configs.sections import BufferConfig
 
 LARGE, SMALL = (16, 21, 60, 104), (16, 3, 4, 4)
 PER_APPEND = {"large": 16, "small": 1000}

@@ -12,8 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-Domain = Literal["human", "general"]
-"""Which rubric judges a video: `human` (human-centric) or `general` (non-human-centric). Paper, appendix C."""
+from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline"]
 """Where a pair comes from. Paper, section 3.3."""

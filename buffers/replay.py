@@ -25,7 +25,7 @@ from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, So
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
-from configs.schema import BufferConfig
+from configs.sections import BufferConfig
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.schema import AdaptersConfig, Amount, ClusterConfig, Positive, RankerConfig, Section, Share
+from configs.sections import AdaptersConfig, Amount, ClusterConfig, Positive, RankerConfig, Section, Share
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

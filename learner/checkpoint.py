@@ -25,8 +25,8 @@ class LearnerState:
 
     `adapters`, `exp_avg`, `exp_avg_sq`: expert -> parameter name -> CPU tensor; `adapters` is named as
     `policy.lora.adapters.adapter_state` does, AdamW's two moments as `policy_parameters`. `adam_steps`: AdamW's own
-    counts, which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in none of
-    the three.
+    counts, which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in
+    none of the three.
     """
 
     seed: int

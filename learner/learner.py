@@ -14,7 +14,7 @@ from torch import Tensor
 
 from buffers.records import Batch, Snapshot
 from buffers.tensors import checksum, encode
-from configs.schema import LearnerConfig
+from configs.sections import LearnerConfig
 from learner.checkpoint import LearnerState
 from learner.noise_levels import LEVELS
 from learner.samples import PairTensors, load_pairs, microbatches, pair_loss

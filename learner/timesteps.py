@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from configs.schema import TimestepsConfig
+from configs.sections import TimestepsConfig
 from policy.flow import InferenceGrid, inference_grid, shift_sigma, unshifted_sigmas
 
 HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"

@@ -16,7 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from buffers.records import Clips, Domain, RoleTimes, Verdict
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from ranker.frames import sample_frames
 from ranker.judges.adapter_files import named_adapters
 from ranker.judges.qwen_vl import EngineDied, VllmJudge

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from buffers.records import Domain, DropReason, Verdict
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 
 Four = tuple[float, float, float, float]
 

@@ -34,7 +34,7 @@ from benchmarks.studies.apo_vs_dpo_report import write_report
 from buffers.records import Batch, Condition, Conditioning, Pair
 from buffers.tensors import encode
 from configs.load import load_config
-from configs.schema import LearnerConfig, TimestepsConfig
+from configs.sections import LearnerConfig, TimestepsConfig
 from examples.miniature.meter import measure
 from examples.miniature.obedience import obeys
 from examples.miniature.prompts.make import split

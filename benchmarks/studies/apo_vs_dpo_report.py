@@ -179,8 +179,8 @@ def _head(study: Study, rows: list[Row]) -> str:
     budget = study.runs("apo")[0]
     return (
         "# Diffusion-APO against Diffusion-DPO on the miniature\n\n"
-        "Written by `python -m benchmarks.studies.apo_vs_dpo`; what is compared and how is said at the top of that file, "
-        "what we make of it in [findings.md](findings.md).\n\n"
+        "Written by `python -m benchmarks.studies.apo_vs_dpo`; what is compared and how is said at the top of that "
+        "file, what we make of it in [findings.md](findings.md).\n\n"
         f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}), {videos} held-out videos a run, "
         f"{budget['steps']} optimizer steps of APO (others: as many as give the same number of transformer rows). "
         f"{len(runs)} runs, {hours:.1f} process-hours of one thread each. Intervals are 95%, from a bootstrap over "

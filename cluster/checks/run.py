@@ -11,7 +11,8 @@ from actors.made_for import made_for
 from actors.prompts import read_prompts
 from buffers.store.pair_store import PairStore
 from cluster.checks.resources import check_resources, needs
-from configs.schema import RankerConfig, RunConfig
+from configs.schema import RunConfig
+from configs.sections import RankerConfig
 from policy.bundle import BundleFacts, check_bundle
 from ranker.judges.adapter_files import check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint, longest_prompt

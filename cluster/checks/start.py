@@ -10,7 +10,8 @@ from actors.prompts import read_prompts
 from buffers.records import Condition
 from cluster.checks.resources import check_resources, needs
 from cluster.checks.run import preflight
-from configs.schema import AdaptersConfig, RunConfig
+from configs.schema import RunConfig
+from configs.sections import AdaptersConfig
 from learner.timesteps import check_timesteps
 from policy.lora.adapters import add_adapters
 from policy.skeleton import skeleton

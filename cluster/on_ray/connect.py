@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from configs.schema import ClusterConfig
+from configs.sections import ClusterConfig
 
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
 """Read by Ray Train in the driver. A checkpoint waits for the controller's next poll: 2 s by default, longer than a

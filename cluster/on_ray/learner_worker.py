@@ -17,7 +17,8 @@ import torch.distributed as dist
 from buffers.records import Batch, Snapshot
 from cluster.learn_steps import learn_steps
 from configs.ranker import RankerTrainingConfig
-from configs.schema import LearnerConfig, RunConfig
+from configs.schema import RunConfig
+from configs.sections import LearnerConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from policy.lora.adapters import save_lora

@@ -17,7 +17,7 @@ from cluster.report.summary import PHASES, read_config, summarise
 from cluster.report.summary import write_summary as write_summary
 from cluster.report.videos import videos_section
 from cluster.run_folder import RunFolder
-from configs.schema import TimestepKind
+from configs.sections import TimestepKind
 
 METHODS: dict[TimestepKind, str] = {
     "apo": "Diffusion-APO",

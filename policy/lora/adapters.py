@@ -25,7 +25,7 @@ from peft import LoraConfig as PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 
 POLICY, REFERENCE = "policy", "reference"
 LORA_FILE = "pytorch_lora_weights.safetensors"

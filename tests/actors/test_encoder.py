@@ -12,7 +12,7 @@ from actors.made_for import made_for
 from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import decode
-from configs.schema import ModelConfig, SamplingConfig
+from configs.sections import ModelConfig, SamplingConfig
 from media.video_write import write_mp4
 from policy.bundle import check_bundle
 

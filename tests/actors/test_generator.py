@@ -12,7 +12,8 @@ from diffusers import WanPipeline
 from actors.generator import Generator
 from buffers.records import Condition, Request, Snapshot
 from buffers.tensors import checksum, decode, encode
-from configs.schema import LoraConfig, RunConfig
+from configs.schema import RunConfig
+from configs.sections import LoraConfig
 from policy.lora.adapters import adapter_state, policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise

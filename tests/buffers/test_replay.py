@@ -13,7 +13,7 @@ import pytest
 from buffers.records import Batch
 from buffers.replay import COUNTS, ReplayBuffer
 from buffers.store.pair_store import PairStore
-from configs.schema import BufferConfig
+from configs.sections import BufferConfig
 from tests.buffers.samples import candidates, conditioning, pair, same, verdict
 
 T = TypeVar("T")

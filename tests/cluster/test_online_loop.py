@@ -26,7 +26,7 @@ from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster import online_loop
 from cluster.learn_steps import in_thread, learn_steps
-from configs.schema import BufferConfig
+from configs.sections import BufferConfig
 from tests.cluster.handles import InProcessHandle
 
 PAIRS_PER_STEP = 4

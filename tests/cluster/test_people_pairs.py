@@ -16,7 +16,8 @@ from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Reques
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
 from configs.load import load_config
-from configs.schema import BufferConfig, MixConfig, RunConfig
+from configs.schema import RunConfig
+from configs.sections import BufferConfig, MixConfig
 from examples.miniature.world import FPS, draw_any, render
 from learner.learner import Learner
 from media.video_write import write_mp4

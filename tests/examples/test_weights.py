@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import WanPipeline
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from examples.miniature.prompts.make import HERE, split
 from examples.miniature.world import COLORS, DIRECTIONS, SHAPES
 from policy.policy import VideoPolicy

@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepSchedu
 
 from buffers.records import Batch, Condition, Conditioning, Pair
 from buffers.tensors import encode
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from policy.bundle import BundleFacts
 from policy.lora.adapters import add_adapters, policy_parameters
 from policy.policy import VideoPolicy

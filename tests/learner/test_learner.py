@@ -10,7 +10,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from buffers.records import Batch
 from buffers.tensors import checksum, decode, encode
-from configs.schema import LearnerConfig, TimestepsConfig
+from configs.sections import LearnerConfig, TimestepsConfig
 from learner.learner import Learner
 from learner.timesteps import draw_window, keyed_generator
 from policy.lora.adapters import adapter_state, freeze_as_reference, policy_parameters

@@ -8,7 +8,7 @@ import torch
 
 from buffers.records import Batch
 from buffers.tensors import encode
-from configs.schema import LearnerConfig, TimestepsConfig
+from configs.sections import LearnerConfig, TimestepsConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from policy.lora.adapters import adapter_state, policy_parameters

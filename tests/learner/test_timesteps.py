@@ -10,7 +10,7 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-from configs.schema import TimestepsConfig
+from configs.sections import TimestepsConfig
 from learner.timesteps import check_timesteps, draw_window
 
 UNIPC: Any = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)

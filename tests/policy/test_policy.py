@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from policy.policy import VideoPolicy
 
 PROMPTS = ["a red  circle moving left", "the blue person walking &amp; moving right"]

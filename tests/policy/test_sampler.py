@@ -10,7 +10,7 @@ import torch
 from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from policy.lora.adapters import policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents

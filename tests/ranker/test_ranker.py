@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from buffers.records import Clips, Condition, Domain
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from ranker.judges.qwen_vl import EngineDied
 from ranker.questions import Question
 from ranker.ranker import Ranker

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from buffers.records import Verdict
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from ranker.verdict import Reading, decide, first_is_better, swapped
 
 

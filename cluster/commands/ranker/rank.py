@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from buffers.records import Domain
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from ranker.frames import Footage
 from ranker.frames_of_file import read_footage
 from ranker.questions import Question

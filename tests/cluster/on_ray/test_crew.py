@@ -74,7 +74,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
     from cluster import online_loop
     from cluster.learn_steps import in_thread, learn_steps
     from cluster.on_ray.supervision import Losses
-    from configs.schema import BufferConfig
+    from configs.sections import BufferConfig
     from tests.cluster.test_online_loop import CONDITIONS, PAIRS_PER_STEP, FakeLearner, FakeRanker
 
     def actor(cls: type, *args: Any, **kwargs: Any) -> Any:

@@ -56,7 +56,7 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     from buffers.replay import ReplayBuffer
     from buffers.weight_store import WeightStore
     from cluster.on_ray.learner_worker import make_trainer
-    from configs.schema import BufferConfig
+    from configs.sections import BufferConfig
 
     @ray.remote(num_cpus=0)
     class Metrics:

@@ -6,7 +6,7 @@ import pytest
 from actors.evaluator import wilson_interval
 from cluster.report.judge_scores import conclusion, write_ranker_report
 from configs.ranker import RankerScoringConfig
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from ranker.frames import sample_frames
 from ranker.scoring import failures, score
 from tests.cluster.report.test_run import Page

@@ -12,7 +12,7 @@ from cluster.report import videos as report_videos
 from cluster.report.run import METHODS, conclusion, write_report, write_summary
 from cluster.report.videos import videos_section
 from cluster.run_folder import RunFolder
-from configs.schema import TimestepKind
+from configs.sections import TimestepKind
 from tests.cluster.fake_run import PROMPT, fake_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from configs.schema import LoraConfig
+from configs.sections import LoraConfig
 from policy.lora.adapters import (
     LORA_FILE,
     adapter_state,

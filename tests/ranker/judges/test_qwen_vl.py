@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from buffers.records import Clips, Condition, Domain
 from cluster.commands.ranker.rank import WHY_DROPPED
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from examples.miniature.world import FPS, Scene, render
 from ranker.frames import sample_frames
 from ranker.judges.adapter_files import adapter_version

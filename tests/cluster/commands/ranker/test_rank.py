@@ -7,7 +7,7 @@ from rich.console import Console
 
 from buffers.records import Domain
 from cluster.commands.ranker import rank as by_hand
-from configs.schema import RankerConfig
+from configs.sections import RankerConfig
 from media.video_write import write_mp4
 from ranker.ranker import Ranker
 from tests.ranker.test_ranker import BrightnessJudge, FirstJudge

@@ -11,7 +11,7 @@ from torch import Tensor
 from buffers.records import Candidates, Clips, Conditioning, Receipt, Request, RoleTimes, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
-from policy.lora.adapters import adapter_state, load_adapter_state
+from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
 
@@ -36,6 +36,8 @@ class Generator:
             seed=config.seed,
             max_text_tokens=config.model.max_text_tokens,
         )
+        if config.start_from is not None:
+            load_lora(config.start_from, self._policy.transformers)
         self._shape = self._policy.latent_shape(
             config.sampling.num_frames, config.sampling.height, config.sampling.width
         )

@@ -79,11 +79,14 @@ class Conditioning:
 class Request:
     """One unit of work for a generator: a batch of conditions, two noise seeds for each.
 
-    Example: Request((condition,), ((11, 12),))
+    `number`: its place in the stream of its stage, from 0; -1 if it is of no stream (evaluation).
+
+    Example: Request((condition,), ((11, 12),), 0)
     """
 
     conditions: tuple[Condition, ...]
     seeds: tuple[tuple[int, int], ...]
+    number: int = -1
 
 
 @dataclass(frozen=True)

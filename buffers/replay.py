@@ -43,18 +43,36 @@ class ReplayBuffer:
     """
 
     def __init__(
-        self, config: BufferConfig, *, folder: Path | str, seed: int, made_for: Mapping[str, str] | None = None
+        self,
+        config: BufferConfig,
+        *,
+        folder: Path | str,
+        seed: int,
+        made_for: Mapping[str, str] | None = None,
+        stage: int = 0,
+        pairs_per_step: int | None = None,
+        publish_every: int = 1,
     ) -> None:
-        """Opens the folder, and `config.offline` to be read; `made_for` and what is raised are `PairStore`'s."""
+        """Opens the folder, and `config.offline` to be read; `made_for` and what is raised are `PairStore`'s.
+
+        stage: number of the run's stage. A stage's mix of sources and its requests count from zero.
+        pairs_per_step, publish_every: the learner's, for `admit`. Without them `admit` does not hold generation back.
+        """
         self._config, self._seed = config, seed
+        self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), made_for=made_for)
         self._offline = PairStore(config.offline, write=False, made_for=made_for) if config.offline else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
+        self._waiting.begin_stage(stage)
         self._version = self._waiting.state("version")
+        # A run that goes on repeats the steps up to this one; their batches are on disk.
+        self._last_drawn, self._asked_for = self._waiting.last_step(), -1
+        self._taken_of_version: set[int] = set()
+        self._admitted: dict[int, int] = {}
         self._reserved = self._reserved_bytes = 0
         self._closed = False
-        self._counts: Counter[str] = Counter()
-        self._kept_by: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter(self._waiting.counts())
+        self._kept_by = Counter({name: self._waiting.state(f"kept/{name}") for name in ("motion", "distortion")})
         self._calls: Counter[str] = Counter()
         self._busy_s = self._add_wait_s = self._take_wait_s = 0.0
         # Both bind to the event loop at their first wait, not here: an actor is made outside of its loop.
@@ -63,12 +81,40 @@ class ReplayBuffer:
         self._in_flight: set[asyncio.Task[int]] = set()
         self._recall()
 
-    async def add(self, candidates: list[Candidates], verdicts: list[Verdict]) -> int:
+    async def admit(self, request: int, count: int) -> bool:
+        """Waits until `count` pairs that are generated from now on can be learned from. False after `close`.
+
+        request: the number of the request that will bring them; it stays admitted until `add` or `forget`.
+        A run that goes on after a stop repeats some steps first: what was generated meanwhile would be too old. If
+        `max_staleness` is 0, no more requests are admitted than the learner takes pairs before it publishes again.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or self._wanted())
+            if not self._closed:
+                self._admitted[request] = count
+            return not self._closed
+
+    async def forget(self, request: int) -> None:
+        """An admitted request was lost; its pairs will not come."""
+        async with self._changed:
+            self._admitted.pop(request, None)
+            self._changed.notify_all()
+
+    def finished_requests(self) -> set[int]:
+        """Numbers of this stage's requests that need not be asked again."""
+        return self._waiting.finished()
+
+    def cursor(self) -> dict[str, int]:
+        """How far the folder is: its last stored pair and the last step with a batch, for the state of a run."""
+        return {"stored": self._store.last_number, "drawn": self._waiting.last_step()}
+
+    async def add(self, candidates: list[Candidates], verdicts: list[Verdict], request: int | None = None) -> int:
         """Keeps the pairs that were not dropped and are within `motion_share`; returns how many, once they are on disk.
 
-        Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. Raises
-        ValueError if the lists do not match or a label is none of 1 to 4, OSError that names the folder if storing
-        fails; the pairs stored earlier stay.
+        Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. `request`:
+        the number of the request that all of them came from; from then on it is finished. Raises ValueError if the
+        lists do not match or a label is none of 1 to 4, OSError that names the folder if storing fails; the pairs
+        stored earlier stay.
         """
         if len(candidates) != len(verdicts):
             raise ValueError(f"{len(candidates)} candidates but {len(verdicts)} verdicts: there must be one for each")
@@ -76,20 +122,27 @@ class ReplayBuffer:
             return 0
         verdicts = self._within_motion_share(verdicts)
         kept = [(judged_pair(c, v), c.conditioning) for c, v in zip(candidates, verdicts, strict=True) if not v.dropped]
-        self._counts.update(tally(verdicts))
-        return await self.add_pairs([pair for pair, _ in kept], [conditioning for _, conditioning in kept])
+        pairs, conditionings = [pair for pair, _ in kept], [conditioning for _, conditioning in kept]
+        return await self.add_pairs(pairs, conditionings, request, tally(verdicts))
 
-    async def add_pairs(self, pairs: list[Pair], conditionings: list[Conditioning]) -> int:
-        """Keeps pairs that need no verdict (half-online ones), one conditioning for each. Waits and raises as `add`."""
+    async def add_pairs(
+        self,
+        pairs: list[Pair],
+        conditionings: list[Conditioning],
+        request: int | None = None,
+        counted: Mapping[str, int] | None = None,
+    ) -> int:
+        """Keeps pairs that need no verdict (half-online ones), one conditioning for each. Waits and raises as `add`.
+
+        counted: keys of `counts` that grow with these pairs.
+        """
         self._calls["adds"] += 1
-        if not pairs:
-            return 0
         size = sum(pair.chosen.nbytes + pair.rejected.nbytes for pair in pairs)
         started = perf_counter()
         async with self._changed:
-            if self._config.when_full == "wait":
+            if self._config.when_full == "wait" and pairs and not self._strict:
                 await self._changed.wait_for(lambda: self._closed or not self._full())
-            elif (over := self._over()) > 0:
+            elif self._config.when_full == "drop_oldest" and pairs and (over := self._over()) > 0:
                 self._counts["evicted"] += self._waiting.drop_oldest(over)
             self._add_wait_s += perf_counter() - started
             if self._closed:
@@ -97,7 +150,7 @@ class ReplayBuffer:
             self._reserved += len(pairs)
             self._reserved_bytes += size
         # Pairs must not be on disk but not waiting because a caller was cancelled: storing runs to its end.
-        task = asyncio.create_task(self._keep(pairs, conditionings, size))
+        task = asyncio.create_task(self._keep(pairs, conditionings, size, request, counted or {}))
         self._in_flight.add(task)
         task.add_done_callback(self._in_flight.discard)
         return await asyncio.shield(task)
@@ -112,6 +165,8 @@ class ReplayBuffer:
         self._calls["takes"] += 1
         started = perf_counter()
         async with self._changed:
+            self._asked_for = max(self._asked_for, step)
+            self._changed.notify_all()
             await self._changed.wait_for(
                 lambda: self._closed or self._waiting.drawn(step) is not None or self._enough(count)
             )
@@ -119,6 +174,8 @@ class ReplayBuffer:
             if self._closed:
                 return None
             draw = self._waiting.drawn(step) or self._draw(step, count)
+            self._taken_of_version.add(step)
+            self._changed.notify_all()
         if len(draw.ids) != count:
             raise ValueError(
                 f"step {step} was drawn with {len(draw.ids)} pairs and is now asked for with {count}: "
@@ -137,6 +194,7 @@ class ReplayBuffer:
         """
         async with self._changed:
             self._version = max(self._version, version)
+            self._taken_of_version.clear()
             self._counts["stale"] += self._waiting.drop_older(self._version - self._config.max_staleness)
             self._changed.notify_all()
 
@@ -154,7 +212,7 @@ class ReplayBuffer:
                 self._offline.close()
 
     def counts(self) -> dict[str, int]:
-        """What has happened since this object was made; every key is there from the start and only grows.
+        """What has happened since the run began; every key is there from the start and only grows.
 
         Of the verdicts: `buffers.labels.TALLY`. added: pairs stored. duplicate: pairs not stored because they were
         there already. late: pairs not stored because they were too old when they came. stale: stored pairs that grew
@@ -183,7 +241,7 @@ class ReplayBuffer:
         )
 
     def _within_motion_share(self, verdicts: list[Verdict]) -> list[Verdict]:
-        """Drops those that motion decided beyond their share of all that was kept since this object was made."""
+        """Drops those that motion decided beyond their share of all that the run has kept."""
         within = list(verdicts)
         # Those that distortion decided first: they make room for the others of the same call.
         for index in sorted(range(len(verdicts)), key=lambda index: verdicts[index].label in BY_MOTION):
@@ -208,7 +266,7 @@ class ReplayBuffer:
                 waiting = [self._as_waiting(pair, store) for pair in some]
                 self._waiting.add(
                     [pair for pair in waiting if name == "offline" or not self._too_old(pair.policy_version)],
-                    seen={name: some[-1].number},
+                    remember={name: some[-1].number},
                 )
         self._waiting.drop_used(self._config.max_uses)
         self._waiting.drop_older(self._version - self._config.max_staleness)
@@ -217,25 +275,35 @@ class ReplayBuffer:
         source: Source = "offline" if store is self._offline else pair.source
         return Waiting(pair.id, source, pair.policy_version, pair.bytes)
 
-    async def _keep(self, pairs: list[Pair], conditionings: list[Conditioning], size: int) -> int:
+    async def _keep(
+        self,
+        pairs: list[Pair],
+        conditionings: list[Conditioning],
+        size: int,
+        request: int | None,
+        counted: Mapping[str, int],
+    ) -> int:
         try:
             async with self._writing:
                 if self._closed:
                     return 0
                 new = self._new(pairs)
                 started = perf_counter()
-                await asyncio.to_thread(self._store.append, new, conditionings)
+                if new:
+                    await asyncio.to_thread(self._store.append, new, conditionings)
                 usable = [pair for pair in new if not self._too_old(pair.policy_version)]
-                self._counts["stale"] += len(new) - len(usable)
+                self._counts.update({**counted, "stale": len(new) - len(usable), "added": len(new)})
                 self._waiting.add(
                     [Waiting(p.id, p.source, p.policy_version, p.chosen.nbytes + p.rejected.nbytes) for p in usable],
-                    seen={"store": self._store.last_number},
+                    request=request,
+                    remember={"store": self._store.last_number, **self._remembered()},
                 )
                 self._busy_s += perf_counter() - started
-            self._counts["added"] += len(new)
             return len(new)
         finally:
             async with self._changed:
+                if request is not None:
+                    self._admitted.pop(request, None)
                 self._reserved -= len(pairs)
                 self._reserved_bytes -= size
                 self._changed.notify_all()
@@ -251,6 +319,31 @@ class ReplayBuffer:
             else:
                 new[pair.id] = pair
         return list(new.values())
+
+    @property
+    def _strict(self) -> bool:
+        """Strictly on-policy: `admit` is the pace of generation, down to the pair, and `add` never waits."""
+        return self._config.max_staleness == 0 and self._pairs_per_step is not None
+
+    def _wanted(self) -> bool:
+        """Whether one more request would be learned from; see `admit`."""
+        if self._asked_for < self._last_drawn:
+            return False
+        steps = self._publish_every - len(self._taken_of_version)
+        if not self._strict or self._pairs_per_step is None:
+            return True
+        if steps <= 0:
+            return False
+        coming, uses = sum(self._admitted.values()), self._config.max_uses
+        here, _, _ = self._waiting.sums().get("online", (0, 0, 0))
+        one = self._quotas(self._pairs_per_step).get("online", 0)
+        every = self._quotas(self._pairs_per_step * steps).get("online", 0)
+        return here + coming < one or self._waiting.uses_left("online", uses) + coming * uses < every
+
+    def _remembered(self, **more: int) -> dict[str, int]:
+        """Counts and quotas as `WaitingPairs` keeps them, so that a run that goes on counts on."""
+        counts = {f"count/{name}": value for name, value in (self._counts + Counter(more)).items()}
+        return counts | {f"kept/{name}": value for name, value in self._kept_by.items()}
 
     def _generated(self) -> tuple[int, int]:
         """Pairs and bytes that wait or are being stored, without people's own."""
@@ -278,6 +371,8 @@ class ReplayBuffer:
         return quotas({source: share for source, share in shares.items() if share}, drawn, count)
 
     def _enough(self, count: int) -> bool:
+        if self._strict and self._admitted:
+            return False  # the batch must not depend on which request comes first
         sums = self._waiting.sums()
         return all(sums.get(source, (0,))[0] >= wanted for source, wanted in self._quotas(count).items())
 
@@ -285,7 +380,14 @@ class ReplayBuffer:
         """Chooses the global batch of a step. It is on disk before any rank sees a pair of it."""
         # Shuffled, or the first rank would always get the oldest pairs of the first source.
         order = np.random.default_rng([self._seed % 2**64, step]).permutation(count).tolist()
-        draw = self._waiting.draw(step, self._version, self._quotas(count), order=order, max_uses=self._config.max_uses)
+        draw = self._waiting.draw(
+            step,
+            self._version,
+            self._quotas(count),
+            order=order,
+            max_uses=self._config.max_uses,
+            remember=self._remembered(taken=count),
+        )
         self._counts["taken"] += count
         self._changed.notify_all()
         return draw

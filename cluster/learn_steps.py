@@ -1,10 +1,11 @@
-"""The learner's side of the loop: take, step, publish, save. No ray: callables join it to the rest.
+"""The learner's side of the loop: take, step, publish, save. Callables join it to the rest.
 
-`train_worker.py` runs it in every process of the Ray Train group, the tests in a thread.
+`on_ray/learner_worker.py` runs it in every process of the Ray Train group; the tests run it in a thread.
 """
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -25,21 +26,24 @@ def learn_steps(
     checkpoint_every: int,
     take: Callable[[int], Batch | None],
     publish: Callable[[Snapshot], None],
-    save: Callable[[], None],
+    save: Callable[[int], None],
     record: Callable[[str, dict[str, Any]], None],
     agree: Callable[[bool], bool] = bool,
+    checkpoint_seconds: float = math.inf,
 ) -> int:
     """Step until the learner has made `steps` steps or there is nothing more to take; return how many it has made.
 
-    first_version: of the weights as they are now, published before anything is taken: generators need them to start.
-        Every later publication counts one up, so that versions rise even where a restarted learner repeats steps.
-    take: this rank's share of the batch for a step; None when the buffer is closed.
-    agree: whether all ranks say yes. Asked before a take, so that no rank takes for step n + 1 before the version
-        of step n is known to the buffer, and after it, so that no rank steps alone.
+    first_version: the version of the weights as they are now. They are published before anything is taken, since
+        generators need them to start. Every later publication counts one up.
+    take: this rank's share of the batch of a step; None if the buffer is closed.
+    save: is given the version of the weights. It is called every `checkpoint_every` steps, and if `checkpoint_seconds`
+        have passed, as soon as the weights are those that were published: a run that goes on publishes them again.
+    agree: whether all ranks say yes. It is asked before a take, so that no rank takes for step n + 1 before the buffer
+        knows the version of step n. It is asked after a take, so that no rank steps alone.
 
     Whatever ends the loop, the last weights have been published and saved when it returns.
     """
-    version, waited, worked = first_version, 0.0, 0.0
+    version, waited, worked, saved_at = first_version, 0.0, 0.0, time.monotonic()
     publish(replace(learner.snapshot(), version=version))
     published = saved = learner.steps
     while learner.steps < steps:
@@ -54,18 +58,20 @@ def learn_steps(
         if learner.steps % publish_every == 0:
             version, published = version + 1, learner.steps
             publish(replace(learner.snapshot(), version=version))
-        if learner.steps % checkpoint_every == 0:
-            save()
-            saved = learner.steps
+        due = time.monotonic() - saved_at >= checkpoint_seconds and published == learner.steps
+        if due or learner.steps % checkpoint_every == 0:
+            save(version)
+            saved, saved_at = learner.steps, time.monotonic()
         waited, worked = waited + taken - started, worked + stepped - taken
         row = {"step": learner.steps, "version": version, "wait_s": taken - started, "step_s": stepped - taken}
         record("step", {**measured, **row, **staleness(batch)})
         times = {"role": "learner", "index": 0, "busy_s": worked, "waiting_s": waited}
         record("roles", {**times, "counts": {"steps": learner.steps}})
     if published != learner.steps:
-        publish(replace(learner.snapshot(), version=version + 1))
+        version += 1
+        publish(replace(learner.snapshot(), version=version))
     if saved != learner.steps or not learner.steps:
-        save()
+        save(version)
     return learner.steps
 
 

@@ -9,6 +9,7 @@ Who waits for whom, and where:
     who         waits for                                     where
     ---------   -------------------------------------------   ---------------------------------------------------
     generator   its requests in flight (being judged/stored)  `requests_in_flight`, in the producer below
+    generator   a use for the next request's pairs            `ReplayBuffer.admit` (a run that goes on, or on-policy)
     ranker      clips                                         the call's own argument: a reference, not a video
     buffer.add  room: pairs waiting to be learned from        `ReplayBuffer.add` (this is the pace of generation)
     learner     enough usable pairs                           `ReplayBuffer.take` (this is the pace of learning)
@@ -24,9 +25,10 @@ twenty lines of `tests/cluster/handles.py`, on which this same function runs in 
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
+from buffers.protocols import BufferHandle, GeneratorHandle, RankerHandle, RequestStream, WeightsHandle
 from buffers.records import Request
 
 Result = TypeVar("Result")
@@ -40,11 +42,11 @@ STOP_SECONDS = 20.0
 
 async def run(
     *,
-    prompts: Any,
-    generators: list[Any],
-    rankers: list[Any],
-    buffer: Any,
-    weights: Any,
+    prompts: RequestStream,
+    generators: Sequence[GeneratorHandle],
+    rankers: Sequence[RankerHandle],
+    buffer: BufferHandle,
+    weights: WeightsHandle,
     learn: Callable[[], Awaitable[Result]],
     requests_in_flight: int,
     recover: Callable[[BaseException], bool] = lambda error: False,
@@ -53,24 +55,29 @@ async def run(
 
     prompts: `next() -> Request`; lives here, so every producer draws from one stream.
     learn: takes from `buffer` and publishes to `weights` until it has done its steps or the buffer is closed.
-    recover: asked about every error of a producer; True says that the error was a lost actor, that `generators` and
-        `rankers` hold its replacement by now, and that only the request at hand is lost (where a ranker was lost not
-        even that, at first: its replacement is asked again, once).
+    recover: is asked about every error of a producer. It returns True if the error was a dead actor that has been
+        replaced in `generators` or `rankers`. A request of a dead generator is lost. A request of a dead ranker is sent
+        once more, to the new one.
 
     Raises the first failure of any part, after everything has been closed.
     """
     ranker_turns = itertools.count()
 
     async def produce(index: int) -> None:
-        held, version = None, NOTHING_LOADED
+        held, version = generators[index], NOTHING_LOADED
         in_flight: set[asyncio.Future[None]] = set()
         try:
             while True:
                 try:
-                    if generators[index] is not held:  # at the start, and after a replacement: it holds no weights
+                    if generators[index] is not held:  # a replacement: it holds no weights
                         held, version = generators[index], NOTHING_LOADED
-                    version = await load_newest(held, weights, version)
-                    in_flight.add(asyncio.ensure_future(deliver(held, prompts.next())))
+                    request = prompts.next()
+                    if not await buffer.admit.remote(request.number, len(request.conditions)):
+                        await asyncio.wait([learning])  # the buffer is closed: the learner comes to its end
+                        return
+                    async with forgotten_if_lost(request):
+                        version = await load_newest(held, weights, version)
+                    in_flight.add(asyncio.ensure_future(deliver(held, request)))
                     if len(in_flight) >= requests_in_flight:
                         done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
                         await asyncio.gather(*done)
@@ -80,23 +87,34 @@ async def run(
         finally:
             await _cancel(in_flight)
 
-    async def deliver(generator: Any, request: Request) -> None:
-        candidates, clips = generator.generate.options(num_returns=2).remote(request)
-        try:
-            verdicts = await next_ranker().rank.remote(clips)
-        except Exception as error:
-            if not recover(error):
-                raise
-            verdicts = await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
-        await buffer.add.remote(candidates, verdicts)
+    async def deliver(generator: GeneratorHandle, request: Request) -> None:
+        async with forgotten_if_lost(request):
+            candidates, clips = generator.generate.options(num_returns=2).remote(request)
+            try:
+                verdicts = await next_ranker().rank.remote(clips)
+            except Exception as error:
+                if not recover(error):
+                    raise
+                verdicts = await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
+            del clips  # the videos need not stay in memory while the buffer waits for room
+            await buffer.add.remote(candidates, verdicts, request.number)
 
-    def next_ranker() -> Any:
+    @contextlib.asynccontextmanager
+    async def forgotten_if_lost(request: Request) -> AsyncIterator[None]:
+        try:
+            yield
+        except Exception:
+            with contextlib.suppress(Exception):  # a buffer that is lost, too, counts nothing
+                await buffer.forget.remote(request.number)
+            raise
+
+    def next_ranker() -> RankerHandle:
         return rankers[next(ranker_turns) % len(rankers)]
 
     learning = asyncio.ensure_future(learn())
     producers = [asyncio.ensure_future(produce(index)) for index in range(len(generators))]
     try:
-        # A producer never ends by itself: whatever is done first is the learner's end, or the first failure.
+        # A producer never ends before the learner: what is done first is the learner's end, or the first failure.
         done, _ = await asyncio.wait([learning, *producers], return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=lambda task: task is learning):
             task.result()
@@ -109,11 +127,11 @@ async def run(
         await _cancel([learning])
 
 
-async def load_newest(generator: Any, weights: Any, version: int) -> int:
+async def load_newest(generator: GeneratorHandle, weights: WeightsHandle, version: int) -> int:
     """Give the generator the newest weights if it holds older ones; return the version it holds then.
 
-    A generator that holds none waits until there are some. Fails closed: raises ValueError if what the generator says
-    it bound (version, parameters per expert, checksum) is not what was published.
+    If it holds none, wait until there are some. Fails closed: raises ValueError if the generator's receipt (version,
+    parameters per expert, checksum) is not what was published.
     """
     newest = await weights.newest.remote(version, wait=version == NOTHING_LOADED)
     if newest is None:
@@ -125,8 +143,9 @@ async def load_newest(generator: Any, weights: Any, version: int) -> int:
     return published.version
 
 
-async def _cancel(tasks: Any) -> None:
-    """Cancel what still runs and wait for its end; what it raises was seen already, or comes of the cancelling."""
+async def _cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel the tasks that still run and wait for their end. Their errors were seen already, or come of this."""
+    tasks = list(tasks)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,14 +1,18 @@
 """Where everything of one run lies, and the checks that a new run may be written there. No ray, no torch."""
 
+import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from cluster import run_state
 from configs.schema import RunConfig
 
 LATENT_CHANNELS, TEMPORAL_FACTOR, SPATIAL_FACTOR = 16, 4, 8
@@ -28,6 +32,52 @@ class RunFolder:
     path: Path
 
     @classmethod
+    def open(cls, path: Path | str, config: RunConfig) -> tuple["RunFolder", bool]:
+        """The folder, and whether a run of the same config is in it, not finished, to be gone on with.
+
+        Raises FileExistsError if the folder holds a finished run, or one whose config differs in more than a number of
+        steps that has grown; and whatever `create` raises.
+        """
+        folder = cls(Path(path).expanduser().absolute())
+        if not folder.config_file.is_file():
+            return cls.create(path, config), False
+        before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+        now = config.model_dump(mode="json")
+        if differing := different_keys(before, now):
+            raise FileExistsError(
+                f"out={folder.path}: this folder already holds a run (config.yaml) of another config; it was left as "
+                f"it is. Different: {', '.join(differing)}. A run goes on with the config that it began with; only "
+                "stages.N.steps may grow. Give that config, or another folder, for example "
+                f"out={_free_name(folder.path)}"
+            )
+        if folder.is_finished and before == now:
+            raise FileExistsError(
+                f"out={folder.path}: this folder already holds a run, and it is finished (config.yaml, summary.json); "
+                "it was left as it is. Raise stages.N.steps to go on with it, or choose another folder, for example "
+                f"out={_free_name(folder.path)}"
+            )
+        folder._write_config(config)
+        return folder, True
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a report says that all steps were done and measured."""
+        try:
+            return bool(json.loads(self.summary_file.read_text(encoding="utf-8"))["complete"])
+        except FileNotFoundError:
+            return False
+
+    def keep_adapter(self) -> None:
+        """The newest state's adapter, in diffusers' format, becomes the run's."""
+        states = run_state.folders(self.checkpoints)
+        if states:
+            unfinished = self.adapter.with_name(".adapter.unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(states[-1] / run_state.ADAPTER, unfinished)
+            shutil.rmtree(self.adapter, ignore_errors=True)
+            unfinished.rename(self.adapter)
+
+    @classmethod
     def create(cls, path: Path | str, config: RunConfig) -> "RunFolder":
         """Make the folder and write the resolved config into it.
 
@@ -44,8 +94,7 @@ class RunFolder:
         try:
             for subfolder in (folder.logs, folder.videos, folder.buffer, folder.checkpoints, folder.tracker):
                 subfolder.mkdir(parents=True, exist_ok=True)
-            resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            folder.config_file.write_text(resolved, encoding="utf-8")
+            folder._write_config(config)
         except OSError as error:
             raise _not_writable(folder.path, out=path, error=error) from error
         return folder
@@ -90,6 +139,12 @@ class RunFolder:
     def tracker(self) -> Path:
         return self.path / "tracker"
 
+    def _write_config(self, config: RunConfig) -> None:
+        resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        partial = self.config_file.with_suffix(".yaml.tmp")
+        partial.write_text(resolved, encoding="utf-8")
+        os.replace(partial, self.config_file)
+
     def _refuse_existing_run(self) -> None:
         """Any one of our names counts: half a run is worth keeping too."""
         ours = (self.config_file, self.metrics_file, self.summary_file, self.report_file, self.adapter)
@@ -100,6 +155,26 @@ class RunFolder:
                 f"out={self.path}: this folder already holds a run ({', '.join(found)}); it was left as it is. "
                 f"Choose another folder, for example out={_free_name(self.path)}"
             )
+
+
+def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
+    """Dotted keys whose values differ between two resolved configs. A `stages.N.steps` that has grown is no difference.
+
+    Example: different_keys({"seed": 0, "stages": [{"steps": 3}]}, {"seed": 1, "stages": [{"steps": 9}]}) == ["seed"]
+    """
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = (dict(enumerate(values)) for values in (before, now))
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        grown = (
+            isinstance(before, int)
+            and isinstance(now, int)
+            and re.fullmatch(r"stages\.\d+\.steps", key)
+            and before < now
+        )
+        return [] if before == now or grown else [key]
+    inside = f"{key}." if key else ""
+    names = sorted(before.keys() | now.keys())
+    return [k for name in names for k in different_keys(before.get(name), now.get(name), f"{inside}{name}")]
 
 
 def needed_bytes(config: RunConfig) -> int:

@@ -16,14 +16,23 @@ if TYPE_CHECKING:  # the schema imports this module
 
 def contradictions(config: RunConfig) -> list[str]:
     """A sentence for each contradiction: the keys, their values and what would be right. Empty where there is none."""
-    return [
-        *_sampling(config),
-        *_learner(config),
-        *_buffer(config),
-        *_ranker(config),
-        *_evaluation(config),
-        *_cluster(config),
-    ]
+    found = [*_evaluation(config), *_cluster(config)]
+    reads_offline = False
+    for number, stage in enumerate(config.stages):
+        try:
+            merged = config.of_stage(number)
+        except ValueError as error:  # an override that is no key of its section, or has a wrong value
+            found.append(str(error))
+            continue
+        reads_offline = reads_offline or merged.buffer.mix.offline > 0
+        found += [*_sampling(merged), *_learner(merged, number), *_buffer(merged), *_ranker(merged)]
+        if stage.kind == "offline" and (stage.sampling or stage.generator):
+            found.append(f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out")
+    if config.buffer.offline and not reads_offline:
+        found.append(
+            f"buffer.offline = {config.buffer.offline} is never read: buffer.mix.offline = 0 and no stage is offline"
+        )
+    return list(dict.fromkeys(found))  # what holds for several stages is said once
 
 
 def _sampling(config: RunConfig) -> list[str]:
@@ -37,7 +46,7 @@ def _sampling(config: RunConfig) -> list[str]:
     return found
 
 
-def _learner(config: RunConfig) -> list[str]:
+def _learner(config: RunConfig, number: int) -> list[str]:
     found = []
     learner, timesteps = config.learner, config.learner.timesteps
     share, rest = divmod(learner.pairs_per_step, learner.num_workers)
@@ -53,12 +62,18 @@ def _learner(config: RunConfig) -> list[str]:
             f"learner.num_workers = {learner.num_workers} has of learner.pairs_per_step = {learner.pairs_per_step}; "
             f"use at most {share}"
         )
-    for number, stage in enumerate(config.stages):
-        if learner.publish_every > stage.steps:
-            found.append(
-                f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
-                f"no new weights would ever reach the generators; use at most {stage.steps}"
-            )
+    (stage,) = config.stages
+    if learner.publish_every > stage.steps:
+        found.append(
+            f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
+            f"no new weights would ever reach the generators; use at most {stage.steps}"
+        )
+    if learner.checkpoint_every % learner.publish_every:
+        fitting = -(-learner.checkpoint_every // learner.publish_every) * learner.publish_every
+        found.append(
+            f"learner.checkpoint_every = {learner.checkpoint_every} is not a multiple of learner.publish_every = "
+            f"{learner.publish_every}: a run that goes on publishes the weights of its state; use {fitting}"
+        )
     if timesteps.kind != "apo":
         return found
     window = timesteps.count
@@ -101,8 +116,6 @@ def _buffer(config: RunConfig) -> list[str]:
         )
     if mix.offline and not buffer.offline:
         found.append(f"buffer.mix.offline = {mix.offline:g} wants buffer.offline, a store made by apogee data ingest")
-    if buffer.offline and not mix.offline:
-        found.append(f"buffer.offline = {buffer.offline} is never read while buffer.mix.offline = 0")
     return found
 
 

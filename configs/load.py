@@ -113,6 +113,11 @@ def _explain(
 ) -> str:
     """One of pydantic's findings in our words, with where the value came from."""
     location: Location = tuple(problem["loc"])
+    if location[:1] == ("stages",):  # pydantic puts the kind of a stage between its number and its keys
+        location = (*location[:2], *location[3:])
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        location = (*location, "kind")
+        problem = {**problem, "input": problem["input"].get("kind")}
     message = str(problem["msg"])
     if problem["type"] == "value_error":
         return "\n".join(f"{path}: {line}" for line in message.removeprefix("Value error, ").splitlines())

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from configs.contradictions import contradictions
 from configs.sections import (
@@ -46,17 +46,22 @@ class RunConfig(Section):
     def of_stage(self, number: int) -> "RunConfig":
         """The config as the stage sees it: its overrides put in, and `stages` holding it alone.
 
-        An offline stage learns from people's pairs alone: its `buffer.mix` is 1 offline. Raises pydantic's
-        ValidationError if an override is not a key of its section or has a wrong value.
+        An offline stage learns from people's pairs alone: its `buffer.mix` is 1 offline. Raises ValueError if an
+        override is not a key of its section or has a wrong value.
         """
         stage = self.stages[number]
         changed: dict[str, Any] = {name: getattr(stage, name) for name in OVERRIDABLE}
         if stage.kind == "offline":
             changed["buffer"] = {"mix": {"online": 0.0, "half_online": 0.0, "offline": 1.0}} | changed["buffer"]
-        merged = {
-            name: type(section).model_validate(_merged(section.model_dump(), changed[name]))
-            for name, section in ((name, getattr(self, name)) for name in OVERRIDABLE)
-        }
+        merged = {}
+        for name in OVERRIDABLE:
+            section = getattr(self, name)
+            try:
+                merged[name] = type(section).model_validate(_merged(section.model_dump(), changed[name]))
+            except ValidationError as error:
+                raise ValueError(
+                    "\n".join(_problem(f"stages.{number}.{name}", dict(e)) for e in error.errors())
+                ) from None
         return self.model_copy(update={**merged, "stages": [stage]})
 
     @model_validator(mode="after")
@@ -69,6 +74,11 @@ class RunConfig(Section):
     @property
     def run_folder(self) -> Path:
         return Path(self.out)
+
+
+def _problem(where: str, error: dict[str, Any]) -> str:
+    key = ".".join(map(str, (where, *error["loc"])))
+    return f"{key} = {error['input']!r}: {str(error['msg']).removeprefix('Input ')}"
 
 
 def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

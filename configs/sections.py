@@ -117,6 +117,8 @@ class LearnerConfig(Section):
     gpus_per_worker: Amount = 0.0
     publish_every: Positive = 1
     checkpoint_every: Positive = 50
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """The state of the run is also saved if so many minutes have passed since the last time."""
 
 
 class GeneratorConfig(Section):
@@ -215,10 +217,10 @@ class EvaluationConfig(Section):
 class ClusterConfig(Section):
     """`address: local` starts Ray here; `auto` joins the cluster the job was submitted to.
 
-    `max_losses`: lost actors that are replaced before the run gives up and shows the first error.
+    `max_failures`: dead actors that are replaced before the run gives up and shows the first error.
     """
 
     address: Literal["local", "auto"] = "local"
     num_cpus: Positive | None = None
     dashboard: bool = False
-    max_losses: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[int, Field(ge=0)] = 3

@@ -4,13 +4,16 @@ A checkpoint is a folder: `adapter.safetensors`, `optimizer.safetensors`, and `l
 holds the size and sha256 of both. A folder without it, or one that differs from it, is not loaded.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,21 +39,17 @@ class LearnerState:
     exp_avg: dict[str, dict[str, Tensor]]
     exp_avg_sq: dict[str, dict[str, Tensor]]
     adam_steps: dict[str, dict[str, int]]
+    reference: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """The frozen adapter of the stage, named as `adapters`. Empty if the reference is the base."""
+    run: dict[str, Any] = field(default_factory=dict)
+    """JSON values that belong to the same commit: where the run stands (`cluster.run_state.Position`)."""
 
 
 def save_checkpoint(folder: Path, state: LearnerState) -> None:
-    """Writes `folder` whole: a hidden neighbour is filled and synced, then renamed into place.
-
-    Raises FileExistsError if `folder` is there (a checkpoint is never overwritten), OSError where the disk refuses;
-    then nothing is left behind.
-    """
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; a checkpoint is never overwritten")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
-        save_file(_flatten({"adapter": state.adapters}), unfinished / ADAPTER)
+    """Writes `folder` whole, as `whole_folder` does, and raises what that raises."""
+    with whole_folder(folder) as unfinished:
+        groups = {"adapter": state.adapters, "reference": state.reference}
+        save_file(_flatten(groups), unfinished / ADAPTER)
         save_file(_flatten({"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}), unfinished / OPTIMIZER)
         manifest = {
             "format": FORMAT,
@@ -58,11 +57,28 @@ def save_checkpoint(folder: Path, state: LearnerState) -> None:
             "steps": state.steps,
             "version": state.version,
             "adam_steps": state.adam_steps,
+            "run": state.run,
             "files": {name: _fingerprint(unfinished / name) for name in (ADAPTER, OPTIMIZER)},
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for name in (ADAPTER, OPTIMIZER, MANIFEST, "."):
-            _sync(unfinished / name)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A hidden neighbour to fill. At the end of the block it is synced and renamed to `folder`.
+
+    Raises FileExistsError if `folder` is there (a checkpoint is never overwritten), and OSError if the disk refuses. If
+    the block raises, nothing is left behind.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; a checkpoint is never overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            _sync(path)
         unfinished.rename(folder)
         _sync(folder.parent)
     except BaseException:
@@ -72,7 +88,7 @@ def save_checkpoint(folder: Path, state: LearnerState) -> None:
 
 
 def load_checkpoint(folder: Path) -> LearnerState:
-    """Reads a checkpoint after its files have been held to their sizes and sha256.
+    """Reads a checkpoint after its files have been checked against their sizes and sha256.
 
     Raises FileNotFoundError that names the missing folder or file, ValueError that names the file that is torn or the
     format that is unknown.
@@ -99,6 +115,8 @@ def load_checkpoint(folder: Path) -> LearnerState:
         exp_avg=optimizer.get("exp_avg", {}),
         exp_avg_sq=optimizer.get("exp_avg_sq", {}),
         adam_steps=manifest["adam_steps"],
+        reference=adapter.get("reference", {}),
+        run=manifest.get("run", {}),
     )
 
 

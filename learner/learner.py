@@ -6,7 +6,6 @@ a stream: the window is keyed by (seed, step), the noise by (seed, step, pair), 
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,14 +15,24 @@ from buffers.records import Batch, Snapshot
 from buffers.tensors import checksum, encode
 from configs.sections import LearnerConfig
 from learner.checkpoint import LearnerState
+from learner.mesh import Mesh
 from learner.noise_levels import LEVELS
 from learner.samples import PairTensors, load_pairs, microbatches, pair_loss
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
-from policy.lora.adapters import adapter_state, load_adapter_state, policy_parameters
+from policy.lora.adapters import (
+    adapter_state,
+    freeze_as_reference,
+    load_adapter_state,
+    policy_parameters,
+    reference_state,
+)
 from policy.policy import VideoPolicy
 
 FIGURES = ("loss", "implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift")
 """Means over window and global batch."""
+
+_OTHER_FAILURE = 1e6
+"""A rank adds this to the count of failed ranks if it failed otherwise than by a value that is not finite."""
 
 _COLUMNS = 1 + len(FIGURES)
 _TAIL = LEVELS * _COLUMNS + 1
@@ -34,8 +43,8 @@ number of ranks that failed."""
 class Learner:
     """Holds the policy, its optimizer and the number of steps taken.
 
-    `policy` must have been loaded with a LoRA config. `sampling_steps`: N, the steps that inference takes. `reduce`
-    sums a flat float32 tensor over the ranks in place; every rank calls it once a timestep of the window.
+    `policy` must have been loaded with a LoRA config. `sampling_steps`: N, the steps that inference takes. Every
+    rank of the mesh reduces once per timestep of the window, whatever its number of microbatches.
     Raises ValueError at once where the policy has no adapter, the window does not fit the inference grid, or the batch
     does not divide among the ranks.
     """
@@ -47,26 +56,21 @@ class Learner:
         *,
         sampling_steps: int,
         seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        reduce: Callable[[Tensor], None] | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
-        if config.pairs_per_step % world_size:
+        mesh = mesh or Mesh()
+        if config.pairs_per_step % mesh.size:
             raise ValueError(
-                f"learner.pairs_per_step = {config.pairs_per_step} does not divide among {world_size} learner workers; "
+                f"learner.pairs_per_step = {config.pairs_per_step} does not divide among {mesh.size} learner workers; "
                 "make it a multiple of learner.num_workers"
             )
-        if world_size > 1 and reduce is None:
-            raise ValueError(f"{world_size} learner workers need a `reduce` that sums a tensor over them")
         check_timesteps(config.timesteps, policy.scheduler, sampling_steps, boundary_ratio=policy.boundary_ratio)
         self.policy = policy
         self.config = config
         self.sampling_steps = sampling_steps
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
+        self.mesh = mesh
         self.steps = 0
-        self._reduce = reduce
         self._parameters = {
             expert: dict(policy_parameters({expert: transformer}))
             for expert, transformer in policy.transformers.items()
@@ -100,7 +104,6 @@ class Learner:
         the counters are then as before.
         """
         started = time.perf_counter()
-        self._check_batch(batch)
         window = draw_window(
             self.config.timesteps,
             scheduler=self.policy.scheduler,
@@ -109,7 +112,7 @@ class Learner:
             step=self.steps,
             num_pairs=self.config.pairs_per_step,
             boundary_ratio=self.policy.boundary_ratio,
-        ).share(rank=self.rank, world_size=self.world_size)
+        ).share(rank=self.mesh.rank, world_size=self.mesh.size)
         gradients: dict[str, Tensor] = {}
         norms: list[float] = []
         table = torch.zeros(LEVELS, _COLUMNS)
@@ -179,25 +182,32 @@ class Learner:
                 {e: {n: slot["exp_avg_sq"] for n, slot in named.items()} for e, named in slots.items()}
             ),
             adam_steps={e: {n: int(slot["step"]) for n, slot in named.items()} for e, named in slots.items()},
+            reference=_cpu_copies(reference_state(self.policy.transformers)),
         )
+
+    def begin_stage(self) -> None:
+        """From here on the reference is a frozen copy of the adapter as it is now, and the optimizer is a new one.
+
+        `steps` goes on: draws are keyed by the step of the run.
+        """
+        freeze_as_reference(self.policy.transformers)
+        self._optimizer.state.clear()
 
     def restore(self, state: LearnerState) -> None:
         """Goes on from `state` as if never stopped.
 
-        Raises ValueError where the state is another run's: another seed (its draws would differ), another version for
-        the same steps (another `publish_every`), or an adapter that does not fit.
+        Raises ValueError if the state is another run's: another seed (its draws would differ), or an adapter that does
+        not fit.
         """
         if state.seed != self.seed:
             raise ValueError(f"the checkpoint was made with seed {state.seed}, this run has seed {self.seed}")
-        if state.version != state.steps // self.config.publish_every:
-            raise ValueError(
-                f"the checkpoint has version {state.version} at step {state.steps}, which learner.publish_every = "
-                f"{self.config.publish_every} does not give; versions must not go backwards"
-            )
         for expert, steps in state.adam_steps.items():
             strange = sorted(steps.keys() - self._parameters.get(expert, {}).keys())
             if strange:
                 raise ValueError(f"the checkpoint's optimizer knows {strange[0]} of {expert}, this policy does not")
+        if state.reference:  # the policy's place is only borrowed: the adapter itself is loaded next
+            load_adapter_state(self.policy.transformers, state.reference)
+            freeze_as_reference(self.policy.transformers)
         load_adapter_state(self.policy.transformers, state.adapters)
         self._optimizer.state.clear()
         for expert, steps in state.adam_steps.items():
@@ -211,21 +221,24 @@ class Learner:
         self.steps = state.steps
 
     def _check_batch(self, batch: Batch) -> None:
-        share = self.config.pairs_per_step // self.world_size
+        share = self.config.pairs_per_step // self.mesh.size
         if batch.step != self.steps:
             raise ValueError(f"the batch is of step {batch.step}, the learner is at step {self.steps}")
         if len(batch.pairs) != share:
             raise ValueError(
-                f"step {batch.step}: the batch has {len(batch.pairs)} pairs for rank {self.rank} of {self.world_size}; "
-                f"learner.pairs_per_step = {self.config.pairs_per_step} makes it {share}"
+                f"step {batch.step}: the batch has {len(batch.pairs)} pairs for rank {self.mesh.rank} of "
+                f"{self.mesh.size}; learner.pairs_per_step = {self.config.pairs_per_step} makes it {share}"
             )
 
-    def _load(self, batch: Batch, window: TimestepWindow) -> list[PairTensors] | FloatingPointError:
-        """The pairs, or why they are not finite: the other ranks are told in the first reduction, where they wait."""
+    def _load(self, batch: Batch, window: TimestepWindow) -> list[PairTensors] | Exception:
+        """The pairs, or why there are none: the other ranks are told in the first reduction, where they wait."""
         try:
+            self._check_batch(batch)
             return load_pairs(batch, seed=self.seed)
         except FloatingPointError as error:
             return self._not_finite(str(error), batch, window)
+        except Exception as error:
+            return error
 
     def _attach_gradients(self, expert: str) -> Tensor:
         """Flat float32 zeros: every gradient of the expert is a view of it, and it ends with `_TAIL` figures.
@@ -245,27 +258,32 @@ class Learner:
 
     def _accumulate_and_reduce(
         self,
-        pairs: list[PairTensors] | FloatingPointError,
+        pairs: list[PairTensors] | Exception,
         batch: Batch,
         window: TimestepWindow,
         row: int,
         flat: Tensor,
     ) -> None:
-        """Fills `flat` with the sums over the ranks at one timestep; raises on every rank where one of them failed."""
-        failure = pairs if isinstance(pairs, FloatingPointError) else None
+        """Fills `flat` with the sums over the ranks at one timestep; if one rank failed, raises on every rank.
+
+        A rank that failed, however it failed, still reduces: the others wait for it there.
+        """
+        failure = pairs if isinstance(pairs, Exception) else None
         try:
-            if not isinstance(pairs, FloatingPointError):
+            if not isinstance(pairs, Exception):
                 self._accumulate(pairs, window, row, flat[-_TAIL:-1].view(LEVELS, _COLUMNS))
         except FloatingPointError as error:
-            # Raised below, once the other ranks have been told: they are waiting in the reduction.
             failure = self._not_finite(str(error), batch, window)
+        except Exception as error:
+            failure = error
         if failure is not None:
             flat.zero_()
-            flat[-1] = 1.0
-        if self._reduce is not None:
-            self._reduce(flat)
+            flat[-1] = 1.0 if isinstance(failure, FloatingPointError) else _OTHER_FAILURE
+        self.mesh.reduce(flat)
         if failure is not None:
             raise failure
+        if float(flat[-1]) >= _OTHER_FAILURE:
+            raise RuntimeError(f"step {self.steps}: another learner worker failed; its own error says why")
         if float(flat[-1]):
             raise FloatingPointError(f"step {self.steps}: another learner worker met a value that is not finite")
 

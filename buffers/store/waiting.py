@@ -1,8 +1,8 @@
 """The pairs that may still be learned from and the batches drawn of them, as an SQLite file: small facts that change.
 
-Which pairs a step gets: of each source as many as `Mix` says, those used least often first, then those of the oldest
-policy version (a pair costs about five times its training, so none should expire unused), and by chance, keyed by
-(seed, pair, uses), among equals. The order in which pairs arrived plays no part, so the same pairs give the same batch.
+Which pairs a step gets: from each source as many as `Mix` says. Pairs that were used least often come first, then those
+of the oldest policy version: a pair costs about four times its training to make, so none should expire unused. Among
+equals chance decides, keyed by (seed, pair, uses). The order of arrival plays no part: the same pairs, the same batch.
 What is drawn is on disk before anybody sees it, and stays the batch of that step.
 """
 
@@ -42,6 +42,7 @@ _STATEMENTS = (
     END
     """,
     "CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, version INTEGER, ids TEXT)",
+    "CREATE TABLE IF NOT EXISTS requests (number INTEGER PRIMARY KEY)",
     "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
 )
 
@@ -76,15 +77,39 @@ class WaitingPairs:
             for statement in _STATEMENTS:
                 db.execute(statement)
 
-    def add(self, pairs: Iterable[Waiting], *, seen: dict[str, int]) -> None:
-        """All or nothing, with `seen`: for each store up to which of its pairs they are known here."""
+    def begin_stage(self, stage: int) -> None:
+        """If the stage is another one than before: no request of it is finished, and its mix counts from zero."""
+        with self._lock, self._db.transaction() as db:
+            if self.state("stage") != stage:
+                db.execute("DELETE FROM requests")
+                db.execute("UPDATE sums SET drawn = 0")
+                _remember(db, {"stage": stage})
+
+    def add(self, pairs: Iterable[Waiting], *, request: int | None = None, remember: dict[str, int]) -> None:
+        """Adds pairs. In the same transaction: `request` is finished, and `remember` replaces values of `state`."""
         rows = [(p.id, p.source, p.policy_version, 0, self._chance(p.id, 0), p.bytes) for p in pairs]
         with self._lock, self._db.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, ?, ?)", rows)
-            _remember(db, seen)
+            if request is not None:
+                db.execute("INSERT OR IGNORE INTO requests VALUES (?)", (request,))
+            _remember(db, remember)
 
-    def draw(self, step: int, version: int, quotas: dict[Source, int], *, order: Sequence[int], max_uses: int) -> Draw:
-        """Chooses the batch of a step. `order`: where in the batch each goes, so that every rank has some of all.
+    def finished(self) -> set[int]:
+        """Numbers of the stage's requests whose pairs were stored or dropped."""
+        with self._lock:
+            return {number for (number,) in self._db.rows("SELECT number FROM requests")}
+
+    def draw(
+        self,
+        step: int,
+        version: int,
+        quotas: dict[Source, int],
+        *,
+        order: Sequence[int],
+        max_uses: int,
+        remember: dict[str, int],
+    ) -> Draw:
+        """Chooses the batch of a step. `order`: the place of each pair in it, so that every rank has some of all.
 
         Raises ValueError if a source has too few.
         """
@@ -104,7 +129,7 @@ class WaitingPairs:
                 db.execute("UPDATE sums SET drawn = drawn + ? WHERE source = ?", (count, source))
             draw = Draw(version, tuple(ids[place] for place in order))
             db.execute("INSERT INTO draws VALUES (?, ?, ?)", (step, version, json.dumps(draw.ids)))
-            _remember(db, {"version": version})
+            _remember(db, {"version": version, **remember})
         return draw
 
     def drawn(self, step: int) -> Draw | None:
@@ -112,6 +137,11 @@ class WaitingPairs:
         with self._lock:
             rows = self._db.rows("SELECT version, ids FROM draws WHERE step = ?", (step,))
         return Draw(rows[0][0], tuple(json.loads(rows[0][1]))) if rows else None
+
+    def last_step(self) -> int:
+        """The last step that has a batch, or -1."""
+        with self._lock:
+            return self._db.rows("SELECT COALESCE(MAX(step), -1) FROM draws")[0][0]
 
     def drop_older(self, policy_version: int) -> int:
         """Drops what a policy of an earlier version made; returns how many. Offline pairs do not age."""
@@ -135,6 +165,18 @@ class WaitingPairs:
         """Source -> pairs and bytes that wait, and pairs drawn so far."""
         with self._lock:
             return {row[0]: row[1:] for row in self._db.rows("SELECT source, pairs, bytes, drawn FROM sums")}
+
+    def uses_left(self, source: Source, max_uses: int) -> int:
+        """In how many places of a batch the waiting pairs of a source may still stand."""
+        with self._lock:
+            query = "SELECT COALESCE(SUM(? - uses), 0) FROM waiting WHERE source = ?"
+            return self._db.rows(query, (max_uses, source))[0][0]
+
+    def counts(self) -> dict[str, int]:
+        """What `remember` was given under names that begin with `count/`, without that beginning."""
+        with self._lock:
+            rows = self._db.rows("SELECT name, value FROM state WHERE name LIKE 'count/%'")
+        return {name.removeprefix("count/"): value for name, value in rows}
 
     def state(self, name: str) -> int:
         """What was remembered under a name; 0 at first."""

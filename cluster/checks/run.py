@@ -40,6 +40,7 @@ def preflight(config: RunConfig) -> Preflight:
     _people(config, facts, problems)
     _ranker(config, problems)
     _meter(config, problems)
+    _gpus(config, problems)
     _room(config, problems)
     return Preflight(tuple(problems), facts, shape, prompts)
 
@@ -132,6 +133,16 @@ def _meter(config: RunConfig, problems: list[str]) -> None:
             f"evaluation.meter = {meter}: there is no module {module}; write `package.module:function`, as it is "
             "imported from the working directory"
         )
+
+
+def _gpus(config: RunConfig, problems: list[str]) -> None:
+    """A generator, a learner worker and a ranker are one process on one device each."""
+    for need in needs(config):
+        if need.gpus > 1:
+            problems.append(
+                f"{need.role}: {need.gpus:g} GPUs for one process ({need.role}.gpus_per_*), which uses one, and the "
+                f"others would stand idle; use 1, and raise {need.key} for more processes"
+            )
 
 
 def _room(config: RunConfig, problems: list[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from actors.evaluator import Evaluator
+from actors.made_for import made_for
 from actors.prompts import read_prompts
 from buffers.records import Condition
 from cluster.checks.resources import check_resources, needs
@@ -13,7 +14,7 @@ from cluster.checks.run import preflight
 from configs.schema import RunConfig
 from configs.sections import AdaptersConfig
 from learner.timesteps import check_timesteps
-from policy.lora.adapters import add_adapters
+from policy.lora.adapters import add_adapters, check_lora
 from policy.skeleton import skeleton
 from ranker.judges.adapter_files import named_adapters
 
@@ -45,8 +46,8 @@ def adapters_here(adapters: AdaptersConfig) -> AdaptersConfig:
     return adapters.model_copy(update={domain: here(path) for domain, path in named_adapters(adapters).items()})
 
 
-def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
-    """Check all of it and return the training conditions and the held-out ones.
+def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition], dict[str, str]]:
+    """Check all of it; return the training conditions, the held-out ones, and what the bundle's latents belong to.
 
     Raises ValueError that names the key or file, the value, and what would be right.
     """
@@ -54,10 +55,15 @@ def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
     if found.problems or found.facts is None:
         raise ValueError("\n".join(found.problems))
     transformers, scheduler = skeleton(config.model.path)
-    check_timesteps(
-        config.learner.timesteps, scheduler, config.sampling.steps, boundary_ratio=found.facts.boundary_ratio
-    )
+    stages = [config.of_stage(number) for number in range(len(config.stages))]
+    for stage in stages:
+        timesteps, steps = stage.learner.timesteps, stage.sampling.steps
+        check_timesteps(timesteps, scheduler, steps, boundary_ratio=found.facts.boundary_ratio)
+    if len({stage.learner.lora.model_dump_json() for stage in stages}) > 1:
+        raise ValueError("stages.*.learner.lora: one adapter goes through all stages; give learner.lora for the run")
     add_adapters(transformers, config.learner.lora, seed=config.seed)
+    if config.start_from is not None:
+        check_lora(config.start_from, transformers)
     Evaluator(config.evaluation.meter, config.run_folder, 0, config.sampling.fps)  # imports the meter
     if config.cluster.address == "local":
         cpus = config.cluster.num_cpus or os.cpu_count() or 1
@@ -66,4 +72,5 @@ def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition]]:
     return (
         read_prompts(config.prompts.train, max_characters=longest),
         read_prompts(config.evaluation.prompts, max_characters=longest),
+        made_for(found.facts, max_text_tokens=config.model.max_text_tokens),
     )

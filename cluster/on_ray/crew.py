@@ -1,9 +1,11 @@
-"""Plain classes become Ray actors here: each class wrapped once, with the resources its section of the config names.
+"""Plain classes become Ray actors here: each class is wrapped once, with the resources that its section names.
 
 The small actors (buffer, weights, metrics, evaluator) ask for no CPU: they mostly wait.
 """
 
 import asyncio
+import itertools
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
@@ -11,61 +13,123 @@ import ray
 
 from actors.evaluator import Evaluator
 from actors.generator import Generator
-from actors.made_for import made_for
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster.monitor.metrics import MetricsLog
-from cluster.on_ray.supervision import Losses
+from cluster.on_ray.learner_worker import make_trainer
+from cluster.on_ray.supervision import Supervisor
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
-from policy.bundle import check_bundle
 from ranker.ranker import Ranker
 
 
 class Crew:
-    """All actors of a run. The loop reads `generators` and `rankers`: a lost actor is replaced there."""
+    """The actors of a run; `stages.py` says when generators and rankers run.
 
-    def __init__(self, config: RunConfig, folder: RunFolder, *, started: float) -> None:
-        self._config = config
+    The loop reads the lists `generators` and `rankers`: a dead actor is replaced in them. `buffer` is the stage's own.
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, *, started: float, encoded_by: Mapping[str, str]) -> None:
+        """started: `time.time()` at which the run's own clock stood at zero; encoded_by: `PairStore`'s."""
+        self._config, self._folder, self._encoded_by = config, folder, encoded_by
+        self._numbers = itertools.count()
+        self._generators_of: RunConfig | None = None
         self.metrics = _actor(MetricsLog, "metrics").remote(
             folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
         )
         self.weights = _actor(WeightStore, "weights").remote(ray.put)
-        belongs = made_for(check_bundle(config.model.path), max_text_tokens=config.model.max_text_tokens)
-        self.buffer = _actor(ReplayBuffer, "buffer").remote(
-            config.buffer, folder=folder.buffer, seed=config.seed, made_for=belongs
-        )
+        self.buffer: Any = None
         evaluation = config.evaluation
         self.evaluator = _actor(Evaluator, "evaluator").remote(
             evaluation.meter, folder.path, evaluation.shown_videos, config.sampling.fps
         )
-        self.losses = Losses(config.cluster.max_losses, on_loss=self._record_loss)
-        self.rankers = self.losses.watch("ranker", self._ranker, count=config.ranker.num_actors)
-        self.generators = self.losses.watch("generator", self._generator, count=config.generator.num_actors)
+        self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
+        self.generators = self.supervisor.watch("generator", self._generator, count=0)
+        self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)
+
+    async def begin_stage(self, number: int) -> None:
+        """The buffer of the stage is opened; rankers run if the stage is an online one."""
+        config = self._config.of_stage(number)
+        if self.buffer is not None:
+            await self.buffer.close.remote()
+        self.buffer = _actor(ReplayBuffer, f"buffer-{number}").remote(
+            config.buffer,
+            folder=self._folder.buffer,
+            seed=config.seed,
+            made_for=self._encoded_by,
+            stage=number,
+            pairs_per_step=config.learner.pairs_per_step,
+            publish_every=config.learner.publish_every,
+        )
+        if config.stages[0].kind == "offline":
+            self.stop_rankers()
+        else:
+            await self.start_rankers()
+
+    def start_generators(self, config: RunConfig) -> None:
+        """`generator.num_actors` of them run with this config; those of another one are stopped first."""
+        if self._generators_of is not None and _videos_of(self._generators_of) != _videos_of(config):
+            self.stop_generators()
+        if not self.generators:
+            self._generators_of = config
+            self.supervisor.watch("generator", self._generator, count=config.generator.num_actors)
+
+    def stop_generators(self) -> None:
+        """Their CPUs and GPUs are free for others."""
+        self.supervisor.stop("generator")
+
+    async def start_rankers(self) -> None:
+        """`ranker.num_actors` of them run. They go on with the buffer's counts, if a run goes on."""
+        if not self.rankers:
+            self._judged = await self.buffer.counts.remote() if self.buffer is not None else {}
+            self.supervisor.watch("ranker", self._ranker, count=self._config.ranker.num_actors)
+
+    def stop_rankers(self) -> None:
+        """Their CPUs and GPUs are free for others."""
+        self.supervisor.stop("ranker")
+
+    def learner(self, number: int) -> Any:
+        """The Ray Train group of a stage; `fit()` blocks until its steps are done or the buffer is closed."""
+        return make_trainer(
+            self._config.of_stage(number),
+            number=number,
+            folder=self._folder,
+            buffer=self.buffer,
+            weights=self.weights,
+            metrics=self.metrics,
+        )
 
     async def ready(self) -> None:
         """Wait until every actor has been constructed; raises the first constructor's error."""
         crew = [self.metrics, self.weights, self.buffer, self.evaluator, *self.rankers, *self.generators]
         await asyncio.gather(*(actor.__ray_ready__.remote() for actor in crew))
 
-    def _record_loss(self, role: str, index: int, error: BaseException) -> None:
-        row = {"role": role, "index": index, "losses": self.losses.count, "error": str(error)[:2000]}
-        self.metrics.record.remote("loss", row)
+    def _record_failure(self, role: str, index: int, error: BaseException) -> None:
+        row = {"role": role, "index": index, "failures": self.supervisor.count, "error": str(error)[:2000]}
+        self.metrics.record.remote("failure", row)
 
     def _generator(self, index: int) -> Any:
-        section = self._config.generator
-        # A number that was never used: a lost actor's name is freed only some time after its death.
-        name = f"generator-{index}.{self.losses.count}"
-        return _actor(Generator, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor).remote(self._config)
+        assert self._generators_of is not None, "generators are made by start_generators"
+        section = self._generators_of.generator
+        # A number that was never used: a dead actor's name is freed only some time after its death.
+        name = f"generator-{index}.{next(self._numbers)}"
+        return _actor(Generator, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor).remote(
+            self._generators_of
+        )
 
     def _ranker(self, index: int) -> Any:
         section, generator = self._config.ranker, self._config.generator
-        name = f"ranker-{index}.{self.losses.count}"
+        name = f"ranker-{index}.{next(self._numbers)}"
         # Every call that can be under way, and one for `times`: the engine batches what they ask.
         threads = ceil(generator.num_actors * generator.requests_in_flight / section.num_actors) + 1
         return _actor(Ranker, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor, threads=threads).remote(
             section
         )
+
+
+def _videos_of(config: RunConfig) -> tuple[object, ...]:
+    """What a generator takes from its config."""
+    return config.sampling, config.generator, config.learner.lora
 
 
 def nodes() -> list[dict[str, float]]:

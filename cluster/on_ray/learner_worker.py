@@ -1,11 +1,10 @@
-"""What every process of the Ray Train group runs: build or restore a learner, then `learn_steps`.
+"""What every process of the learner's Ray Train group runs: build or restore the learner, then `learn_steps`.
 
-Only checkpoints are reported to Ray Train (a report costs a poll of its controller); metrics and weights go through
-actors. The gradient is one small flat tensor, so one all-reduce a step is all the parallelism LoRA asks for.
+Nothing is reported to Ray Train. Rank 0 writes the state of the run as a folder (`run_state.py`). A group that is
+restarted reads the same folder as a command that is given again. Metrics and weights go through actors.
 """
 
-import tempfile
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -15,31 +14,36 @@ import torch
 import torch.distributed as dist
 
 from buffers.records import Batch, Snapshot
+from cluster import run_state
 from cluster.learn_steps import learn_steps
+from cluster.run_folder import RunFolder
+from cluster.run_state import Position, RunState
 from configs.ranker import RankerTrainingConfig
 from configs.schema import RunConfig
 from configs.sections import LearnerConfig
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
-from policy.lora.adapters import save_lora
+from learner.mesh import Mesh
+from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
-STATE, ADAPTER = "state", "adapter"
-"""In a checkpoint: what the learner goes on from, and what a user can load (diffusers' LoRA format)."""
 
-
-def make_trainer(config: RunConfig, *, checkpoints: Path, buffer: Any, weights: Any, metrics: Any) -> Any:
-    """The Ray Train group of this run; `fit()` blocks until the steps are done or the buffer is closed."""
-    section = config.learner
+def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, buffer: Any, weights: Any, metrics: Any) -> Any:
+    """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's."""
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"config": config, "buffer": buffer, "weights": weights, "metrics": metrics},
-        scaling_config=worker_group(section),
+        train_loop_config={
+            "config": config,
+            "number": number,
+            "checkpoints": folder.checkpoints,
+            "buffer": buffer,
+            "weights": weights,
+            "metrics": metrics,
+        },
+        scaling_config=worker_group(config.learner),
         run_config=ray.train.RunConfig(
-            name="learner",
-            storage_path=str(checkpoints),
-            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_losses),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            name=f"stage-{number}",
+            storage_path=str(folder.logs / "train"),
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
         ),
     )
 
@@ -54,63 +58,11 @@ def worker_group(section: LearnerConfig | RankerTrainingConfig) -> Any:
     )
 
 
-def train_worker(given: dict[str, Any]) -> None:
-    """Ray Train's function; `given` holds the config and the handles of buffer, weights and metrics."""
-    config: RunConfig = given["config"]
-    buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
+def ranks() -> Mesh:
+    """This process among those of its Ray Train group."""
     context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    learner = build_learner(config, rank=rank, world_size=world_size)
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            learner.restore(load_checkpoint(Path(folder) / STATE))
-
-    def take(step: int) -> Batch | None:
-        count = config.learner.pairs_per_step
-        return ray.get(buffer.take.remote(step, count, rank=rank, world_size=world_size))
-
-    def publish(snapshot: Snapshot) -> None:
-        if rank == 0:  # by value: the store puts it, so that the weights outlive this worker
-            version = ray.get(weights.publish.remote(snapshot))
-            ray.get(buffer.advance.remote(version))
-
-    def record(kind: str, row: dict[str, Any]) -> None:
-        if rank == 0:
-            metrics.record.remote(kind, row)
-
-    learn_steps(
-        learner,
-        steps=sum(stage.steps for stage in config.stages),
-        first_version=int(ray.get(weights.version.remote())) + 1,
-        publish_every=config.learner.publish_every,
-        checkpoint_every=config.learner.checkpoint_every,
-        take=take,
-        publish=publish,
-        save=lambda: _save(learner, config, rank=rank),
-        record=record,
-        agree=_all_ranks,
-    )
-
-
-def build_learner(config: RunConfig, *, rank: int, world_size: int) -> Learner:
-    policy = VideoPolicy.load(
-        config.model.path,
-        dtype=getattr(torch, config.model.dtype),
-        device=ray.train.torch.get_device(),
-        lora=config.learner.lora,
-        seed=config.seed,
-        max_text_tokens=config.model.max_text_tokens,
-    )
-    return Learner(
-        policy,
-        config.learner,
-        sampling_steps=config.sampling.steps,
-        seed=config.seed,
-        rank=rank,
-        world_size=world_size,
-        reduce=sum_over_ranks if world_size > 1 else None,
-    )
+    size = context.get_world_size()
+    return Mesh(context.get_world_rank(), size, sum_over_ranks, _all_ranks) if size > 1 else Mesh()
 
 
 def sum_over_ranks(flat: torch.Tensor) -> None:
@@ -119,21 +71,90 @@ def sum_over_ranks(flat: torch.Tensor) -> None:
 
 
 def _all_ranks(answer: bool) -> bool:
-    """Whether every rank says yes; also the point where they wait for each other."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return answer
+    """Whether every rank says yes; also the point at which they wait for each other."""
     asked = torch.tensor([int(answer)], device=ray.train.torch.get_device())
     dist.all_reduce(asked, op=dist.ReduceOp.MIN)
     return bool(asked.item())
 
 
-def _save(learner: Learner, config: RunConfig, *, rank: int) -> None:
-    """Report a checkpoint; every rank has to call it, rank 0 brings the files."""
-    if rank:
-        ray.train.report({"step": learner.steps})
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        save_checkpoint(folder / STATE, learner.state())
-        save_lora(folder / ADAPTER, learner.policy.transformers, config.learner.lora)
-        ray.train.report({"step": learner.steps}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
+    """A learner at step 0 of a run."""
+    policy = VideoPolicy.load(
+        config.model.path,
+        dtype=getattr(torch, config.model.dtype),
+        device=ray.train.torch.get_device(),
+        lora=config.learner.lora,
+        seed=config.seed,
+        max_text_tokens=config.model.max_text_tokens,
+    )
+    return Learner(policy, config.learner, sampling_steps=config.sampling.steps, seed=config.seed, mesh=mesh)
+
+
+def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number: int) -> Position:
+    """Bring a new learner to where stage `number` of the run stands, and say where that is.
+
+    At the beginning of a stage the adapter is the one that the stage before left, or `start_from`'s, or a new one that
+    changes nothing. Except for the last, a frozen copy of it is the reference.
+    """
+    if state is not None and state.position.stage == number:
+        learner.restore(state.learner)
+        return state.position
+    if state is not None:
+        learner.restore(state.learner)
+        learner.begin_stage()
+        return Position(number, first_step=state.step, version=state.position.version + 1, buffer={})
+    if config.start_from is not None:
+        load_lora(config.start_from, learner.policy.transformers)
+        learner.begin_stage()
+    return Position(number, first_step=0, version=0, buffer={})
+
+
+def train_worker(given: dict[str, Any]) -> None:
+    """Ray Train's function; `given` holds what `make_trainer` put there."""
+    config: RunConfig = given["config"]
+    number, checkpoints = given["number"], given["checkpoints"]
+    buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
+    mesh = ranks()
+    learner = build_learner(config, mesh)
+    position = go_on(learner, config, run_state.newest(checkpoints), number=number)
+
+    def take(step: int) -> Batch | None:
+        count = config.learner.pairs_per_step
+        return ray.get(buffer.take.remote(step, count, rank=mesh.rank, world_size=mesh.size))
+
+    def publish(snapshot: Snapshot) -> None:
+        if mesh.rank:
+            return
+        # A group that was restarted repeats steps: the generators hold those weights already.
+        newest: int = ray.get(weights.version.remote())
+        if snapshot.version > newest:
+            ray.get(weights.publish.remote(snapshot))  # by value: the store puts it, so that it outlives this worker
+        ray.get(buffer.advance.remote(snapshot.version))
+
+    def save(version: int) -> None:
+        if mesh.rank:
+            return
+        here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()))
+        run_state.save(
+            checkpoints,
+            RunState(here, learner.state()),
+            export=lambda folder: save_lora(folder, learner.policy.transformers, config.learner.lora),
+        )
+
+    def record(kind: str, row: dict[str, Any]) -> None:
+        if not mesh.rank:
+            metrics.record.remote(kind, {**row, "stage": number})
+
+    learn_steps(
+        learner,
+        steps=position.first_step + config.stages[0].steps,
+        first_version=position.version,
+        publish_every=config.learner.publish_every,
+        checkpoint_every=config.learner.checkpoint_every,
+        checkpoint_seconds=60 * config.learner.checkpoint_minutes,
+        take=take,
+        publish=publish,
+        save=save,
+        record=record,
+        agree=mesh.agree,
+    )

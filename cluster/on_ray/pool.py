@@ -17,7 +17,7 @@ from configs.schema import RunConfig
 def pool(config: RunConfig, role: type, *given: Any, logs: Path, **named: Any) -> Iterator[list[Any]]:
     """`generator.num_actors` of a plain class, on a Ray that lasts as long as the block.
 
-    They hold nothing that the next call needs: Ray makes a lost one anew, up to `cluster.max_losses` times, and asks
+    They hold nothing that the next call needs: Ray makes a lost one anew, up to `cluster.max_failures` times, and asks
     it again.
     """
     section, cluster = config.generator, config.cluster
@@ -27,8 +27,8 @@ def pool(config: RunConfig, role: type, *given: Any, logs: Path, **named: Any) -
         made = ray.remote(role).options(
             num_cpus=section.cpus_per_actor,
             num_gpus=section.gpus_per_actor,
-            max_restarts=cluster.max_losses,
-            max_task_retries=cluster.max_losses,
+            max_restarts=cluster.max_failures,
+            max_task_retries=cluster.max_failures,
         )
         device = "cuda" if section.gpus_per_actor > 0 else "cpu"
         yield [made.remote(*given, device=device, **named) for _ in range(section.num_actors)]

@@ -82,12 +82,18 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
             layer._active_adapter, layer._disable_adapters = active, disabled
 
 
-def adapter_state(transformers: Transformers) -> dict[str, dict[str, Tensor]]:
-    """A copy of the adapter "policy": expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor."""
+def adapter_state(transformers: Transformers, adapter: str = POLICY) -> dict[str, dict[str, Tensor]]:
+    """A copy of an adapter: expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor."""
     return {
-        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, POLICY).items()}
+        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, adapter).items()}
         for expert, transformer in transformers.items()
     }
+
+
+def reference_state(transformers: Transformers) -> dict[str, dict[str, Tensor]]:
+    """A copy of the adapter "reference", as `adapter_state` gives it; empty if the reference is the base."""
+    frozen = all(REFERENCE in transformer.peft_config for transformer in transformers.values())
+    return adapter_state(transformers, REFERENCE) if frozen else {}
 
 
 @torch.no_grad()
@@ -143,6 +149,11 @@ def load_lora(folder: str | Path, transformers: Transformers) -> dict[str, int]:
     Raises FileNotFoundError naming the file that is missing, ValueError naming the file's and the model's rank,
     alpha or targets where they differ, and what `load_adapter_state` raises.
     """
+    return load_adapter_state(transformers, check_lora(folder, transformers))
+
+
+def check_lora(folder: str | Path, transformers: Transformers) -> dict[str, dict[str, Tensor]]:
+    """What `save_lora` wrote, once it fits the adapter "policy": expert -> name -> tensor. Raises as `load_lora`."""
     state: dict[str, dict[str, Tensor]] = {}
     for expert, transformer in transformers.items():
         file = _place(folder, expert) / LORA_FILE
@@ -157,7 +168,8 @@ def load_lora(folder: str | Path, transformers: Transformers) -> dict[str, int]:
         )
         state[expert] = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
         _check_metadata(file, transformer.peft_config[POLICY], metadata or {}, state[expert])
-    return load_adapter_state(transformers, state)
+        _check_state(expert, _named(transformer, POLICY), state[expert])
+    return state
 
 
 def _place(folder: str | Path, expert: str) -> Path:

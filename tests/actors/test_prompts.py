@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.prompts import PromptStream, read_prompts
+from actors.prompts import read_prompts
+from actors.streams import PromptStream
 from buffers.records import Condition
 
 

@@ -3,7 +3,8 @@ from collections import Counter
 
 import pytest
 
-from buffers.pairing import AnchorStream, anchored_pairs, anchors_of
+from actors.streams import AnchorStream
+from buffers.pairing import anchored_pairs
 from buffers.store.pair_store import PairStore
 from tests.buffers.samples import anchor, candidates, conditioning, same, tensor
 
@@ -51,11 +52,6 @@ def test_a_polarity_that_is_wanted_must_be_there(tmp_path):
         AnchorStream(store, positive_share=0.75, seed=0)
     assert AnchorStream(store, positive_share=1.0, seed=0).next(2)[1].condition_id == "c0"
     store.close()
-
-
-def test_anchors_are_found_by_their_condition(store):
-    assert anchors_of(store, "c0") == ["anchor6", "anchor0", "anchor2", "anchor4"]
-    assert anchors_of(store, "elsewhere") == []
 
 
 @pytest.mark.parametrize("positive", [True, False])

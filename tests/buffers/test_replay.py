@@ -535,3 +535,114 @@ def test_the_oldest_make_room_where_that_is_asked_for(tmp_path):
         assert {0, 1} & set(numbers(await replay.take(0, 4))) == set()
 
     play(scene())
+
+
+def on_policy(folder: Path, *, pairs: int = 4, publish_every: int = 1, **config) -> ReplayBuffer:
+    """Strictly on-policy, as a run makes it: the buffer knows what the learner takes."""
+    settings = BufferConfig(max_staleness=0, **config)
+    return ReplayBuffer(settings, folder=folder, seed=0, pairs_per_step=pairs, publish_every=publish_every)
+
+
+async def answer(replay: ReplayBuffer, request: int, pairs: range, *, version: int, kept: int | None = None) -> int:
+    """A request's pairs come; of them `kept` are not dropped."""
+    verdicts = [verdict(dropped=None if kept is None or n < kept else "disagreement") for n in range(len(pairs))]
+    return await replay.add([candidates(n, version=version) for n in pairs], verdicts, request)
+
+
+def test_on_policy_no_more_is_generated_than_the_learner_takes_before_it_publishes(tmp_path):
+    async def scene():
+        replay = on_policy(tmp_path)
+        await replay.advance(0)
+        assert await replay.admit(0, 2) and await replay.admit(1, 2)
+        third = asyncio.create_task(replay.admit(2, 2))
+        assert await waiting(third)  # four pairs are on their way
+        await answer(replay, 0, range(0, 2), version=0)
+        assert await waiting(third)
+        await answer(replay, 1, range(2, 4), version=0, kept=1)
+        assert await third  # one of the four was dropped
+        take = asyncio.create_task(replay.take(0, 4))
+        assert await waiting(take)
+        await answer(replay, 2, range(4, 6), version=0)
+        assert len(numbers(await take)) == 4
+        fourth = asyncio.create_task(replay.admit(3, 2))
+        assert await waiting(fourth)  # what this version makes would be too old: the learner has taken all of its steps
+        await replay.advance(1)
+        assert await fourth
+        assert replay.finished_requests() == {0, 1, 2}
+        await replay.close()
+
+    play(scene())
+
+
+def test_on_policy_a_lost_request_is_made_up_for(tmp_path):
+    async def scene():
+        replay = on_policy(tmp_path)
+        await replay.advance(0)
+        assert await replay.admit(0, 4)
+        second = asyncio.create_task(replay.admit(1, 4))
+        assert await waiting(second)
+        await replay.forget(0)
+        assert await second
+        assert replay.finished_requests() == set()
+        await replay.close()
+
+    play(scene())
+
+
+def test_on_policy_more_pairs_than_the_capacity_do_not_lock_the_buffer(tmp_path):
+    async def scene():
+        replay = on_policy(tmp_path, capacity=4)
+        await replay.advance(0)
+        assert await replay.admit(0, 3) and await replay.admit(1, 16)
+        await answer(replay, 1, range(16), version=0)  # the larger one first: the buffer is full
+        await answer(replay, 0, range(16, 19), version=0)
+        assert len(numbers(await replay.take(0, 4))) == 4
+
+    play(scene())
+
+
+def test_a_buffer_that_is_opened_again_admits_nothing_while_steps_are_repeated(tmp_path):
+    async def scene():
+        first = on_policy(tmp_path)
+        for version in range(2):
+            await first.advance(version)
+            assert await first.admit(version, 4)
+            await answer(first, version, range(4 * version, 4 * version + 4), version=version)
+            await first.take(version, 4)
+        counts = first.counts()
+        await first.close()
+
+        again = on_policy(tmp_path)
+        assert again.counts() == counts  # a run that goes on counts on
+        assert again.finished_requests() == {0, 1}
+        await again.advance(0)
+        admitted = asyncio.create_task(again.admit(2, 4))
+        assert await waiting(admitted)
+        assert sorted(numbers(await again.take(0, 4))) == [0, 1, 2, 3]
+        await again.advance(1)
+        assert await waiting(admitted)
+        assert sorted(numbers(await again.take(1, 4))) == [4, 5, 6, 7]
+        assert await waiting(admitted)
+        await again.advance(2)
+        assert await admitted
+        await again.close()
+
+    play(scene())
+
+
+def test_a_stage_counts_its_mix_and_its_requests_from_zero(tmp_path):
+    async def scene():
+        first = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=0)
+        await answer(first, 7, range(4), version=0)
+        await first.take(0, 2)
+        await first.close()
+        same_stage = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=0)
+        assert same_stage.finished_requests() == {7}
+        assert same_stage._waiting.sums()["online"][2] == 2
+        await same_stage.close()
+        following = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=1)
+        assert following.finished_requests() == set()
+        assert following._waiting.sums()["online"] == (2, 2 * candidates(0).latents_a.nbytes * 2, 0)
+        await following.close()
+
+    play(scene())

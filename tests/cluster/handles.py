@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class InProcessHandle:
+class _Handle:
     """`handle.method.remote(...)` answers with an awaitable; awaitable arguments are resolved first, as Ray does."""
 
     def __init__(self, target: Any, *, ordered: bool = False) -> None:
@@ -16,6 +16,11 @@ class InProcessHandle:
 
     def __getattr__(self, name: str) -> "_Method":
         return _Method(getattr(self._target, name), self._turn)
+
+
+def InProcessHandle(target: Any, *, ordered: bool = False) -> Any:
+    """A handle of `target`. Typed as Ray types its own: anything may be asked of it."""
+    return _Handle(target, ordered=ordered)
 
 
 class _Method:

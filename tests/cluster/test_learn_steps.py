@@ -38,7 +38,7 @@ def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -
         steps=steps,
         take=take,
         publish=lambda snapshot: seen["published"].append((snapshot.version, snapshot.checksum)),
-        save=lambda: seen["saved"].append(learner.steps),
+        save=lambda version: seen["saved"].append(learner.steps),
         record=lambda kind, row: seen["rows"].append((kind, row)),
         **given,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.prompts import PromptStream
+from actors.streams import PromptStream
 from buffers.records import (
     Batch,
     Candidates,
@@ -157,7 +157,7 @@ class Scene:
                 await asyncio.sleep(0)
             self.left_over = [task for task in asyncio.all_tasks() - before if "produce" in repr(task)]
 
-    def _save(self) -> None:
+    def _save(self, version: int) -> None:
         self.saves += 1
 
 

@@ -10,7 +10,8 @@ import pytest
 from actors.encoder import Encoder
 from actors.generator import Generator
 from actors.made_for import made_for
-from buffers.pairing import AnchorStream, anchored_pairs
+from actors.streams import AnchorStream
+from buffers.pairing import anchored_pairs
 from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Request, TensorData, condition_id
 from buffers.replay import ReplayBuffer

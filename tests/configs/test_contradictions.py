@@ -40,7 +40,10 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ("learner.microbatch_pairs = 5", "learner.num_workers = 2", "learner.pairs_per_step = 8", "at most 4"),
     ),
     (
-        {"learner": {"publish_every": 11}, "stages": [{"steps": 20}, {"steps": 10}]},
+        {
+            "learner": {"publish_every": 11, "checkpoint_every": 55},
+            "stages": [{"kind": "online", "steps": 20}, {"kind": "online", "steps": 10}],
+        },
         ("learner.publish_every = 11", "stages.1.steps = 10"),
     ),
     (
@@ -57,6 +60,18 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"buffer": {"mix": {"online": 0.5, "half_online": 0.5}}}, ("buffer.mix.half_online = 0.5", "wait for ever")),
     ({"buffer": {"mix": {"online": 0.5, "offline": 0.5}}}, ("buffer.mix.offline = 0.5", "buffer.offline")),
     ({"buffer": {"offline": "s3://people/store"}}, ("s3://people/store is never read", "buffer.mix.offline = 0")),
+    ({"stages": [{"kind": "offline"}]}, ("buffer.mix.offline = 1", "buffer.offline")),
+    (
+        {"stages": [{"kind": "online"}, {"kind": "online", "learner": {"pairs_per_step": 9, "num_workers": 2}}]},
+        ("learner.pairs_per_step = 9", "learner.num_workers = 2"),
+    ),
+    ({"stages": [{"kind": "online", "learner": {"beta": -1.0}}]}, ("stages.0.learner.beta = -1.0", "greater than 0")),
+    ({"stages": [{"kind": "online", "learner": {"betta": 1.0}}]}, ("stages.0.learner.betta = 1.0",)),
+    (
+        {"buffer": {"offline": "people"}, "stages": [{"kind": "offline", "sampling": {"steps": 30}}]},
+        ("stages.0", "generates nothing"),
+    ),
+    ({"learner": {"publish_every": 4, "checkpoint_every": 50}}, ("learner.checkpoint_every = 50", "use 52")),
     ({"sampling": {"num_frames": 33}}, ("ranker.frames = 40", "sampling.num_frames = 33")),
     ({"evaluation": {"videos": 255}}, ("evaluation.videos = 255", "254 or 256")),
     ({"evaluation": {"videos": 10}}, ("evaluation.shown_videos = 12", "evaluation.videos = 10")),
@@ -92,7 +107,7 @@ def test_a_contradiction_names_its_keys_and_what_would_be_right(
         {"generator": {"gpus_per_actor": 0.25}},
         {"generator": {"gpus_per_actor": 2.0}},
         {"evaluation": {"videos": 2, "shown_videos": 0}},
-        {"stages": [{"steps": 1}]},
+        {"stages": [{"kind": "online", "steps": 1}]},
         {"cluster": {"address": "auto"}},
     ],
 )

@@ -12,6 +12,7 @@ from buffers.records import Batch
 from buffers.tensors import checksum, decode, encode
 from configs.sections import LearnerConfig, TimestepsConfig
 from learner.learner import Learner
+from learner.mesh import Mesh
 from learner.timesteps import draw_window, keyed_generator
 from policy.lora.adapters import adapter_state, freeze_as_reference, policy_parameters
 
@@ -240,7 +241,7 @@ def test_two_ranks_do_what_one_does(make_policy, make_batch):
             flat.copy_(shared[0] + shared[1])
             barrier.wait(60)
 
-        worker = make_learner(policies[rank], config(), rank=rank, world_size=2, reduce=reduce)
+        worker = make_learner(policies[rank], config(), mesh=Mesh(rank, 2, reduce))
         for step in range(3):
             whole, mine = make_batch(step=step), slice(2 * rank, 2 * rank + 2)
             found[rank].append(worker.step(Batch(step, whole.pairs[mine], whole.conditionings, whole.staleness[mine])))

@@ -11,19 +11,18 @@ from buffers.tensors import encode
 from configs.sections import LearnerConfig, TimestepsConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
+from learner.mesh import Mesh
 from policy.lora.adapters import adapter_state, policy_parameters
 
 
-def make_learner(policy, *, sampling_steps=20, seed=3, rank=0, world_size=1, reduce=None, **changes):
+def make_learner(policy, *, sampling_steps=20, seed=3, mesh=None, **changes):
     plain = {"beta": 50.0, "pairs_per_step": 4, "microbatch_pairs": 2, "gradient_checkpointing": False}
     return Learner(
         policy,
         LearnerConfig(**plain | changes),
         sampling_steps=sampling_steps,
         seed=seed,
-        rank=rank,
-        world_size=world_size,
-        reduce=reduce,
+        mesh=mesh,
     )
 
 
@@ -76,8 +75,6 @@ def test_another_runs_state_is_refused(make_policy, make_batch):
     state = learner.state()
     with pytest.raises(ValueError, match="seed 3, this run has seed 4"):
         make_learner(make_policy(), seed=4).restore(state)
-    with pytest.raises(ValueError, match=r"version 1 at step 1, which learner\.publish_every = 2"):
-        make_learner(make_policy(), publish_every=2).restore(state)
     two = make_learner(make_policy(boundary_ratio=0.8))
     before = everything(two)
     with pytest.raises(ValueError, match="transformer_2"):
@@ -105,7 +102,11 @@ def test_what_is_not_finite_names_step_pair_and_timesteps_and_leaves_the_policy_
 
 def test_a_gradient_that_is_not_finite_is_refused(make_policy, make_batch):
     policy = make_policy()
-    learner = make_learner(policy, reduce=lambda flat: flat[0].fill_(float("inf")))
+
+    def overflow(flat):
+        flat[0] = float("inf")
+
+    learner = make_learner(policy, mesh=Mesh(reduce=overflow))
     before = everything(learner)
     with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
         learner.step(make_batch())
@@ -125,7 +126,7 @@ def test_one_poisoned_rank_stops_both_and_moves_neither(make_policy, make_batch)
             barrier.wait(60)
 
         whole, mine = make_batch(poison=3), slice(2 * rank, 2 * rank + 2)
-        learner = make_learner(policies[rank], rank=rank, world_size=2, reduce=reduce)
+        learner = make_learner(policies[rank], mesh=Mesh(rank, 2, reduce))
         try:
             learner.step(Batch(0, whole.pairs[mine], whole.conditionings, whole.staleness[mine]))
         except FloatingPointError as error:
@@ -164,9 +165,9 @@ def test_pairs_that_do_not_fit_together_are_named(make_policy, make_batch):
 
 def test_a_learner_that_cannot_work_says_so_at_once(make_policy):
     with pytest.raises(ValueError, match="pairs_per_step = 4 does not divide among 3"):
-        make_learner(make_policy(), world_size=3, reduce=lambda flat: None)
+        make_learner(make_policy(), mesh=Mesh(size=3, reduce=lambda flat: None))
     with pytest.raises(ValueError, match="reduce"):
-        make_learner(make_policy(), world_size=2)
+        make_learner(make_policy(), mesh=Mesh(size=2))
     with pytest.raises(ValueError, match="no LoRA adapter"):
         make_learner(make_policy(lora=False, trained=False))
     with pytest.raises(ValueError, match=r"sampling\.steps = 6 with shift 3"):

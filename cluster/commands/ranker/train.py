@@ -90,7 +90,7 @@ def _train_domain(
         run_config=ray.train.RunConfig(
             name=domain,
             storage_path=str(folder / "checkpoints"),
-            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_losses),
+            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )

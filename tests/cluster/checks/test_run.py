@@ -25,5 +25,5 @@ def test_a_learner_that_could_not_work_is_refused_before_anything_starts(overrid
 
 
 def test_the_miniature_passes(tmp_path: Path):
-    training, held_out = start_checks(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
+    training, held_out, _ = start_checks(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
     assert not {condition.prompt for condition in training} & {condition.prompt for condition in held_out}

@@ -1,4 +1,4 @@
-"""What only a real Ray can show: ownership, losses, and the same page on its handles."""
+"""What only a real Ray can show: ownership, supervisor, and the same page on its handles."""
 
 import asyncio
 import os
@@ -68,12 +68,12 @@ class Generator:
 def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: None, tmp_path: Path):
     import ray
 
-    from actors.prompts import PromptStream
+    from actors.streams import PromptStream
     from buffers.replay import ReplayBuffer
     from buffers.weight_store import WeightStore
     from cluster import online_loop
     from cluster.learn_steps import in_thread, learn_steps
-    from cluster.on_ray.supervision import Losses
+    from cluster.on_ray.supervision import Supervisor
     from configs.sections import BufferConfig
     from tests.cluster.test_online_loop import CONDITIONS, PAIRS_PER_STEP, FakeLearner, FakeRanker
 
@@ -81,9 +81,9 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
         return ray.remote(num_cpus=0)(cls).remote(*args, **kwargs)
 
     counted: list[str] = []
-    losses = Losses(1, on_loss=lambda role, index, error: counted.append(f"{role} {index}"))
-    generators = losses.watch("generator", lambda index: actor(Generator, dies=not counted), count=1)
-    rankers = losses.watch("ranker", lambda index: actor(FakeRanker), count=1)
+    supervisor = Supervisor(1, on_failure=lambda role, index, error: counted.append(f"{role} {index}"))
+    generators = supervisor.watch("generator", lambda index: actor(Generator, dies=not counted), count=1)
+    rankers = supervisor.watch("ranker", lambda index: actor(FakeRanker), count=1)
     buffer = actor(ReplayBuffer, BufferConfig(capacity=8), folder=tmp_path / "buffer", seed=0)
     weights = actor(WeightStore, ray.put)
     learner = FakeLearner()
@@ -97,7 +97,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
             checkpoint_every=10,
             take=lambda step: ray.get(buffer.take.remote(step, PAIRS_PER_STEP)),
             publish=lambda snapshot: ray.get(buffer.advance.remote(ray.get(weights.publish.remote(snapshot)))),
-            save=lambda: None,
+            save=lambda version: None,
             record=lambda kind, row: None,
         )
 
@@ -110,7 +110,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
             weights=weights,
             learn=lambda: in_thread(learn),
             requests_in_flight=2,
-            recover=losses.recover,
+            recover=supervisor.recover,
         )
 
     assert asyncio.run(asyncio.wait_for(story(), 120)) == 5
@@ -120,19 +120,19 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
     assert threading.active_count() < 50
 
 
-def test_losses_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
+def test_failures_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
     import ray
     from ray.exceptions import RayActorError
 
-    from cluster.on_ray.supervision import Losses
+    from cluster.on_ray.supervision import Supervisor
 
     def dead(index: int) -> Any:
         handle: Any = ray.remote(num_cpus=0)(Generator).remote(dies=True)
         ray.kill(handle)
         return handle
 
-    losses = Losses(1, on_loss=lambda role, index, error: None)
-    handles = losses.watch("generator", dead, count=1)
+    supervisor = Supervisor(1, on_failure=lambda role, index, error: None)
+    handles = supervisor.watch("generator", dead, count=1)
 
     def call() -> BaseException:
         with pytest.raises(RayActorError) as raised:
@@ -140,22 +140,26 @@ def test_losses_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None):
         return raised.value
 
     first = call()
-    assert losses.recover(first)
-    assert losses.recover(first)  # another request of the same actor: already replaced, not counted again
-    assert losses.count == 1
-    with pytest.raises(RuntimeError, match=r"2 actors were lost, cluster\.max_losses = 1; the first loss was") as ended:
-        losses.recover(call())
+    assert supervisor.recover(first)
+    assert supervisor.recover(first)  # another request of the same actor: already replaced, not counted again
+    assert supervisor.count == 1
+    with pytest.raises(
+        RuntimeError, match=r"2 actors were lost, cluster\.max_failures = 1; the first failure was"
+    ) as ended:
+        supervisor.recover(call())
     assert ended.value.__cause__ is first
 
 
 def test_a_roles_own_error_is_no_loss(ray_here: None):
     import ray
 
-    from cluster.on_ray.supervision import Losses
+    from cluster.on_ray.supervision import Supervisor
 
-    losses = Losses(5, on_loss=lambda role, index, error: None)
-    [handle] = losses.watch("generator", lambda index: ray.remote(num_cpus=0)(Generator).remote(dies=False), count=1)
+    supervisor = Supervisor(5, on_failure=lambda role, index, error: None)
+    [handle] = supervisor.watch(
+        "generator", lambda index: ray.remote(num_cpus=0)(Generator).remote(dies=False), count=1
+    )
     with pytest.raises(AssertionError, match="before it was given weights") as raised:
         ray.get(handle.generate.remote(Request((), ())))
-    assert not losses.recover(raised.value)
-    assert not losses.recover(ValueError("nobody's actor"))
+    assert not supervisor.recover(raised.value)
+    assert not supervisor.recover(ValueError("nobody's actor"))

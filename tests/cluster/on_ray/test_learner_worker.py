@@ -55,7 +55,9 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
 
     from buffers.replay import ReplayBuffer
     from buffers.weight_store import WeightStore
+    from cluster import run_state
     from cluster.on_ray.learner_worker import make_trainer
+    from cluster.run_folder import RunFolder
     from configs.sections import BufferConfig
 
     @ray.remote(num_cpus=0)
@@ -76,14 +78,15 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     assert ray.get(buffer.add.remote(*pairs(STEPS * PAIRS))) == STEPS * PAIRS
     trainer = make_trainer(
         config_for(bundle, workers=workers),
-        checkpoints=folder / "checkpoints",
+        number=0,
+        folder=RunFolder(folder),
         buffer=buffer,
         weights=weights,
         metrics=metrics,
     )
-    result = trainer.fit()
+    trainer.fit()
     reference, _ = ray.get(weights.newest.remote(-1))
-    return ray.get(reference), ray.get(metrics.all.remote()), Path(result.checkpoint.path)
+    return ray.get(reference), ray.get(metrics.all.remote()), run_state.folders(folder / "checkpoints")[-1]
 
 
 def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tmp_path: Path):

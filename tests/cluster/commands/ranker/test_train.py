@@ -89,9 +89,9 @@ def test_one_worker_and_two_train_the_same_and_a_stopped_training_goes_on(ray_he
     # Whether every file is there is looked at before; here it goes after that.
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match=gone.name):
         patch.setattr("cluster.commands.ranker.train._pairs_by_domain", lambda config: {"human": human})
-        train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_losses": 0})
+        train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_failures": 0})
     gone.with_suffix(".away").rename(gone)
-    two = train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_losses": 0})
+    two = train(manifest, "two", num_workers=2, cluster={"num_cpus": 2, "max_failures": 0})
 
     ours, theirs = (load_file(folder / "human" / "adapter_model.safetensors") for folder in (one, two))
     assert ours.keys() == theirs.keys()

@@ -1,0 +1,155 @@
+"""The seeded, resumable streams that never end: requests made of prompts, and draws of people's labelled videos.
+
+    stream = PromptStream(conditions, per_request=4, seed=0, first=state.conditions_drawn, done=state.requests_done)
+    request = stream.next()
+
+What comes next is a function of seed, items and place alone, so a counter is the whole state of a stream.
+"""
+
+import hashlib
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from buffers.mixing import quotas
+from buffers.records import Condition, Request
+from buffers.store.pair_store import PairStore
+
+Item = TypeVar("Item")
+
+FIRST_SEED = 2**31
+"""Noise seeds of a stream lie in [2^31, 2^32): the seeds below are left to people (evaluation), so that no training
+video is ever an evaluation video; torch's CPU generator keeps 32 bits."""
+
+
+@dataclass(frozen=True)
+class AnchorDraw:
+    """An anchor and the condition to make a video of."""
+
+    id: str
+    condition_id: str
+
+
+class PromptStream:
+    """Requests without end: every epoch shows each condition once, in an order drawn from (seed, epoch).
+
+    Request `n` is a function of (seed, conditions, per_request, first, n). Requests go on over the end of an epoch.
+    Noise seeds never repeat within 2^30 conditions.
+    """
+
+    def __init__(
+        self,
+        conditions: Sequence[Condition],
+        *,
+        per_request: int,
+        seed: int,
+        first: int = 0,
+        done: Collection[int] = (),
+    ) -> None:
+        """`first`: how many conditions were drawn before this stage. `done`: numbers of requests that are finished
+        already and are left out.
+
+        Raises ValueError if there are no conditions.
+        """
+        if not conditions:
+            raise ValueError("a prompt stream needs at least one condition")
+        self._conditions = _Shuffled(conditions, seed, "order")
+        self._ids = _digest(condition.id for condition in conditions)
+        self._per_request, self._seed, self._first = per_request, seed, first
+        self._done, self._number = frozenset(done), 0
+        self._first_noise = int(_rng(seed, "noise").integers(2**31))
+
+    def next(self) -> Request:
+        """The next `per_request` conditions, each with two noise seeds of its own, numbered from 0."""
+        while self._number in self._done:
+            self._number += 1
+        start = self._first + self._number * self._per_request
+        places = range(start, start + self._per_request)
+        request = Request(tuple(map(self._conditions.at, places)), tuple(map(self._noise, places)), self._number)
+        self._number += 1
+        return request
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON values; `restore` in a stream made alike goes on exactly here."""
+        return {"seed": self._seed, "conditions": self._ids, "number": self._number}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`. Raises ValueError if it is of another seed or other prompts."""
+        _check_same("prompt", state, self.state(), "seed", "conditions")
+        self._number = int(state["number"])
+
+    def _noise(self, place: int) -> tuple[int, int]:
+        first = self._first_noise + 2 * place
+        return FIRST_SEED + first % 2**31, FIRST_SEED + (first + 1) % 2**31
+
+
+class AnchorStream:
+    """Anchors without end. `positive_share` of all draws are positive, exact over time (`buffers.mixing`).
+
+    Every anchor is drawn once before any anchor of its polarity is drawn again, in an order drawn from (seed, polarity,
+    epoch). The two counts of draws are the state.
+    """
+
+    def __init__(self, store: PairStore, *, positive_share: float, seed: int) -> None:
+        """Raises ValueError if `positive_share` asks for a polarity of which the store has no anchor."""
+        shares = {"positive": positive_share, "negative": 1.0 - positive_share}
+        self._shares = {name: share for name, share in shares.items() if share}
+        self._seed, self._drawn = seed, dict.fromkeys(shares, 0)
+        anchors: dict[str, list[AnchorDraw]] = {}
+        for name, share in self._shares.items():
+            query = "SELECT id, condition_id FROM anchors WHERE positive = ? ORDER BY id"
+            anchors[name] = [AnchorDraw(*row) for row in store.rows(query, (name == "positive",))]
+            if not anchors[name]:
+                raise ValueError(f"{store.place} holds no {name} anchor; {share:g} of all are to be such")
+        self._anchors = {name: _Shuffled(some, seed, name) for name, some in anchors.items()}
+        self._ids = _digest(f"{name} {anchor.id}" for name, some in anchors.items() for anchor in some)
+
+    def next(self, count: int) -> list[AnchorDraw]:
+        """The next `count` draws, the polarities in turn."""
+        draws = []
+        for _ in range(count):
+            (name,) = quotas(self._shares, self._drawn, 1)
+            draws.append(self._anchors[name].at(self._drawn[name]))
+            self._drawn[name] += 1
+        return draws
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON values; `restore` in a stream made alike goes on exactly here."""
+        return {"seed": self._seed, "anchors": self._ids, "drawn": dict(self._drawn)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`. Raises ValueError if it is of another seed or of other anchors."""
+        _check_same("anchor", state, self.state(), "seed", "anchors")
+        self._drawn = {name: int(count) for name, count in state["drawn"].items()}
+
+
+class _Shuffled(Generic[Item]):
+    """Items without end: each once per epoch, in an order drawn from (key, epoch)."""
+
+    def __init__(self, items: Sequence[Item], *key: Hashable) -> None:
+        self._items, self._key = tuple(items), key
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def at(self, place: int) -> Item:
+        """The item at a place from 0 on, whichever was asked for before."""
+        epoch, within = divmod(place, len(self._items))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, _rng(*self._key, epoch).permutation(len(self._items))
+        return self._items[self._order[within]]
+
+
+def _check_same(stream: str, saved: Mapping[str, Any], here: Mapping[str, Any], *keys: str) -> None:
+    for key in keys:
+        if saved.get(key) != here[key]:
+            raise ValueError(f"the saved {stream} stream has {key} = {saved.get(key)}, this run has {here[key]}")
+
+
+def _digest(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def _rng(*key: Hashable) -> np.random.Generator:
+    """A generator for that key; its own bits, unlike `hash`, are the same in every process."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little"))

@@ -1,0 +1,101 @@
+"""Where a run stands, as a folder that is written whole: from it the same command goes on after a stop or a kill.
+
+    checkpoints/00000120/state/     the learner: adapter, reference, optimizer; beside them stage, versions and cursors
+    checkpoints/00000120/adapter/   the same adapter, as diffusers loads it
+
+The pairs that were generated are not in it. They are in the buffer's folder, which commits each request with the pairs
+that it brought, the batches that were drawn, and the counts (`buffers/replay.py`). So a run that goes on loses no pair:
+it takes the last whole state, repeats the steps that came after it with the same batches, and asks again for the
+requests that were not finished. `buffer` in the state says how far that folder must be at least.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from buffers.records import Snapshot
+from buffers.tensors import checksum, encode
+from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint, whole_folder
+
+log = logging.getLogger(__name__)
+
+STATE, ADAPTER = "state", "adapter"
+KEPT = 2
+"""Whole states that stay on disk: the newest, and the one before it."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """stage: number of the stage that is being run. first_step: the run's step at which that stage began.
+
+    version: the policy version of the adapter in the state. buffer: `ReplayBuffer.cursor` at that moment.
+    """
+
+    stage: int
+    first_step: int
+    version: int
+    buffer: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Everything that a run needs to go on."""
+
+    position: Position
+    learner: LearnerState
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the whole run so far."""
+        return self.learner.steps
+
+
+def save(root: Path, state: RunState, *, export: Callable[[Path], None]) -> Path:
+    """Commits the state and returns its folder; older states beyond `KEPT` are deleted.
+
+    export: writes the adapter, as diffusers loads it, into the folder it is given. A state of this step that is there
+    already is replaced: a run that goes on repeats steps. Raises OSError if the disk refuses; then nothing is changed.
+    """
+    folder = root / f"{state.step:08d}"
+    if folder.exists():
+        shutil.rmtree(folder)
+    with whole_folder(folder) as unfinished:
+        save_checkpoint(unfinished / STATE, replace(state.learner, run=asdict(state.position)))
+        export(unfinished / ADAPTER)
+    for old in folders(root)[:-KEPT]:
+        shutil.rmtree(old)
+    return folder
+
+
+def newest(root: Path) -> RunState | None:
+    """The newest whole state below `root`, or None if there is none. A damaged one is passed over and logged.
+
+    Raises ValueError if there are states and all of them are damaged.
+    """
+    problems = []
+    for folder in reversed(folders(root)):
+        try:
+            learner = load_checkpoint(folder / STATE)
+            return RunState(Position(**learner.run), learner)
+        except (ValueError, OSError, TypeError) as error:
+            log.warning("%s is passed over: %s", folder, error)
+            problems.append(str(error))
+    if problems:
+        raise ValueError(f"{root}: no state of the run can be read: {'; '.join(problems)}")
+    return None
+
+
+def snapshot(state: RunState) -> Snapshot:
+    """The state's adapter as generators take it."""
+    adapters = {
+        expert: {name: encode(tensor) for name, tensor in tensors.items()}
+        for expert, tensors in state.learner.adapters.items()
+    }
+    return Snapshot(state.position.version, adapters, checksum(adapters))
+
+
+def folders(root: Path) -> list[Path]:
+    """The states' folders, the oldest first."""
+    return sorted(path for path in root.glob("[0-9]*") if path.is_dir())

@@ -1,0 +1,204 @@
+"""The stages of a run, one after the other: who works in a stage, and where its pairs come from.
+
+    kind      pairs come from                         works beside the learner
+    -------   -------------------------------------   ------------------------
+    online    the policy's own videos, judged         generators, rankers
+    offline   people's own pairs (`buffer.offline`)   nobody
+
+The loss of every stage is Diffusion-APO's. Its reference is the adapter that the stage starts from. What an online
+stage does step by step is `online_loop.py`; what the learner does is `learn_steps.py`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from actors.streams import PromptStream
+from buffers.records import Condition
+from cluster import online_loop, run_state
+from cluster.evaluation import evaluate, evaluation_requests
+from cluster.learn_steps import in_thread
+from cluster.monitor.progress import Progress
+from cluster.monitor.rows import evaluation_rows, read_metrics
+from cluster.monitor.watch import record_verdicts, watch
+from cluster.run_folder import RunFolder
+from cluster.run_state import RunState
+from configs.schema import RunConfig
+
+Result = TypeVar("Result")
+
+CLOSE_SECONDS = 10.0
+"""How long the metrics may take to be written out at the end."""
+
+CONDITIONS_PER_STAGE = 2**22
+"""Every stage draws its conditions from a part of the prompt stream of its own: no noise seed comes twice in a run."""
+
+
+@dataclass
+class Run:
+    """What the stages of one run share. `crew`: the actors (`on_ray/crew.py`)."""
+
+    config: RunConfig
+    folder: RunFolder
+    crew: Any
+    progress: Progress
+    training: Sequence[Condition]
+    held_out: Sequence[Condition]
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Shown while it lasts. Its seconds are recorded when it ends, well or not."""
+        self.progress.phase(name)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.crew.metrics.record.remote("phase", {"name": name, "seconds": time.perf_counter() - started})
+
+
+async def run_stages(run: Run) -> None:
+    """Evaluate, run every stage that is not done yet, and evaluate again."""
+    state = run_state.newest(run.folder.checkpoints)
+    measured = evaluation_rows(read_metrics(run.folder.metrics_file))
+    watching = asyncio.ensure_future(watch(run.crew, run.progress))
+    try:
+        left = _left(run.config, state)
+        before = None if "before" in measured else _evaluate(run, "before")
+        for number in left:
+            state = await run_stage(number, run, meanwhile=before)
+            before = None
+        assert state is not None, "a config has at least one stage, and a stage ends with a state"
+        run.folder.keep_adapter()
+        if left or "after" not in measured:
+            await _evaluate(run, "after", state)
+    finally:
+        watching.cancel()
+        with contextlib.suppress(Exception):  # the rows are on disk already; the tracker may be late
+            await asyncio.wait_for(_awaited(run.crew.metrics.close.remote()), CLOSE_SECONDS)
+
+
+async def run_stage(number: int, run: Run, *, meanwhile: Awaitable[None] | None = None) -> RunState:
+    """One stage, from the newest state of the run to the stage's end; returns the state it ends with.
+
+    The state of an earlier stage is what this one starts from: its adapter is the policy and, frozen, the reference. A
+    state of this stage is gone on with. The learner reads it (`on_ray/learner_worker.py`).
+    meanwhile: awaited while learner and rankers start.
+    """
+    crew, config = run.crew, run.config.of_stage(number)
+    stage = run.config.stages[number]
+    await crew.begin_stage(number)
+    learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
+    ready = asyncio.ensure_future(crew.ready())
+    try:
+        if meanwhile is not None:
+            await _unless_failed(meanwhile, ready, learning)
+        if stage.kind == "offline":
+            crew.stop_generators()
+        else:
+            crew.start_generators(config)
+        with run.phase(f"{stage.kind}: start"):
+            await _unless_failed(ready, learning)
+        with run.phase(stage.kind):
+            if stage.kind == "offline":
+                await learning
+            else:
+                prompts = PromptStream(
+                    run.training,
+                    per_request=config.generator.conditions_per_request,
+                    seed=config.seed,
+                    first=number * CONDITIONS_PER_STAGE,
+                    done=await crew.buffer.finished_requests.remote(),
+                )
+                await online_loop.run(
+                    prompts=prompts,
+                    generators=crew.generators,
+                    rankers=crew.rankers,
+                    buffer=crew.buffer,
+                    weights=crew.weights,
+                    learn=lambda: learning,
+                    requests_in_flight=config.generator.requests_in_flight,
+                    recover=crew.supervisor.recover,
+                )
+        await record_verdicts(crew)
+    finally:
+        ready.cancel()
+        await _stop_learning(run, learning)
+    ended = run_state.newest(run.folder.checkpoints)
+    assert ended is not None, "learn_steps saves a state before it returns"
+    return ended
+
+
+def _left(config: RunConfig, state: RunState | None) -> range:
+    """Numbers of the stages that are not done yet."""
+    if state is None:
+        return range(len(config.stages))
+    here = state.position
+    done = state.step - here.first_step >= config.stages[here.stage].steps
+    return range(here.stage + done, len(config.stages))
+
+
+async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None:
+    """state: whose adapter the generators are to hold; None if they hold the run's first one already."""
+    config, crew = run.config, run.crew
+    crew.start_generators(config)
+    if state is not None:
+        await _load_last(run, state)
+    requests = evaluation_requests(
+        run.held_out,
+        videos=config.evaluation.videos,
+        seed=config.evaluation.seed,
+        conditions_per_request=config.generator.conditions_per_request,
+    )
+    with run.phase(f"evaluation {phase}"):
+        summary = await evaluate(
+            phase,
+            requests,
+            generators=crew.generators,
+            evaluator=crew.evaluator,
+            requests_in_flight=config.generator.requests_in_flight,
+            measured=lambda videos: run.progress.update(measured=f"{videos} of {config.evaluation.videos}"),
+        )
+    run.progress.update(measured=None)
+    await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
+
+
+async def _load_last(run: Run, state: RunState) -> None:
+    """Every generator holds the weights of `state`, also if no learner of this process has published them."""
+    crew = run.crew
+    if await crew.weights.version.remote() < state.position.version:
+        await crew.weights.publish.remote(run_state.snapshot(state))
+    newest = (online_loop.load_newest(each, crew.weights, online_loop.NOTHING_LOADED) for each in crew.generators)
+    await asyncio.gather(*newest)
+
+
+async def _stop_learning(run: Run, learning: asyncio.Future[Any]) -> None:
+    """Let the learner save what it has learned. If it has not made a step, there is nothing to wait for."""
+    if learning.done():
+        return
+    with contextlib.suppress(Exception):  # lost actors cannot be asked; something else is being raised then
+        await run.crew.buffer.close.remote()
+        if await run.crew.metrics.latest.remote("step") is not None:
+            await asyncio.wait([learning], timeout=online_loop.STOP_SECONDS)
+    learning.cancel()
+
+
+async def _unless_failed(work: Awaitable[Result], *others: asyncio.Future[Any]) -> Result:
+    """The result of `work`, or the failure of whatever fails first."""
+    task = asyncio.ensure_future(work)
+    pending: set[asyncio.Future[Any]] = {task, *others}
+    try:
+        while not task.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for finished in done:
+                finished.result()
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+
+
+async def _awaited(reference: Awaitable[Result]) -> Result:
+    return await reference

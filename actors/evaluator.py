@@ -1,6 +1,5 @@
 """The role that measures videos of held-out prompts, before and after; it teaches nobody."""
 
-import importlib
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -11,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from buffers.records import Clips, Condition, Measurement
+from configs.user_function import user_function
 from media.video_write import write_mp4
 
 Z95 = NormalDist().inv_cdf(0.975)
+EXAMPLE = "examples.miniature.meter:measure"
 SHOWN_SIDE = 256
 """Small videos are enlarged (nearest neighbour) to about this many pixels, so that a browser does not blur them."""
 
@@ -31,7 +32,7 @@ class Evaluator:
     """
 
     def __init__(self, meter: str | None, out: Path, shown: int, fps: float) -> None:
-        self._meter = _import_meter(meter) if meter is not None else None
+        self._meter = user_function(meter, key="evaluation.meter", example=EXAMPLE) if meter is not None else None
         self._out = Path(out)
         self._shown = shown
         self._fps = fps
@@ -114,16 +115,3 @@ def _figures(measurements: list[Measurement]) -> dict[str, Any]:
         "motion_interval": list(normal_interval(motions)),
         "reasons": dict(Counter(measurement.reason for measurement in measurements if measurement.distorted)),
     }
-
-
-def _import_meter(path: str) -> Any:
-    module, colon, function = path.partition(":")
-    try:
-        meter: Any = getattr(importlib.import_module(module), function) if colon and module and function else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"evaluation.meter = {path}: cannot be imported ({error})") from error
-    if not callable(meter):
-        raise ValueError(
-            f"evaluation.meter = {path}: expected `module:function`, e.g. examples.miniature.meter:measure"
-        )
-    return meter

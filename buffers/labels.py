@@ -1,9 +1,10 @@
 """From candidates and the ranker's verdict to a pair, and the running tally of verdicts."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import get_args
 
-from buffers.records import Candidates, DropReason, Pair, Verdict
+from buffers.records import Candidates, DropReason, Pair, Preference, Verdict
 
 LABELS = (1, 2, 3, 4)
 BY_MOTION = (3, 4)
@@ -21,8 +22,21 @@ shown first, and each reason for which a verdict is not learned from. Dropped on
 nobody judged them."""
 
 
-def tally(verdicts: list[Verdict]) -> Counter[str]:
-    """The keys of TALLY summed over the verdicts. `first_shown / (2 judged)` far from one half is a position bias."""
+def tally(preferences: Sequence[Preference]) -> Counter[str]:
+    """The keys of TALLY summed over the answers. `first_shown / (2 judged)` far from one half is a position bias.
+
+    A function's scores have no label and no order: they only count as judged or dropped.
+    """
+    verdicts = [each for each in preferences if isinstance(each, Verdict)]
+    scores = [each for each in preferences if not isinstance(each, Verdict)]
+    return (
+        _tally(verdicts)
+        + Counter(judged=len(scores), agreed=len(scores), first_shown=len(scores))
+        + Counter(f"dropped_{each.dropped}" for each in scores if each.dropped)
+    )
+
+
+def _tally(verdicts: list[Verdict]) -> Counter[str]:
     judged = [verdict for verdict in verdicts if verdict.dropped != "lost"]
     counts = Counter(judged=len(judged))
     if len(judged) < len(verdicts):
@@ -37,17 +51,18 @@ def tally(verdicts: list[Verdict]) -> Counter[str]:
     return counts
 
 
-def judged_pair(candidates: Candidates, verdict: Verdict) -> Pair:
+def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
     """The pair as the learner takes it. Its id names condition and noise: `{condition id}-{seed a}-{seed b}`.
 
     Raises ValueError if the label is none of 1 to 4: a verdict without a choice must be dropped, not guessed around.
     """
     seed_a, seed_b = candidates.seeds
     pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
-    if verdict.label not in LABELS:
+    verdict = preference if isinstance(preference, Verdict) else None
+    if verdict is not None and verdict.label not in LABELS:
         raise ValueError(f"pair {pair_id} has the label {verdict.label}; one that is learned from has 1, 2, 3 or 4")
     a, b = (candidates.latents_a, seed_a), (candidates.latents_b, seed_b)
-    (chosen, chosen_seed), (rejected, rejected_seed) = (a, b) if verdict.a_is_chosen else (b, a)
+    (chosen, chosen_seed), (rejected, rejected_seed) = (a, b) if preference.a_is_chosen else (b, a)
     return Pair(
         id=pair_id,
         condition_id=candidates.condition.id,

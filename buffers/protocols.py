@@ -7,7 +7,7 @@ calls it.
 from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, TypeVar
 
-from buffers.records import Candidates, Clips, Receipt, Request
+from buffers.records import Candidates, Clips, Preference, Receipt, Request
 
 Result = TypeVar("Result", covariant=True)
 
@@ -36,9 +36,9 @@ class GeneratorHandle(Protocol):
 
 
 class RankerHandle(Protocol):
-    """`ranker.ranker.Ranker`."""
+    """`ranker.ranker.Ranker`, or `ranker.judges.function.FunctionRanker`."""
 
-    rank: Method[list[Any]]
+    rank: Method[list[Preference]]
 
 
 class BufferHandle(Protocol):

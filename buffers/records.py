@@ -8,7 +8,7 @@ This is the public interface of the project. numpy only: no torch, no ray, no vl
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from configs.sections import Domain as Domain
 Source = Literal["online", "half-online", "offline"]
 """Where a pair comes from. Paper, section 3.3."""
 
-DropReason = Literal["disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share"]
-"""Why a verdict is not learned from. Counted, never guessed around. `lost`: the judge's engine died twice over it."""
+DropReason = Literal[
+    "disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share", "tie", "not_finite"
+]
+"""Why a preference is not learned from. Counted, never guessed around. `lost`: the judge's engine died twice over it.
+`tie`, `not_finite`: of a function's two scores."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,44 @@ class Clips:
     video_b: np.ndarray
     fps: float
     policy_version: int
+
+
+class Preference(Protocol):
+    """What loop and buffer need of a judge's answer about two videos, A and B.
+
+    a_is_chosen: which of the two is the better one. confidence: how sure the judge is, in [0, 1]. dropped: why the pair
+    must not be learned from, or None. What else an answer holds is the judge's evidence: `Verdict` or `Scores`.
+    """
+
+    @property
+    def a_is_chosen(self) -> bool: ...
+
+    @property
+    def confidence(self) -> float: ...
+
+    @property
+    def dropped(self) -> DropReason | None: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A function's answer about two videos, A and B: a number for each, larger is better.
+
+    Example: Scores(0.31, 0.84).a_is_chosen is False
+    """
+
+    a: float
+    b: float
+    dropped: DropReason | None = None
+
+    @property
+    def a_is_chosen(self) -> bool:
+        return self.a > self.b
+
+    @property
+    def confidence(self) -> float:
+        """1: a score says nothing of how sure it is."""
+        return 1.0
 
 
 @dataclass(frozen=True)

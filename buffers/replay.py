@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 
 from buffers.labels import BY_MOTION, TALLY, judged_pair, tally
 from buffers.mixing import quotas
-from buffers.records import Batch, Candidates, Conditioning, Pair, RoleTimes, Source, Verdict
+from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source, Verdict
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
@@ -108,7 +108,9 @@ class ReplayBuffer:
         """How far the folder is: its last stored pair and the last step with a batch, for the state of a run."""
         return {"stored": self._store.last_number, "drawn": self._waiting.last_step()}
 
-    async def add(self, candidates: list[Candidates], verdicts: list[Verdict], request: int | None = None) -> int:
+    async def add(
+        self, candidates: list[Candidates], preferences: Sequence[Preference], request: int | None = None
+    ) -> int:
         """Keeps the pairs that were not dropped and are within `motion_share`; returns how many, once they are on disk.
 
         Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. `request`:
@@ -116,14 +118,20 @@ class ReplayBuffer:
         lists do not match or a label is none of 1 to 4, OSError that names the folder if storing fails; the pairs
         stored earlier stay.
         """
-        if len(candidates) != len(verdicts):
-            raise ValueError(f"{len(candidates)} candidates but {len(verdicts)} verdicts: there must be one for each")
+        if len(candidates) != len(preferences):
+            count = len(preferences)
+            raise ValueError(f"{len(candidates)} candidates but {count} verdicts: there must be one for each")
         if self._closed:
             return 0
-        verdicts = self._within_motion_share(verdicts)
-        kept = [(judged_pair(c, v), c.conditioning) for c, v in zip(candidates, verdicts, strict=True) if not v.dropped]
+        preferences = self._within_motion_share(preferences)
+        together = zip(candidates, preferences, strict=True)
+        kept = [
+            (judged_pair(each, preference), each.conditioning)
+            for each, preference in together
+            if not preference.dropped
+        ]
         pairs, conditionings = [pair for pair, _ in kept], [conditioning for _, conditioning in kept]
-        return await self.add_pairs(pairs, conditionings, request, tally(verdicts))
+        return await self.add_pairs(pairs, conditionings, request, tally(preferences))
 
     async def add_pairs(
         self,
@@ -240,15 +248,19 @@ class ReplayBuffer:
             },
         )
 
-    def _within_motion_share(self, verdicts: list[Verdict]) -> list[Verdict]:
+    def _within_motion_share(self, preferences: Sequence[Preference]) -> list[Preference]:
         """Drops those that motion decided beyond their share of all that the run has kept."""
-        within = list(verdicts)
+        within = list(preferences)
+
+        def by_motion(index: int) -> bool:
+            return getattr(preferences[index], "label", None) in BY_MOTION
+
         # Those that distortion decided first: they make room for the others of the same call.
-        for index in sorted(range(len(verdicts)), key=lambda index: verdicts[index].label in BY_MOTION):
-            verdict = verdicts[index]
-            if verdict.dropped:
+        for index in sorted(range(len(within)), key=by_motion):
+            verdict = within[index]
+            if verdict.dropped or not isinstance(verdict, Verdict):
                 continue
-            criterion = "motion" if verdict.label in BY_MOTION else "distortion"
+            criterion = "motion" if by_motion(index) else "distortion"
             kept = self._kept_by.total() + 1
             if criterion == "motion" and self._kept_by["motion"] + 1 > self._config.motion_share * kept:
                 within[index] = replace(verdict, dropped="motion_share")

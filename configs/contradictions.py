@@ -120,6 +120,11 @@ def _buffer(config: RunConfig) -> list[str]:
 
 
 def _ranker(config: RunConfig) -> list[str]:
+    if config.ranker.kind == "function":
+        right = "ranker.kind = function needs ranker.function, `module:function`, which is called with (frames, prompt)"
+        return [] if config.ranker.function else [right]
+    if not config.ranker.path:
+        return ["ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"]
     if config.ranker.frames <= config.sampling.num_frames:
         return []
     return [

@@ -153,7 +153,13 @@ class RankerConfig(Section):
     the probabilities' mean; it is counted either way. An answer that is none of the four is always dropped.
     """
 
-    path: str
+    kind: Literal["qwen_vl", "function"] = "qwen_vl"
+    """The judge: a Qwen3-VL checkpoint (`path`), or a function of your own (`function`)."""
+    path: str = ""
+    """The folder of the Qwen3-VL checkpoint. `kind: function` does not read it."""
+    function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns a number, larger is
+    better: of two videos the one with the larger number is preferred. It runs in the ranker's actor."""
     adapters: AdaptersConfig = AdaptersConfig()
     num_actors: Positive = 1
     cpus_per_actor: Amount = 1.0

@@ -53,6 +53,9 @@ def check_judge(config: RankerConfig) -> None:
 
 def _ranker(config: RunConfig, problems: list[str]) -> None:
     ranker, sampling = config.ranker, config.sampling
+    if ranker.kind == "function":
+        _module_of("ranker.function", ranker.function, problems)
+        return
     try:
         check_judge(ranker)
         tokens = longest_prompt(
@@ -120,17 +123,20 @@ def _people(config: RunConfig, facts: BundleFacts | None, problems: list[str]) -
 
 def _meter(config: RunConfig, problems: list[str]) -> None:
     """The module can be found; whether it holds the function is known when the evaluator imports it."""
-    meter = config.evaluation.meter
-    if meter is None:
+    _module_of("evaluation.meter", config.evaluation.meter, problems)
+
+
+def _module_of(key: str, path: str | None, problems: list[str]) -> None:
+    if path is None:
         return
-    module = meter.partition(":")[0]
+    module = path.partition(":")[0]
     try:
         found = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         found = False
     if not found:
         problems.append(
-            f"evaluation.meter = {meter}: there is no module {module}; write `package.module:function`, as it is "
+            f"{key} = {path}: there is no module {module}; write `package.module:function`, as it is "
             "imported from the working directory"
         )
 

@@ -17,6 +17,7 @@ from learner.timesteps import check_timesteps
 from policy.lora.adapters import add_adapters, check_lora
 from policy.skeleton import skeleton
 from ranker.judges.adapter_files import named_adapters
+from ranker.judges.function import FunctionRanker
 
 
 def absolute(config: RunConfig) -> RunConfig:
@@ -29,8 +30,11 @@ def absolute(config: RunConfig) -> RunConfig:
         adapters = adapters_here(config.ranker.adapters)
         changes |= {
             "model": config.model.model_copy(update={"path": here(config.model.path)}),
-            "ranker": config.ranker.model_copy(update={"path": here(config.ranker.path), "adapters": adapters}),
+            "ranker": config.ranker.model_copy(
+                update={"path": here(config.ranker.path) if config.ranker.path else "", "adapters": adapters}
+            ),
             "prompts": config.prompts.model_copy(update={"train": here(config.prompts.train)}),
+            "start_from": here(config.start_from) if config.start_from else None,
             "evaluation": config.evaluation.model_copy(update={"prompts": here(config.evaluation.prompts)}),
         }
     return config.model_copy(update=changes)
@@ -65,6 +69,8 @@ def start_checks(config: RunConfig) -> tuple[list[Condition], list[Condition], d
     if config.start_from is not None:
         check_lora(config.start_from, transformers)
     Evaluator(config.evaluation.meter, config.run_folder, 0, config.sampling.fps)  # imports the meter
+    if config.ranker.function is not None and config.ranker.kind == "function":
+        FunctionRanker(config.ranker)
     if config.cluster.address == "local":
         cpus = config.cluster.num_cpus or os.cpu_count() or 1
         check_resources(needs(config), [{"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}])

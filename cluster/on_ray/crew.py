@@ -20,6 +20,7 @@ from cluster.on_ray.learner_worker import make_trainer
 from cluster.on_ray.supervision import Supervisor
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
+from ranker.judges.function import FunctionRanker
 from ranker.ranker import Ranker
 
 
@@ -122,7 +123,8 @@ class Crew:
         name = f"ranker-{index}.{next(self._numbers)}"
         # Every call that can be under way, and one for `times`: the engine batches what they ask.
         threads = ceil(generator.num_actors * generator.requests_in_flight / section.num_actors) + 1
-        return _actor(Ranker, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor, threads=threads).remote(
+        role = FunctionRanker if section.kind == "function" else Ranker
+        return _actor(role, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor, threads=threads).remote(
             section
         )
 
@@ -144,7 +146,8 @@ def ray_gauge(name: str, tag_keys: tuple[str, ...]) -> Any:
     return Gauge(name, description=name.replace("_", " "), tag_keys=tag_keys)
 
 
-_REMOTE = {cls: ray.remote(cls) for cls in (Generator, Ranker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)}
+_ROLES = (Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)
+_REMOTE = {cls: ray.remote(cls) for cls in _ROLES}
 
 
 def _actor(cls: type, name: str, *, cpus: float = 0, gpus: float = 0, threads: int | None = None) -> Any:

@@ -17,7 +17,17 @@ from learner.noise_levels import LEVELS, by_noise_level
 LABEL_NAMES = ("1: A less distorted", "2: B less distorted", "3: alike, A moves better", "4: alike, B moves better")
 LABEL_COLORS = (plots.BLUE, "#8CC5EC", plots.GREEN, "#8FD3A8")
 MOTION_UNIT = '<p class="soft">Motion in pixels per frame.</p>'
-FATE_COLORS = (plots.BLUE, plots.ORANGE, plots.VERMILLION, plots.PURPLE, "#808080", "#8B1A1A", "#404040")
+FATE_COLORS = (
+    plots.BLUE,
+    plots.ORANGE,
+    plots.VERMILLION,
+    plots.PURPLE,
+    "#808080",
+    "#8B1A1A",
+    "#404040",
+    "#B0B0B0",
+    "#D0D0D0",
+)
 
 
 def learning_section(rows: list[Row]) -> str:
@@ -87,7 +97,9 @@ def ranker_section(rows: list[Row], summary: dict[str, Any]) -> str:
     seen = [row for row in of_kind(rows, "verdicts") if row["judged"]]
     time = [row["time"] for row in seen]
     # What was lost was never judged.
-    fates = [{**row, "kept": row["judged"] + row["dropped_lost"] - sum(row[key] for key in DROPS)} for row in seen]
+    fates = [
+        {**row, "kept": row["judged"] + row["dropped_lost"] - sum(row.get(key, 0) for key in DROPS)} for row in seen
+    ]
     reasons = [key.removeprefix("dropped_").replace("_", " ") for key in DROPS]
     drawn = []
     for title, mix, keys, names, colors in (

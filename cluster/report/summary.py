@@ -32,6 +32,8 @@ DROPS = (
     "dropped_invalid_label",
     "dropped_lost",
     "dropped_motion_share",
+    "dropped_tie",
+    "dropped_not_finite",
 )
 """Keys of a "verdicts" row: verdicts that are not learned from, by reason."""
 

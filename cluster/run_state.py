@@ -77,14 +77,19 @@ def newest(root: Path) -> RunState | None:
     problems = []
     for folder in reversed(folders(root)):
         try:
-            learner = load_checkpoint(folder / STATE)
-            return RunState(Position(**learner.run), learner)
+            return load(folder)
         except (ValueError, OSError, TypeError) as error:
             log.warning("%s is passed over: %s", folder, error)
             problems.append(str(error))
     if problems:
         raise ValueError(f"{root}: no state of the run can be read: {'; '.join(problems)}")
     return None
+
+
+def load(folder: Path) -> RunState:
+    """The state in one folder. Raises ValueError or OSError that names what is missing or damaged."""
+    learner = load_checkpoint(folder / STATE)
+    return RunState(Position(**learner.run), learner)
 
 
 def snapshot(state: RunState) -> Snapshot:

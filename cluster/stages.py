@@ -90,6 +90,7 @@ async def run_stage(number: int, run: Run, *, meanwhile: Awaitable[None] | None 
     crew, config = run.crew, run.config.of_stage(number)
     stage = run.config.stages[number]
     await crew.begin_stage(number)
+    await _check_buffer(run, number)
     learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
     ready = asyncio.ensure_future(crew.ready())
     try:
@@ -138,6 +139,20 @@ def _left(config: RunConfig, state: RunState | None) -> range:
     here = state.position
     done = state.step - here.first_step >= config.stages[here.stage].steps
     return range(here.stage + done, len(config.stages))
+
+
+async def _check_buffer(run: Run, number: int) -> None:
+    """Raises ValueError if the buffer's folder lacks what the state that is gone on with knows to be in it."""
+    state = run_state.newest(run.folder.checkpoints)
+    if state is None or state.position.stage != number:
+        return
+    here: dict[str, int] = await run.crew.buffer.cursor.remote()
+    for what, count in state.position.buffer.items():
+        if here[what] < count:
+            raise ValueError(
+                f"{run.folder.buffer}: is behind the run's state ({what}: {here[what]}, the state says {count}): files "
+                "of it were lost or put back. Put the newest ones there, or start anew with another out=FOLDER"
+            )
 
 
 async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None:

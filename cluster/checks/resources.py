@@ -24,13 +24,17 @@ class Need:
 
 
 def needs(config: RunConfig) -> list[Need]:
-    """What every role asks Ray for, train workers included."""
+    """What every role asks Ray for, train workers included. A ranker only if a stage is online; the others always:
+    generators make the videos that are evaluated.
+    """
     generator, ranker, learner = config.generator, config.ranker, config.learner
-    return [
+    roles = [
         _need("generator", "num_actors", generator.num_actors, generator.cpus_per_actor, generator.gpus_per_actor),
         _need("ranker", "num_actors", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor),
         _need("learner", "num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker),
     ]
+    judged = any(stage.kind == "online" for stage in config.stages)
+    return [need for need in roles if judged or need.role != "ranker"]
 
 
 def _need(role: str, count_key: str, count: int, cpus: float, gpus: float) -> Need:

@@ -100,7 +100,7 @@ def _prompts(config: RunConfig, problems: list[str]) -> dict[str, int]:
 
 def _people(config: RunConfig, facts: BundleFacts | None, problems: list[str]) -> None:
     """The store of people's own pairs is there, is of this bundle, and holds as many as the run will take."""
-    where, share = config.buffer.offline, config.buffer.mix.offline
+    where = config.buffer.offline
     if where is None or facts is None:
         return
     try:
@@ -111,14 +111,17 @@ def _people(config: RunConfig, facts: BundleFacts | None, problems: list[str]) -
     except (ValueError, OSError) as error:
         problems.append(f"buffer.offline = {where}: {error}")
         return
-    steps, uses = sum(stage.steps for stage in config.stages), config.buffer.max_uses
-    wanted = ceil(steps * config.learner.pairs_per_step * share)
-    if wanted > held * uses:
-        problems.append(
-            f"buffer.offline = {where}: holds {held:,} pairs, which may be used {uses} times (buffer.max_uses); "
-            f"{steps:,} steps of {config.learner.pairs_per_step} pairs with buffer.mix.offline = {share:g} take "
-            f"{wanted:,}, and would wait for ever for the rest"
-        )
+    wanted = 0
+    for number, stage in enumerate(config.stages):
+        merged = config.of_stage(number)
+        uses, share = merged.buffer.max_uses, merged.buffer.mix.offline
+        wanted += ceil(stage.steps * merged.learner.pairs_per_step * share)
+        if share and wanted > held * uses:
+            problems.append(
+                f"buffer.offline = {where}: holds {held:,} pairs, which may be used {uses} times (buffer.max_uses); "
+                f"{stage.steps:,} steps of {merged.learner.pairs_per_step} pairs with buffer.mix.offline = {share:g} "
+                f"take {wanted:,} with those of earlier stages, and would wait for ever for the rest"
+            )
 
 
 def _meter(config: RunConfig, problems: list[str]) -> None:

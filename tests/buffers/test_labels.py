@@ -1,8 +1,10 @@
 import dataclasses
+import math
 
 import pytest
 
 from buffers.labels import TALLY, judged_pair, tally
+from buffers.records import Scores
 from tests.buffers.samples import candidates, pair, same, verdict
 
 
@@ -51,5 +53,17 @@ def test_the_tally_counts_every_verdict_once():
         "dropped_invalid_label": 1,
         "dropped_lost": 1,
         "dropped_motion_share": 0,
+        "dropped_tie": 0,
+        "dropped_not_finite": 0,
     }
     assert set(counts) <= set(TALLY)
+
+
+def test_a_functions_scores_count_as_judged_and_by_their_reason():
+    counts = tally([Scores(0.2, 0.9), Scores(1.0, 1.0, "tie"), Scores(math.nan, 1.0, "not_finite"), verdict(3)])
+    assert (counts["judged"], counts["dropped_tie"], counts["dropped_not_finite"], counts["label_3"]) == (4, 1, 1, 1)
+
+
+def test_the_larger_score_is_chosen():
+    pair = judged_pair(candidates(2), Scores(0.2, 0.9))
+    assert (pair.chosen_id, pair.rejected_id, pair.verdict) == ("c0-5", "c0-4", None)

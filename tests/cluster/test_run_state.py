@@ -1,0 +1,98 @@
+"""The state of a run on disk: written whole, the newest whole one is read, and it brings a learner back bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from buffers.tensors import decode
+from cluster import run_state
+from cluster.run_folder import RunFolder, different_keys
+from cluster.run_state import Position, RunState
+from learner.checkpoint import LearnerState
+from tests.cluster.test_run_folder import small_config
+
+
+def state(step: int, *, stage: int = 0) -> RunState:
+    def tensors() -> dict[str, dict[str, torch.Tensor]]:
+        return {"transformer": {"blocks.0.to_q.lora_A.weight": torch.full((2, 3), float(step))}}
+
+    steps = {"transformer": {"blocks.0.to_q.lora_A.weight": step}}
+    learner = LearnerState(5, step, step, tensors(), tensors(), tensors(), steps, reference=tensors())
+    return RunState(
+        Position(stage, first_step=0, version=step, buffer={"stored": 4 * step, "drawn": step - 1}), learner
+    )
+
+
+def export(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "adapter.txt").write_text("for people")
+
+
+def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
+    for step in (2, 4, 6):
+        run_state.save(tmp_path, state(step, stage=1), export=export)
+    assert [folder.name for folder in run_state.folders(tmp_path)] == ["00000004", "00000006"]
+    newest = run_state.newest(tmp_path)
+    assert newest is not None
+    assert (newest.step, newest.position) == (6, state(6, stage=1).position)
+    for field in ("adapters", "reference", "exp_avg", "exp_avg_sq"):
+        (tensor,) = getattr(newest.learner, field)["transformer"].values()
+        assert torch.equal(tensor, torch.full((2, 3), 6.0))
+    assert (tmp_path / "00000006" / run_state.ADAPTER / "adapter.txt").read_text() == "for people"
+
+
+def test_a_damaged_state_is_passed_over_and_all_damaged_ones_are_an_error(tmp_path: Path):
+    assert run_state.newest(tmp_path) is None
+    for step in (2, 4):
+        run_state.save(tmp_path, state(step), export=export)
+    for step in (4, 2):
+        (tmp_path / f"{step:08d}" / run_state.STATE / "adapter.safetensors").write_bytes(b"torn")
+        if step == 4:
+            newest = run_state.newest(tmp_path)
+            assert newest is not None and newest.step == 2
+    with pytest.raises(ValueError, match="no state of the run can be read"):
+        run_state.newest(tmp_path)
+
+
+def test_a_step_that_is_repeated_replaces_its_state(tmp_path: Path):
+    run_state.save(tmp_path, state(2), export=export)
+    run_state.save(tmp_path, state(2, stage=1), export=export)
+    newest = run_state.newest(tmp_path)
+    assert newest is not None and newest.position.stage == 1
+
+
+def test_a_snapshot_of_a_state_is_its_adapter_under_its_version():
+    made = run_state.snapshot(state(3))
+    (tensor,) = made.adapters["transformer"].values()
+    assert made.version == 3 and torch.equal(decode(tensor), torch.full((2, 3), 3.0))
+
+
+def test_the_same_config_goes_on_and_steps_may_grow(tmp_path: Path):
+    config = small_config(tmp_path / "run")
+    _, goes_on = RunFolder.open(config.out, config)
+    assert not goes_on
+    folder, goes_on = RunFolder.open(config.out, config)
+    assert goes_on
+    longer = small_config(tmp_path / "run", stages=[{"kind": "online", "steps": 400}])
+    assert RunFolder.open(longer.out, longer)[1]
+    with pytest.raises(FileExistsError, match=r"already holds a run.*stages\.0\.steps.*out=.*run-2"):
+        RunFolder.open(config.out, config)  # 400 were written down; fewer are not a run that goes on
+    folder.summary_file.write_text('{"complete": true}')
+    with pytest.raises(FileExistsError, match=r"it is finished.*Raise stages\.N\.steps.*out=.*run-2"):
+        RunFolder.open(longer.out, longer)
+
+
+def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path):
+    config = small_config(tmp_path / "run")
+    RunFolder.open(config.out, config)
+    other = small_config(tmp_path / "run", seed=1, learner={"beta": 7.0})
+    with pytest.raises(FileExistsError, match=r"Different: learner\.beta, seed\."):
+        RunFolder.open(other.out, other)
+
+
+def test_keys_that_differ_are_dotted():
+    before = {"seed": 0, "stages": [{"steps": 3, "learner": {}}], "model": {"path": "a"}}
+    now = {"seed": 0, "stages": [{"steps": 9, "learner": {"beta": 1.0}}], "model": {"path": "b"}, "new": 1}
+    assert different_keys(before, now) == ["model.path", "new", "stages.0.learner.beta"]
+    assert different_keys(now, now) == []

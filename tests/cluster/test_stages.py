@@ -1,0 +1,54 @@
+"""Two stages, and a run that is killed: real Ray, real Ray Train, the miniature; a function is the judge."""
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from benchmarks.run_killed import SETTINGS, killed, left_alone
+from cluster import run_state
+from cluster.launch import run
+from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
+from configs.load import load_config
+from tests.cluster.test_people_pairs import config as config  # what `people` is made for
+from tests.cluster.test_people_pairs import people as people  # the fixture
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_the_second_stage_starts_from_the_first_ones_adapter_and_learns_from_people(people: Path, tmp_path: Path):
+    file, out = tmp_path / "two.yaml", tmp_path / "run"
+    settings = yaml.safe_load(Path("configs/miniature.yaml").read_text())
+    settings["stages"] = [
+        {"kind": "online", "steps": 2},
+        {"kind": "offline", "steps": 2, "buffer": {"max_uses": 2}, "learner": {"beta": 500.0}},
+    ]
+    file.write_text(yaml.safe_dump(settings))
+    run(load_config(file, [*SETTINGS, "learner.checkpoint_every=50", f"buffer.offline={people}", f"out={out}"]))
+
+    rows = read_metrics(out / "metrics.jsonl")
+    steps = step_rows(rows)
+    assert [(row["step"], row["stage"]) for row in steps] == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    # The first step of each stage: policy and reference are the same model, whatever beta is.
+    assert steps[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert steps[2]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert steps[3]["loss"] != pytest.approx(math.log(2), abs=1e-5)
+    assert set(evaluation_rows(rows)) == {"before", "after"}
+
+    first, second = (run_state.load(folder) for folder in run_state.folders(out / "checkpoints")[-2:])
+    left = first.learner.adapters["transformer"]
+    assert max(float(tensor.abs().max()) for name, tensor in left.items() if "lora_B" in name) > 1e-5  # not the base
+    assert (first.learner.reference, second.position.first_step) == ({}, 2)
+    assert all(torch.equal(tensor, left[name]) for name, tensor in second.learner.reference["transformer"].items())
+    offline = [row for row in of_kind(rows, "roles") if row["role"] == "ranker" and row["time"] > steps[2]["time"] + 11]
+    assert not offline, "a ranker was asked for its times while the offline stage ran"
+
+
+def test_a_killed_run_that_goes_on_ends_with_the_same_adapter(tmp_path: Path):
+    alone = left_alone(tmp_path / "alone", steps=6)
+    continued, at = killed(tmp_path / "killed", steps=6, kills=1, rng=random.Random(1))
+    assert at[0] < 6, "it was killed before its end"
+    assert continued == alone

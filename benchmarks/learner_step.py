@@ -24,6 +24,7 @@ from buffers.tensors import encode
 from configs.load import load_config
 from configs.schema import RunConfig
 from learner.learner import Learner
+from learner.objectives.dpo import Dpo
 from policy.policy import VideoPolicy
 
 MATRIX_SIZES = (512, 1024, 2048, 4096, 8192)
@@ -146,7 +147,9 @@ def measure(config: RunConfig, *, repeats: int) -> dict[str, Any]:
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
     )
-    learner = Learner(policy, config.learner, sampling_steps=config.sampling.steps, seed=config.seed)
+    learner = Learner(
+        policy, config.learner, Dpo(config.learner.beta), sampling_steps=config.sampling.steps, seed=config.seed
+    )
     learner.step(random_batch(config, policy, step=0))
     seconds = []
     for step in range(1, repeats + 1):

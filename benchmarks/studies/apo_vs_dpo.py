@@ -40,6 +40,7 @@ from examples.miniature.obedience import obeys
 from examples.miniature.prompts.make import split
 from learner.learner import Learner
 from learner.noise_levels import by_noise_level
+from learner.objectives.dpo import Dpo
 from policy.lora.adapters import adapter_state, load_adapter_state
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -211,7 +212,9 @@ class Bench:
             lora=self.config.learner.lora,
             timesteps=timesteps,
         )
-        learner = Learner(self.policy, config, sampling_steps=self.config.sampling.steps, seed=job.seed)
+        learner = Learner(
+            self.policy, config, Dpo(config.beta), sampling_steps=self.config.sampling.steps, seed=job.seed
+        )
         steps = BUDGET // (PAIRS_PER_STEP * timesteps.count)
         measured_at = {round(share * steps): share for share in CURVE if job.phase == "compare"}
         batches = self._batches(job.seed)

@@ -1,7 +1,7 @@
 """What every process of the Ray Train group runs: build or restore a learner, then `learn_steps`.
 
 Only checkpoints are reported to Ray Train (a report costs a poll of its controller); metrics and weights go through
-actors. The gradient is one small flat tensor, so one all-reduce a step is all the parallelism LoRA asks for.
+actors. LoRA's gradient is one small flat tensor, which one all-reduce per timestep of the window sums over the ranks.
 """
 
 import tempfile
@@ -21,6 +21,8 @@ from configs.schema import RunConfig
 from configs.sections import LearnerConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
+from learner.mesh import Mesh
+from learner.objectives.dpo import Dpo
 from policy.lora.adapters import save_lora
 from policy.policy import VideoPolicy
 
@@ -105,11 +107,10 @@ def build_learner(config: RunConfig, *, rank: int, world_size: int) -> Learner:
     return Learner(
         policy,
         config.learner,
+        Dpo(config.learner.beta),
         sampling_steps=config.sampling.steps,
         seed=config.seed,
-        rank=rank,
-        world_size=world_size,
-        reduce=sum_over_ranks if world_size > 1 else None,
+        mesh=Mesh(rank, world_size, sum_over_ranks, _all_ranks) if world_size > 1 else None,
     )
 
 

@@ -82,10 +82,13 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
             layer._active_adapter, layer._disable_adapters = active, disabled
 
 
-def adapter_state(transformers: Transformers) -> dict[str, dict[str, Tensor]]:
-    """A copy of the adapter "policy": expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor."""
+def adapter_state(transformers: Transformers, adapter: str = POLICY) -> dict[str, dict[str, Tensor]]:
+    """A copy of an adapter: expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor.
+
+    Experts without that adapter have no names.
+    """
     return {
-        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, POLICY).items()}
+        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, adapter).items()}
         for expert, transformer in transformers.items()
     }
 

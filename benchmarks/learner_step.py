@@ -56,7 +56,7 @@ class Counted:
 def random_batch(config: RunConfig, policy: VideoPolicy, *, step: int) -> Batch:
     """`learner.pairs_per_step` pairs of normal latents of the config's size, in the policy's dtype."""
     sampling, count = config.sampling, config.learner.pairs_per_step
-    shape = policy.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    shape = policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
     text_dim = int(next(iter(policy.transformers.values())).config["text_dim"])
     generator = torch.Generator().manual_seed(step)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from buffers.records import Batch
 from buffers.tensors import decode
 from learner.timesteps import keyed_generator
+from policy.conditioning import Conditioning
 
 
 class Sample(Protocol):
@@ -34,14 +35,14 @@ class PairTensors:
     """One pair on the CPU.
 
     `chosen`, `rejected`, `noise`: float32 `[channels, latent_frames, latent_height, latent_width]`;
-    `prompt`: `[tokens, dim]`.
+    `conditioning`: one row.
     """
 
     id: str
     chosen: Tensor
     rejected: Tensor
     noise: Tensor
-    prompt: Tensor
+    conditioning: Conditioning
 
     @property
     def shape(self) -> torch.Size:
@@ -54,26 +55,22 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
     Raises ValueError where a pair's two latents differ in shape or its conditioning is missing, FloatingPointError
     where one of them is not finite; each names the pair.
     """
-    prompts = {key: decode(conditioning.prompt_embeds) for key, conditioning in batch.conditionings.items()}
+    rows = {key: {"prompt_embeds": decode(stored.prompt_embeds)} for key, stored in batch.conditionings.items()}
     loaded = []
     for pair in batch.pairs:
-        if pair.condition_id not in prompts:
+        if pair.condition_id not in rows:
             raise ValueError(f"pair {pair.id}: the batch has no conditioning {pair.condition_id}")
-        chosen, rejected, prompt = (
-            decode(pair.chosen).float(),
-            decode(pair.rejected).float(),
-            prompts[pair.condition_id],
-        )
+        chosen, rejected, row = decode(pair.chosen).float(), decode(pair.rejected).float(), rows[pair.condition_id]
         if chosen.shape != rejected.shape:
             raise ValueError(
                 f"pair {pair.id}: chosen latents have shape {tuple(chosen.shape)}, rejected {tuple(rejected.shape)}; "
                 "they share one noise, so they must be equal"
             )
-        for name, tensor in (("chosen latents", chosen), ("rejected latents", rejected), ("prompt embeddings", prompt)):
+        for name, tensor in {"chosen latents": chosen, "rejected latents": rejected, **row}.items():
             if not tensor.isfinite().all():
                 raise FloatingPointError(f"pair {pair.id}: its {name} are not finite")
         noise = torch.randn(chosen.shape, generator=keyed_generator("noise", seed, batch.step, pair.id))
-        loaded.append(PairTensors(pair.id, chosen, rejected, noise, prompt))
+        loaded.append(PairTensors(pair.id, chosen, rejected, noise, Conditioning.of_row(row)))
     return loaded
 
 

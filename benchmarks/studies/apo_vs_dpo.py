@@ -41,6 +41,7 @@ from examples.miniature.prompts.make import split
 from learner.learner import Learner
 from learner.noise_levels import by_noise_level
 from learner.objectives.dpo import Dpo
+from policy.conditioning import Conditioning as TextConditioning
 from policy.lora.adapters import adapter_state, load_adapter_state
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -124,7 +125,7 @@ class Bench:
         every = [*self.prompts["choose"], *self.prompts["compare"], ""]
         self.embeds = dict(zip(every, self.policy.encode_prompts(every), strict=True))
         sampling = self.config.sampling
-        self.shape = self.policy.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        self.shape = self.policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
 
     def _load(self, *, seed: int) -> VideoPolicy:
         model = self.config.model
@@ -141,8 +142,8 @@ class Bench:
         return sample_latents(
             self.policy,
             noise=torch.stack([draw_noise(seed, self.shape) for seed in seeds]),
-            prompt_embeds=torch.stack([self.embeds[prompt] for prompt in prompts]),
-            negative_embeds=self.embeds[""][None],
+            conditioning=TextConditioning(torch.stack([self.embeds[prompt] for prompt in prompts])),
+            negative=TextConditioning(self.embeds[""][None]).repeated(len(prompts)),
             steps=self.config.sampling.steps,
             guidance_scale=self.config.sampling.guidance_scale,
         )

@@ -14,7 +14,7 @@ from configs.schema import RunConfig
 from configs.sections import AdaptersConfig
 from learner.timesteps import check_timesteps
 from policy.lora.adapters import add_adapters
-from policy.skeleton import skeleton
+from policy.policy import skeleton
 from ranker.judges.adapter_files import named_adapters
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from buffers.records import Batch
 from learner.samples import PairTensors, load_pairs
+from policy.conditioning import Conditioning
 from policy.flow import interpolate, velocity_target
 from policy.lora.adapters import reference_pass
 from policy.policy import VideoPolicy
@@ -93,13 +94,13 @@ class Dpo:
         """
         clean = torch.stack([p.chosen for p in pairs] + [p.rejected for p in pairs]).to(policy.device)
         noise = torch.stack([p.noise for p in pairs] * 2).to(policy.device)
-        prompts = torch.stack([p.prompt for p in pairs] * 2).to(policy.device)
+        conditioning = Conditioning.joined([p.conditioning for p in pairs] * 2).to(policy.device)
         noisy = interpolate(clean, noise, sigmas.repeat(2))
         target = velocity_target(clean, noise)
         timestep = timesteps.repeat(2).to(policy.device)
         with reference_pass(policy.transformers):
-            reference = policy.velocity(noisy, timestep=timestep, prompt_embeds=prompts, expert=expert)
-        velocity = policy.velocity(noisy, timestep=timestep, prompt_embeds=prompts, expert=expert)
+            reference = policy.velocity(noisy, timestep, conditioning, expert)
+        velocity = policy.velocity(noisy, timestep, conditioning, expert)
         policy_chosen, policy_rejected = residual(velocity, target).chunk(2)
         reference_chosen, reference_rejected = residual(reference, target).chunk(2)
         terms = dpo_loss(

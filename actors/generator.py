@@ -1,22 +1,18 @@
 """The role that makes videos: two of each condition, with the newest policy it was given."""
 
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from buffers.records import Candidates, Clips, Conditioning, Receipt, Request, RoleTimes, Snapshot
+from buffers.records import Candidates, Clips, Condition, Conditioning, Receipt, Request, RoleTimes, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
-
-CACHED_PROMPTS = 256
-"""Prompt embeddings kept; about 1 GiB of a full-size text encoder's (512 tokens x 4096, bf16)."""
 
 
 class Generator:
@@ -38,10 +34,9 @@ class Generator:
         )
         if config.start_from is not None:
             load_lora(config.start_from, self._policy.transformers)
-        self._shape = self._policy.latent_shape(
+        self._shape = self._policy.facts.latent_shape(
             config.sampling.num_frames, config.sampling.height, config.sampling.width
         )
-        self._embeds: OrderedDict[str, Tensor] = OrderedDict()
         self._counts = {"requests": 0, "videos": 0, "weight_loads": 0}
         self._busy_s = 0.0
         self._started = time.monotonic()
@@ -76,18 +71,22 @@ class Generator:
         The latents are kept in the policy's dtype. Raises ValueError if seeds and conditions are not as many.
         """
         with self._busy():
-            prompts = [condition.prompt for condition in request.conditions]
-            embeds = self._embed(prompts)
+            conditions, sampling = request.conditions, self._sampling
+            prepared = self._policy.prepare(conditions)
+            guided = sampling.guidance_scale > 1.0
+            negative = self._policy.prepare(conditions, prompt=sampling.negative_prompt) if guided else None
             noise = [
-                draw_noise(seed, self._shape) for _, seeds in zip(prompts, request.seeds, strict=True) for seed in seeds
+                draw_noise(seed, self._shape)
+                for _, seeds in zip(conditions, request.seeds, strict=True)
+                for seed in seeds
             ]
             latents = sample_latents(
                 self._policy,
                 noise=torch.stack(noise),
-                prompt_embeds=embeds.repeat_interleave(2, dim=0),
-                negative_embeds=self._negative(),
-                steps=self._sampling.steps,
-                guidance_scale=self._sampling.guidance_scale,
+                conditioning=prepared.repeated(2),
+                negative=negative.repeated(2) if negative else None,
+                steps=sampling.steps,
+                guidance_scale=sampling.guidance_scale,
             )
             videos = self._policy.decode(latents)
             self._counts["requests"] += 1
@@ -96,7 +95,7 @@ class Generator:
             candidates = [
                 Candidates(
                     condition=condition,
-                    conditioning=Conditioning(condition, encode(embeds[index])),
+                    conditioning=_stored(condition, prepared.row(index)),
                     seeds=request.seeds[index],
                     latents_a=encode(stored[2 * index]),
                     latents_b=encode(stored[2 * index + 1]),
@@ -127,21 +126,6 @@ class Generator:
             }
         )
 
-    def _negative(self) -> Tensor | None:
-        return self._embed([self._sampling.negative_prompt]) if self._sampling.guidance_scale > 1.0 else None
-
-    def _embed(self, prompts: list[str]) -> Tensor:
-        """`[batch, tokens, dim]`; only prompts not seen lately go through the text encoder."""
-        unseen = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._embeds))
-        fresh = dict(zip(unseen, self._policy.encode_prompts(unseen), strict=True)) if unseen else {}
-        rows = [fresh[prompt] if prompt in fresh else self._embeds[prompt] for prompt in prompts]
-        for prompt, row in zip(prompts, rows, strict=True):
-            self._embeds[prompt] = row
-            self._embeds.move_to_end(prompt)
-        while len(self._embeds) > CACHED_PROMPTS:
-            self._embeds.popitem(last=False)
-        return torch.stack(rows)
-
     @contextmanager
     def _busy(self) -> Iterator[None]:
         start = time.monotonic()
@@ -149,3 +133,7 @@ class Generator:
             yield
         finally:
             self._busy_s += time.monotonic() - start
+
+
+def _stored(condition: Condition, row: Mapping[str, Tensor]) -> Conditioning:
+    return Conditioning(condition, **{name: encode(tensor) for name, tensor in row.items()})

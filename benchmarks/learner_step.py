@@ -24,6 +24,7 @@ from buffers.tensors import encode
 from configs.load import load_config
 from configs.schema import RunConfig
 from learner.learner import Learner
+from learner.objectives.dpo import Dpo
 from policy.policy import VideoPolicy
 
 MATRIX_SIZES = (512, 1024, 2048, 4096, 8192)
@@ -55,7 +56,7 @@ class Counted:
 def random_batch(config: RunConfig, policy: VideoPolicy, *, step: int) -> Batch:
     """`learner.pairs_per_step` pairs of normal latents of the config's size, in the policy's dtype."""
     sampling, count = config.sampling, config.learner.pairs_per_step
-    shape = policy.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    shape = policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
     text_dim = int(next(iter(policy.transformers.values())).config["text_dim"])
     generator = torch.Generator().manual_seed(step)
 
@@ -146,7 +147,9 @@ def measure(config: RunConfig, *, repeats: int) -> dict[str, Any]:
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
     )
-    learner = Learner(policy, config.learner, sampling_steps=config.sampling.steps, seed=config.seed)
+    learner = Learner(
+        policy, config.learner, Dpo(config.learner.beta), sampling_steps=config.sampling.steps, seed=config.seed
+    )
     learner.step(random_batch(config, policy, step=0))
     seconds = []
     for step in range(1, repeats + 1):

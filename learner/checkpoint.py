@@ -11,54 +11,48 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-FORMAT = 1
-ADAPTER, OPTIMIZER, MANIFEST = "adapter.safetensors", "optimizer.safetensors", "learner.json"
+FORMAT = 2
+ADAPTER_FILE, OPTIMIZER_FILE, MANIFEST = "adapter.safetensors", "optimizer.safetensors", "learner.json"
 
 
 @dataclass(frozen=True)
 class LearnerState:
     """All that a learner needs to go on bit for bit; there is no random state, since draws are keyed by (seed, step).
 
-    `adapters`, `exp_avg`, `exp_avg_sq`: expert -> parameter name -> CPU tensor; `adapters` is named as
-    `policy.lora.adapters.adapter_state` does, AdamW's two moments as `policy_parameters`. `adam_steps`: AdamW's own
-    counts, which fall behind `steps` where an expert was not in every window; a parameter that was never stepped is in
-    none of the three.
+    `adapters`, `reference`: expert -> parameter name -> CPU tensor, as `policy.lora.adapters.adapter_state` names them;
+    the reference has no parameters if it is the base. `optimizer`: what `LoraOptimizer.state` gives; its step counts
+    fall behind `steps` if an expert was not in every window. `run`: what the run around the learner needs, as JSON.
     """
 
     seed: int
     steps: int
     version: int
     adapters: dict[str, dict[str, Tensor]]
-    exp_avg: dict[str, dict[str, Tensor]]
-    exp_avg_sq: dict[str, dict[str, Tensor]]
-    adam_steps: dict[str, dict[str, int]]
-    reference: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    """The frozen adapter of the stage, named as `adapters`. Empty if the reference is the base."""
-    run: dict[str, Any] = field(default_factory=dict)
-    """JSON values that belong to the same commit: where the run stands (`cluster.run_state.Position`)."""
+    reference: dict[str, dict[str, Tensor]]
+    optimizer: dict[str, Tensor]
+    run: dict[str, Any]
 
 
 def save_checkpoint(folder: Path, state: LearnerState) -> None:
     """Writes `folder` whole, as `whole_folder` does, and raises what that raises."""
     with whole_folder(folder) as unfinished:
-        groups = {"adapter": state.adapters, "reference": state.reference}
-        save_file(_flatten(groups), unfinished / ADAPTER)
-        save_file(_flatten({"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}), unfinished / OPTIMIZER)
+        save_file(_flatten({"adapter": state.adapters, "reference": state.reference}), unfinished / ADAPTER_FILE)
+        save_file(state.optimizer, unfinished / OPTIMIZER_FILE)
         manifest = {
             "format": FORMAT,
             "seed": state.seed,
             "steps": state.steps,
             "version": state.version,
-            "adam_steps": state.adam_steps,
+            "experts": sorted(state.adapters),
             "run": state.run,
-            "files": {name: _fingerprint(unfinished / name) for name in (ADAPTER, OPTIMIZER)},
+            "files": {name: _fingerprint(unfinished / name) for name in (ADAPTER_FILE, OPTIMIZER_FILE)},
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
@@ -88,35 +82,33 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def load_checkpoint(folder: Path) -> LearnerState:
-    """Reads a checkpoint after its files have been checked against their sizes and sha256.
+    """Reads a checkpoint and checks its files' sizes and sha256.
 
     Raises FileNotFoundError that names the missing folder or file, ValueError that names the file that is torn or the
     format that is unknown.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    for name in (MANIFEST, ADAPTER, OPTIMIZER):
+    for name in (MANIFEST, ADAPTER_FILE, OPTIMIZER_FILE):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
     manifest = _read_manifest(folder / MANIFEST)
-    for name in (ADAPTER, OPTIMIZER):
+    for name in (ADAPTER_FILE, OPTIMIZER_FILE):
         written, found = manifest["files"][name], _fingerprint(folder / name)
         if written != found:
             raise ValueError(
                 f"{folder / name} is torn or was changed: {found['bytes']} bytes, sha256 {found['sha256']:.12}; "
                 f"{MANIFEST} says {written['bytes']} bytes, sha256 {written['sha256']:.12}"
             )
-    adapter, optimizer = _nest(load_file(folder / ADAPTER)), _nest(load_file(folder / OPTIMIZER))
+    adapters = _nest(load_file(folder / ADAPTER_FILE), manifest["experts"])
     return LearnerState(
         seed=manifest["seed"],
         steps=manifest["steps"],
         version=manifest["version"],
-        adapters=adapter.get("adapter", {}),
-        exp_avg=optimizer.get("exp_avg", {}),
-        exp_avg_sq=optimizer.get("exp_avg_sq", {}),
-        adam_steps=manifest["adam_steps"],
-        reference=adapter.get("reference", {}),
-        run=manifest.get("run", {}),
+        adapters=adapters["adapter"],
+        reference=adapters["reference"],
+        optimizer=load_file(folder / OPTIMIZER_FILE),
+        run=manifest["run"],
     )
 
 
@@ -128,7 +120,7 @@ def _read_manifest(path: Path) -> dict:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise ValueError(f"{path} has checkpoint format {found!r}; this version reads {FORMAT}")
-    missing = {"seed", "steps", "version", "adam_steps", "files"} - manifest.keys()
+    missing = {"seed", "steps", "version", "experts", "run", "files"} - manifest.keys()
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}")
     return manifest
@@ -144,11 +136,11 @@ def _flatten(groups: dict[str, dict[str, dict[str, Tensor]]]) -> dict[str, Tenso
     }
 
 
-def _nest(flat: dict[str, Tensor]) -> dict[str, dict[str, dict[str, Tensor]]]:
-    nested: dict[str, dict[str, dict[str, Tensor]]] = {}
+def _nest(flat: dict[str, Tensor], experts: list[str]) -> dict[str, dict[str, dict[str, Tensor]]]:
+    nested = {group: {expert: {} for expert in experts} for group in ("adapter", "reference")}
     for key, tensor in flat.items():
         group, expert, name = key.split("/", 2)
-        nested.setdefault(group, {}).setdefault(expert, {})[name] = tensor
+        nested[group][expert][name] = tensor
     return nested
 
 

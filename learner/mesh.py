@@ -1,4 +1,4 @@
-"""Where one process of the learner's group stands: its data-parallel rank, and how the ranks add and agree."""
+"""Where a learner stands among its group's ranks, and how the group's ranks reach each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,24 +7,25 @@ from torch import Tensor
 
 
 def _alone(flat: Tensor) -> None:
-    """One rank: its sum is its own."""
+    """The sum over one rank is what that rank has."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """rank, size: data-parallel; rank r has the r-th of `size` equal slices of every batch.
+    """The ranks of one learner group; the default is a learner alone.
 
-    reduce: sums a flat float32 tensor over the data-parallel ranks, in place. agree: whether all ranks say yes. Every
-    rank calls both equally often. Raises ValueError if there are several ranks and no `reduce`.
+    `data_rank`, `data_size`: ranks that differ in `data_rank` learn from different samples of the same batch.
+    `reduce`: sums a flat float32 tensor in place over the data-parallel ranks. `agree`: whether every rank says yes.
+    Both are collectives: every rank calls them equally often and in the same order, or the others wait for ever.
 
-    Example: Mesh() is one process alone.
+    Raises ValueError if there are several ranks and no `reduce`.
     """
 
-    rank: int = 0
-    size: int = 1
+    data_rank: int = 0
+    data_size: int = 1
     reduce: Callable[[Tensor], None] = _alone
     agree: Callable[[bool], bool] = bool
 
     def __post_init__(self) -> None:
-        if self.size > 1 and self.reduce is _alone:
-            raise ValueError(f"{self.size} learner workers need a `reduce` that sums a tensor over them")
+        if self.data_size > 1 and self.reduce is _alone:
+            raise ValueError(f"{self.data_size} learner workers need a `reduce` that sums a tensor over them")

@@ -6,6 +6,8 @@ encoder or the VAE, which are read at first use.
 
 # pyright: reportPrivateImportUsage=false
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,15 @@ from torch import Tensor
 
 from configs.sections import LoraConfig
 from policy.bundle import BundleFacts, check_bundle
+from policy.conditioning import Conditioning, Described
 from policy.lora.adapters import add_adapters
 
 AT_ONCE = 2**16
 """Pixels (frames x height x width) that the VAE handles in one call: small videos are 1.7 times faster in groups
 (measured on the miniature, one thread), large ones only take more memory."""
+
+CACHED_PROMPTS = 256
+"""Prompt embeddings kept; about 1 GiB of a full-size text encoder's (512 tokens x 4096, bf16)."""
 
 
 class VideoPolicy:
@@ -51,6 +57,7 @@ class VideoPolicy:
         self.device = device
         self.dtype = dtype
         self.max_text_tokens = max_text_tokens
+        self._embeds: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
     def load(
@@ -118,12 +125,12 @@ class VideoPolicy:
         return "transformer_2"
 
     def velocity(
-        self, latents: Tensor, *, timestep: Tensor, prompt_embeds: Tensor, expert: str | None = None
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, expert: str | None = None
     ) -> Tensor:
         """One pass: the predicted `eps - x_0`, `[batch, channels, frames, height, width]` in the policy's dtype.
 
-        `latents`: noisy, normalised; `timestep`: `[batch]` in [0, T], all on one expert; `prompt_embeds`:
-        `[batch, tokens, dim]`; `expert`: given where the caller knows it, else found from the timesteps.
+        `latents`: noisy, normalised; `timestep`: `[batch]` in [0, T], all on one expert; `conditioning`: from
+        `prepare`, a row per video; `expert`: found from the timesteps if the caller does not know it.
         Raises ValueError if the timesteps belong to different experts.
         """
         if expert is None:
@@ -134,9 +141,26 @@ class VideoPolicy:
         return self.transformers[expert](
             hidden_states=latents.to(self.dtype),
             timestep=timestep,
-            encoder_hidden_states=prompt_embeds.to(self.dtype),
+            encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             return_dict=False,
         )[0]
+
+    def prepare(self, conditions: Sequence[Described], *, prompt: str | None = None) -> Conditioning:
+        """The conditions as `velocity` takes them, on the policy's device, a row each.
+
+        `prompt` replaces every condition's own, for the negative pass of guidance. Only prompts that were not seen
+        lately go through the text encoder.
+        """
+        prompts = [condition.prompt if prompt is None else prompt for condition in conditions]
+        unseen = list(dict.fromkeys(text for text in prompts if text not in self._embeds))
+        fresh = dict(zip(unseen, self.encode_prompts(unseen), strict=True)) if unseen else {}
+        rows = [fresh[text] if text in fresh else self._embeds[text] for text in prompts]
+        for text, row in zip(prompts, rows, strict=True):
+            self._embeds[text] = row
+            self._embeds.move_to_end(text)
+        while len(self._embeds) > CACHED_PROMPTS:
+            self._embeds.popitem(last=False)
+        return Conditioning(torch.stack(rows))
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
@@ -170,7 +194,9 @@ class VideoPolicy:
         mean, std = self._latent_statistics
         vae: Any = self.vae
         found = []
-        for group in np.array_split(videos, max(1, videos[..., 0].size // AT_ONCE)):
+        at_once = max(1, AT_ONCE // videos[0, ..., 0].size)
+        for start in range(0, len(videos), at_once):
+            group = videos[start : start + at_once]
             pixels = torch.from_numpy(group).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
             found.append((vae.encode(pixels).latent_dist.mode() - mean) / std)
         return torch.cat(found).cpu()
@@ -185,9 +211,22 @@ class VideoPolicy:
             torch.tensor(config.latents_std, device=self.device).view(shape),
         )
 
-    def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """`(channels, latent_frames, latent_height, latent_width)`; raises what `BundleFacts.latent_shape` raises."""
-        return self.facts.latent_shape(num_frames, height, width)
+
+def skeleton(path: str | Path) -> tuple[dict[str, WanTransformer3DModel], Any]:
+    """A bundle's transformers without their weights, for questions that shapes and names answer before any GPU time.
+
+    The experts on torch's meta device (no memory, no weights read) and the bundle's scheduler.
+
+    Raises what `check_bundle` raises.
+    """
+    facts = check_bundle(path)
+    transformers = {}
+    with torch.device("meta"):
+        for name in facts.experts:
+            config: Any = WanTransformer3DModel.load_config(facts.path, subfolder=name)
+            model: Any = WanTransformer3DModel.from_config(config)
+            transformers[name] = model
+    return transformers, getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
 
 
 def _load_transformer(

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor
 
+from policy.conditioning import Conditioning
 from policy.policy import VideoPolicy
 
 SEEDS = 2**32
@@ -26,24 +27,24 @@ def sample_latents(
     policy: VideoPolicy,
     *,
     noise: Tensor,
-    prompt_embeds: Tensor,
-    negative_embeds: Tensor | None,
+    conditioning: Conditioning,
+    negative: Conditioning | None,
     steps: int,
     guidance_scale: float,
 ) -> Tensor:
     """Normalised float32 latents `[batch, channels, frames, height, width]`, with whichever adapter is active.
 
-    `noise`: of that shape; `prompt_embeds`: `[batch, tokens, dim]`; `negative_embeds`: `[batch or 1, tokens, dim]`,
-    only needed with guidance (`guidance_scale` > 1, diffusers' meaning of the number).
+    `noise`: of that shape; `conditioning`: a row per video; `negative`: a row per video too, only needed with guidance
+    (`guidance_scale` > 1, diffusers' meaning of the number).
     """
     guided = guidance_scale > 1.0
-    embeds = prompt_embeds.to(policy.device, policy.dtype)
-    if len(embeds) != len(noise):
-        raise ValueError(f"noise for {len(noise)} videos but prompt embeddings for {len(embeds)}")
+    if len(conditioning) != len(noise):
+        raise ValueError(f"noise for {len(noise)} videos but conditioning for {len(conditioning)}")
     if guided:
-        if negative_embeds is None:
-            raise ValueError(f"guidance_scale = {guidance_scale} needs negative_embeds")
-        embeds = torch.cat([embeds, negative_embeds.to(embeds).expand_as(embeds)])
+        if negative is None or len(negative) != len(noise):
+            raise ValueError(f"guidance_scale = {guidance_scale} needs a negative conditioning of {len(noise)} videos")
+        conditioning = Conditioning.joined([conditioning, negative])
+    conditioning = conditioning.to(policy.device)
     # A multistep scheduler remembers its trajectory, so each run steps a copy of its own.
     scheduler = copy.deepcopy(policy.scheduler)
     scheduler.set_timesteps(steps, device=policy.device)
@@ -52,8 +53,8 @@ def sample_latents(
     for timestep in scheduler.timesteps:
         velocity = policy.velocity(
             torch.cat([latents, latents]) if guided else latents,
-            timestep=timestep.expand(len(embeds)),
-            prompt_embeds=embeds,
+            timestep.expand(len(conditioning)),
+            conditioning,
             expert=policy.expert_at(float(timestep)),
         )
         if guided:

@@ -40,6 +40,8 @@ from examples.miniature.obedience import obeys
 from examples.miniature.prompts.make import split
 from learner.learner import Learner
 from learner.noise_levels import by_noise_level
+from learner.objectives.dpo import Dpo
+from policy.conditioning import Conditioning as TextConditioning
 from policy.lora.adapters import adapter_state, load_adapter_state
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -123,7 +125,7 @@ class Bench:
         every = [*self.prompts["choose"], *self.prompts["compare"], ""]
         self.embeds = dict(zip(every, self.policy.encode_prompts(every), strict=True))
         sampling = self.config.sampling
-        self.shape = self.policy.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        self.shape = self.policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
 
     def _load(self, *, seed: int) -> VideoPolicy:
         model = self.config.model
@@ -140,8 +142,8 @@ class Bench:
         return sample_latents(
             self.policy,
             noise=torch.stack([draw_noise(seed, self.shape) for seed in seeds]),
-            prompt_embeds=torch.stack([self.embeds[prompt] for prompt in prompts]),
-            negative_embeds=self.embeds[""][None],
+            conditioning=TextConditioning(torch.stack([self.embeds[prompt] for prompt in prompts])),
+            negative=TextConditioning(self.embeds[""][None]).repeated(len(prompts)),
             steps=self.config.sampling.steps,
             guidance_scale=self.config.sampling.guidance_scale,
         )
@@ -211,7 +213,9 @@ class Bench:
             lora=self.config.learner.lora,
             timesteps=timesteps,
         )
-        learner = Learner(self.policy, config, sampling_steps=self.config.sampling.steps, seed=job.seed)
+        learner = Learner(
+            self.policy, config, Dpo(config.beta), sampling_steps=self.config.sampling.steps, seed=job.seed
+        )
         steps = BUDGET // (PAIRS_PER_STEP * timesteps.count)
         measured_at = {round(share * steps): share for share in CURVE if job.phase == "compare"}
         batches = self._batches(job.seed)

@@ -15,7 +15,7 @@ from configs.schema import RunConfig
 from configs.sections import AdaptersConfig
 from learner.timesteps import check_timesteps
 from policy.lora.adapters import add_adapters, check_lora
-from policy.skeleton import skeleton
+from policy.policy import skeleton
 from ranker.judges.adapter_files import named_adapters
 from ranker.judges.function import FunctionRanker
 

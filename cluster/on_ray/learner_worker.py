@@ -23,6 +23,7 @@ from configs.schema import RunConfig
 from configs.sections import LearnerConfig
 from learner.learner import Learner
 from learner.mesh import Mesh
+from learner.objectives.dpo import Dpo
 from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
@@ -87,7 +88,8 @@ def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
     )
-    return Learner(policy, config.learner, sampling_steps=config.sampling.steps, seed=config.seed, mesh=mesh)
+    steps, objective = config.sampling.steps, Dpo(config.learner.beta)
+    return Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
 
 
 def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number: int) -> Position:
@@ -101,11 +103,11 @@ def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number
         return state.position
     if state is not None:
         learner.restore(state.learner)
-        learner.begin_stage()
+        learner.begin_stage(config.learner, learner.objective, sampling_steps=config.sampling.steps)
         return Position(number, first_step=state.step, version=state.position.version + 1, buffer={})
     if config.start_from is not None:
         load_lora(config.start_from, learner.policy.transformers)
-        learner.begin_stage()
+        learner.begin_stage(config.learner, learner.objective, sampling_steps=config.sampling.steps)
     return Position(number, first_step=0, version=0, buffer={})
 
 
@@ -120,10 +122,10 @@ def train_worker(given: dict[str, Any]) -> None:
 
     def take(step: int) -> Batch | None:
         count = config.learner.pairs_per_step
-        return ray.get(buffer.take.remote(step, count, rank=mesh.rank, world_size=mesh.size))
+        return ray.get(buffer.take.remote(step, count, rank=mesh.data_rank, world_size=mesh.data_size))
 
     def publish(snapshot: Snapshot) -> None:
-        if mesh.rank:
+        if mesh.data_rank:
             return
         # A group that was restarted repeats steps: the generators hold those weights already.
         newest: int = ray.get(weights.version.remote())
@@ -132,7 +134,7 @@ def train_worker(given: dict[str, Any]) -> None:
         ray.get(buffer.advance.remote(snapshot.version))
 
     def save(version: int) -> None:
-        if mesh.rank:
+        if mesh.data_rank:
             return
         here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()))
         run_state.save(
@@ -142,7 +144,7 @@ def train_worker(given: dict[str, Any]) -> None:
         )
 
     def record(kind: str, row: dict[str, Any]) -> None:
-        if not mesh.rank:
+        if not mesh.data_rank:
             metrics.record.remote(kind, {**row, "stage": number})
 
     learn_steps(

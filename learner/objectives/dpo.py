@@ -1,4 +1,4 @@
-"""The preference loss of one pair at one timestep: Diffusion-DPO for a flow-matching model. Pure functions of tensors.
+"""The preference loss of one pair at one timestep: Diffusion-DPO for a flow-matching model.
 
 Paper section 3.1, Eq. 1 and 2, with the velocity residual in the place of the noise residual (DESIGN 4). Nothing here
 averages over pairs or timesteps: reductions belong to the caller.
@@ -9,6 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from buffers.records import Batch
+from learner.samples import PairTensors, load_pairs
+from policy.conditioning import Conditioning
+from policy.flow import interpolate, velocity_target
+from policy.lora.adapters import reference_pass
+from policy.policy import VideoPolicy
 
 
 @dataclass(frozen=True)
@@ -63,3 +70,50 @@ def dpo_loss(
         chosen_reward=chosen_reward.detach(),
         rejected_reward=rejected_reward.detach(),
     )
+
+
+@dataclass(frozen=True)
+class Dpo:
+    """The objective: `dpo_loss` of every pair, and how far the policy has drifted from the reference."""
+
+    beta: float
+    figures = ("implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift")
+
+    def load(self, batch: Batch, *, seed: int) -> list[PairTensors]:
+        """Raises what `load_pairs` raises."""
+        return load_pairs(batch, seed=seed)
+
+    def __call__(
+        self, policy: VideoPolicy, pairs: list[PairTensors], *, timesteps: Tensor, sigmas: Tensor, expert: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each pair at its timestep, with its gradient, and the figures; all `[pairs]` and float32.
+
+        Two passes of `2 * pairs` rows, chosen first: the reference's without a graph, the policy's with one. The
+        adapters are switched back before this returns, so a checkpointed backward recomputes the policy. `drift`: mean
+        squared difference of the two velocities, averaged over both videos.
+        """
+        clean = torch.stack([p.chosen for p in pairs] + [p.rejected for p in pairs]).to(policy.device)
+        noise = torch.stack([p.noise for p in pairs] * 2).to(policy.device)
+        conditioning = Conditioning.joined([p.conditioning for p in pairs] * 2).to(policy.device)
+        noisy = interpolate(clean, noise, sigmas.repeat(2))
+        target = velocity_target(clean, noise)
+        timestep = timesteps.repeat(2).to(policy.device)
+        with reference_pass(policy.transformers):
+            reference = policy.velocity(noisy, timestep, conditioning, expert)
+        velocity = policy.velocity(noisy, timestep, conditioning, expert)
+        policy_chosen, policy_rejected = residual(velocity, target).chunk(2)
+        reference_chosen, reference_rejected = residual(reference, target).chunk(2)
+        terms = dpo_loss(
+            policy_chosen=policy_chosen,
+            policy_rejected=policy_rejected,
+            reference_chosen=reference_chosen,
+            reference_rejected=reference_rejected,
+            beta=self.beta,
+        )
+        return terms.loss, {
+            "implicit_accuracy": terms.accuracy,
+            "margin": terms.margin,
+            "chosen_reward": terms.chosen_reward,
+            "rejected_reward": terms.rejected_reward,
+            "drift": residual(velocity.detach(), reference).view(2, -1).mean(0),
+        }

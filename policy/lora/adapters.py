@@ -83,17 +83,14 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
 
 
 def adapter_state(transformers: Transformers, adapter: str = POLICY) -> dict[str, dict[str, Tensor]]:
-    """A copy of an adapter: expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor."""
+    """A copy of an adapter: expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor.
+
+    Experts without that adapter have no names.
+    """
     return {
         expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, adapter).items()}
         for expert, transformer in transformers.items()
     }
-
-
-def reference_state(transformers: Transformers) -> dict[str, dict[str, Tensor]]:
-    """A copy of the adapter "reference", as `adapter_state` gives it; empty if the reference is the base."""
-    frozen = all(REFERENCE in transformer.peft_config for transformer in transformers.values())
-    return adapter_state(transformers, REFERENCE) if frozen else {}
 
 
 @torch.no_grad()

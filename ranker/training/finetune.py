@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from configs.ranker import RankerTrainingConfig
+from policy.lora.optimizer import LoraOptimizer
 from ranker.questions import label_ids, model_inputs
 from ranker.training.examples import Example
 
@@ -53,8 +54,12 @@ class Finetune:
         )
         self.model.to(self._device)
         self._add_adapter()
-        self._parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._optimizer = LoraOptimizer(
+            {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad},
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+        )
 
     def step(self, examples: Sequence[Example]) -> dict[str, float]:
         """One AdamW step on this rank's share of the examples; figures are of the global batch.
@@ -62,31 +67,28 @@ class Finetune:
         Raises FloatingPointError, on every rank, where the loss or the gradient is not finite; nothing has changed.
         """
         config = self.config
-        size = sum(parameter.numel() for parameter in self._parameters)
+        names = list(self._optimizer.parameters)
+        size = self._optimizer.size(names)
         flat = torch.zeros(size + len(FIGURES), device=self._device)
-        offset = 0
-        for parameter in self._parameters:
-            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-            offset += parameter.numel()
+        self._optimizer.attach(names, flat[:size])
         for start in range(0, len(examples), config.questions_per_microbatch):
             loss, figures = self._loss(examples[start : start + config.questions_per_microbatch])
             (loss / (2 * config.pairs_per_step)).backward()
             flat[size:] += figures / (2 * config.pairs_per_step)
         if self._reduce is not None:
             self._reduce(flat)
-        norm = float(flat[:size].norm())
         figures = dict(zip(FIGURES, flat[size:].tolist(), strict=True))
-        if not math.isfinite(norm) or not math.isfinite(figures["loss"]):
-            self._optimizer.zero_grad(set_to_none=True)
-            raise FloatingPointError(
-                f"step {self.steps}: loss {figures['loss']}, gradient norm {norm}; lower learning_rate. The adapter "
-                "is as it was"
+        try:
+            if not math.isfinite(figures["loss"]):
+                raise FloatingPointError("the loss is not finite")
+            norm = self._optimizer.step(
+                rate_factor=schedule(self.steps, warmup=config.warmup_steps, steps=config.steps)
             )
-        flat[:size].mul_(min(1.0, config.max_grad_norm / (norm + 1e-6)))
-        for group in self._optimizer.param_groups:
-            group["lr"] = config.learning_rate * schedule(self.steps, warmup=config.warmup_steps, steps=config.steps)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        except FloatingPointError as error:
+            self._optimizer.clear()
+            raise FloatingPointError(
+                f"step {self.steps}: loss {figures['loss']}, {error}; lower learning_rate. The adapter is as it was"
+            ) from error
         self.steps += 1
         return {"step": float(self.steps), **figures, "grad_norm": norm}
 
@@ -97,12 +99,7 @@ class Finetune:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text())
         settings["base_model_name_or_path"] = Path(self.config.path).resolve().name
         (folder / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2) + "\n")
-        moments = {
-            f"{key}/{index}": value
-            for index, parameter in enumerate(self._parameters)
-            for key, value in self._optimizer.state[parameter].items()
-        }
-        save_file(moments, folder / OPTIMIZER)
+        save_file(self._optimizer.state(), folder / OPTIMIZER)
         (folder / POSITION).write_text(json.dumps({"steps": self.steps, "seed": self.config.seed}))
 
     def restore(self, folder: Path) -> None:
@@ -111,12 +108,7 @@ class Finetune:
         if position["seed"] != self.config.seed:
             raise ValueError(f"{folder} was made with seed {position['seed']}, this run has seed {self.config.seed}")
         self.load_adapter(folder)
-        moments = load_file(folder / OPTIMIZER)
-        for index, parameter in enumerate(self._parameters):
-            held = {key: moments[f"{key}/{index}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-            self._optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter) for key, value in held.items()
-            }
+        self._optimizer.load(load_file(folder / OPTIMIZER))
         self.steps = position["steps"]
 
     def load_adapter(self, folder: Path) -> None:

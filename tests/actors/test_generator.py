@@ -127,7 +127,7 @@ def test_cached_prompts_change_nothing(generator: Generator, monkeypatch: pytest
     again, _ = generator.generate(Request((PERSON, PERSON), ((13, 14), (11, 12))))
     assert asked == []
     torch.testing.assert_close(decode(again[0].latents_a), decode(first[1].latents_a), atol=1e-5, rtol=0)
-    monkeypatch.setattr("actors.generator.CACHED_PROMPTS", 1)
+    monkeypatch.setattr("policy.policy.CACHED_PROMPTS", 1)
     third = Condition("c3", "the green square")
     generator.generate(Request((third,), ((1, 2),)))
     generator.generate(Request((PERSON,), ((1, 2),)))

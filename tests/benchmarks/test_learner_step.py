@@ -5,6 +5,7 @@ import pytest
 from benchmarks.learner_step import Counted, count_step, random_batch
 from configs.load import load_config
 from learner.learner import Learner
+from learner.objectives.dpo import Dpo
 from policy.policy import VideoPolicy
 
 LAYERS, WIDTH, FFN, TEXT, TEXT_DIM, FREQ = 4, 128, 384, 16, 64, 128
@@ -38,7 +39,7 @@ def counted(*, checkpointing: bool) -> Counted:
         ["learner.pairs_per_step=2", "learner.microbatch_pairs=2", f"learner.gradient_checkpointing={checkpointing}"],
     )
     policy = VideoPolicy.load(config.model.path, dtype="float32", lora=config.learner.lora, max_text_tokens=TEXT)
-    learner = Learner(policy, config.learner, sampling_steps=10, seed=0)
+    learner = Learner(policy, config.learner, Dpo(config.learner.beta), sampling_steps=10, seed=0)
     return count_step(learner, policy, random_batch(config, policy, step=0))
 
 

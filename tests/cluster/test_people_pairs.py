@@ -21,6 +21,7 @@ from configs.schema import RunConfig
 from configs.sections import BufferConfig, MixConfig
 from examples.miniature.world import FPS, draw_any, render
 from learner.learner import Learner
+from learner.objectives.dpo import Dpo
 from media.video_write import write_mp4
 from policy.policy import VideoPolicy
 
@@ -67,7 +68,7 @@ def people(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def learner_of(config: RunConfig) -> Learner:
     policy = VideoPolicy.load(config.model.path, dtype="float32", lora=config.learner.lora)
-    return Learner(policy, config.learner, sampling_steps=config.sampling.steps, seed=0)
+    return Learner(policy, config.learner, Dpo(config.learner.beta), sampling_steps=config.sampling.steps, seed=0)
 
 
 def train(learner: Learner, buffer: ReplayBuffer) -> tuple[list[float], list[Batch]]:

@@ -17,8 +17,8 @@ def state(step: int, *, stage: int = 0) -> RunState:
     def tensors() -> dict[str, dict[str, torch.Tensor]]:
         return {"transformer": {"blocks.0.to_q.lora_A.weight": torch.full((2, 3), float(step))}}
 
-    steps = {"transformer": {"blocks.0.to_q.lora_A.weight": step}}
-    learner = LearnerState(5, step, step, tensors(), tensors(), tensors(), steps, reference=tensors())
+    optimizer = {"exp_avg": torch.full((2, 3), float(step))}
+    learner = LearnerState(5, step, step, tensors(), tensors(), optimizer, {})
     return RunState(
         Position(stage, first_step=0, version=step, buffer={"stored": 4 * step, "drawn": step - 1}), learner
     )
@@ -36,8 +36,9 @@ def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
     newest = run_state.newest(tmp_path)
     assert newest is not None
     assert (newest.step, newest.position) == (6, state(6, stage=1).position)
-    for field in ("adapters", "reference", "exp_avg", "exp_avg_sq"):
-        (tensor,) = getattr(newest.learner, field)["transformer"].values()
+    learner = newest.learner
+    for tensors in (learner.adapters["transformer"], learner.reference["transformer"], learner.optimizer):
+        (tensor,) = tensors.values()
         assert torch.equal(tensor, torch.full((2, 3), 6.0))
     assert (tmp_path / "00000006" / run_state.ADAPTER / "adapter.txt").read_text() == "for people"
 

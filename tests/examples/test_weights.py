@@ -10,6 +10,7 @@ from diffusers import WanPipeline
 from configs.sections import LoraConfig
 from examples.miniature.prompts.make import HERE, split
 from examples.miniature.world import COLORS, DIRECTIONS, SHAPES
+from policy.conditioning import Conditioning
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
 
@@ -39,13 +40,13 @@ def test_the_bundle_samples_alike_here_and_in_plain_diffusers() -> None:
         seed=0,
         max_text_tokens=16,
     )
-    noise = torch.stack([draw_noise(seed, policy.latent_shape(9, 32, 32)) for seed in (3, 4)])
+    noise = torch.stack([draw_noise(seed, policy.facts.latent_shape(9, 32, 32)) for seed in (3, 4)])
     prompts = ["a red circle moving left", "an orange person walking up"]
     ours = sample_latents(
         policy,
         noise=noise,
-        prompt_embeds=policy.encode_prompts(prompts),
-        negative_embeds=policy.encode_prompts([""] * 2),
+        conditioning=Conditioning(policy.encode_prompts(prompts)),
+        negative=Conditioning(policy.encode_prompts([""] * 2)),
         steps=10,
         guidance_scale=2.0,
     )

@@ -13,19 +13,21 @@ FILES = ("adapter.safetensors", "optimizer.safetensors", "learner.json")
 def make_state():
     torch.manual_seed(1)
     tensors = [
-        {"transformer": {"blocks.0.to_q.lora_A.weight": torch.randn(2, 3)}, "transformer_2": {}} for _ in range(3)
+        {"transformer": {"blocks.0.to_q.lora_A.weight": torch.randn(2, 3)}, "transformer_2": {}} for _ in range(2)
     ]
     tensors[0]["transformer_2"] = {"blocks.0.to_q.lora_B.weight": torch.randn(3, 2)}
-    steps = {"transformer": {"blocks.0.to_q.lora_A.weight": 6}, "transformer_2": {}}
-    return LearnerState(5, 7, 3, tensors[0], tensors[1], tensors[2], steps)
+    optimizer = {f"{slot}/transformer.blocks.0.to_q.lora_A.weight": torch.randn(2, 3) for slot in ("exp_avg", "step")}
+    return LearnerState(5, 7, 3, tensors[0], tensors[1], optimizer, {"stage": 2, "cursors": [1, 2]})
 
 
 def test_what_was_saved_is_loaded_and_nothing_else_is_left(tmp_path):
     state = make_state()
     save_checkpoint(tmp_path / "run" / "step-7", state)
     loaded = load_checkpoint(tmp_path / "run" / "step-7")
-    assert (loaded.seed, loaded.steps, loaded.version, loaded.adam_steps) == (5, 7, 3, state.adam_steps)
-    for field in ("adapters", "exp_avg", "exp_avg_sq"):
+    assert (loaded.seed, loaded.steps, loaded.version, loaded.run) == (5, 7, 3, state.run)
+    assert loaded.optimizer.keys() == state.optimizer.keys()
+    assert all(torch.equal(loaded.optimizer[key], tensor) for key, tensor in state.optimizer.items())
+    for field in ("adapters", "reference"):
         wanted = {(e, n): t for e, named in getattr(state, field).items() for n, t in named.items()}
         found = {(e, n): t for e, named in getattr(loaded, field).items() for n, t in named.items()}
         assert wanted.keys() == found.keys()
@@ -53,7 +55,7 @@ def test_an_unknown_format_is_named(tmp_path):
     save_checkpoint(tmp_path / "step", make_state())
     file = tmp_path / "step" / "learner.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 9}))
-    with pytest.raises(ValueError, match="format 9; this version reads 1"):
+    with pytest.raises(ValueError, match="format 9; this version reads 2"):
         load_checkpoint(tmp_path / "step")
 
 

@@ -2,60 +2,62 @@
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from buffers.records import Batch
-from buffers.tensors import encode
+from buffers.tensors import decode, encode
 from configs.sections import LearnerConfig, TimestepsConfig
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from learner.mesh import Mesh
+from learner.objectives.dpo import Dpo
 from policy.lora.adapters import adapter_state, policy_parameters
 
 
-def make_learner(policy, *, sampling_steps=20, seed=3, mesh=None, **changes):
+def make_learner(policy, *, sampling_steps=20, seed=3, rank=0, world_size=1, reduce=None, **changes):
     plain = {"beta": 50.0, "pairs_per_step": 4, "microbatch_pairs": 2, "gradient_checkpointing": False}
+    mesh = Mesh(rank, world_size, **({"reduce": reduce} if reduce else {}))
     return Learner(
-        policy,
-        LearnerConfig(**plain | changes),
-        sampling_steps=sampling_steps,
-        seed=seed,
-        mesh=mesh,
+        policy, LearnerConfig(**plain | changes), Dpo(50.0), sampling_steps=sampling_steps, seed=seed, mesh=mesh
     )
 
 
 def everything(learner):
     """Weights, both moments and step counts as one comparable value."""
     state = learner.state()
-    tensors = [
-        t for field in (state.adapters, state.exp_avg, state.exp_avg_sq) for e in field.values() for t in e.values()
-    ]
-    return state.steps, state.version, state.adam_steps, torch.cat([tensor.flatten() for tensor in tensors])
+    tensors = [t for e in (*state.adapters.values(), *state.reference.values(), state.optimizer) for t in e.values()]
+    return state.steps, state.version, [*state.optimizer], torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def same(one, other):
     return one[:3] == other[:3] and torch.equal(one[3], other[3])
 
 
+@pytest.mark.parametrize("later_stage", [False, True])
 @pytest.mark.parametrize("boundary_ratio", [None, 0.8])
-def test_a_restored_learner_goes_on_bit_for_bit(make_policy, make_batch, tmp_path, boundary_ratio):
+def test_a_restored_learner_goes_on_bit_for_bit(make_policy, make_batch, tmp_path, boundary_ratio, later_stage):
     settings = {"publish_every": 2, "timesteps": TimestepsConfig(kind="apo" if boundary_ratio is None else "uniform")}
     straight = make_learner(make_policy(boundary_ratio=boundary_ratio), **settings)
     for step in range(3):
         straight.step(make_batch(step=step))
-    save_checkpoint(tmp_path / "step-3", straight.state())
+        if step == 1 and later_stage:
+            straight.begin_stage(straight.config, Dpo(50.0), sampling_steps=20)
+    save_checkpoint(tmp_path / "step-3", straight.state(run={"stage": 1}))
     wanted = [straight.step(make_batch(step=step)) for step in range(3, 7)]
 
     resumed = make_learner(make_policy(boundary_ratio=boundary_ratio, trained=False), **settings)
     resumed.step(make_batch(step=0))  # whatever it held before is forgotten
-    resumed.restore(load_checkpoint(tmp_path / "step-3"))
+    state = load_checkpoint(tmp_path / "step-3")
+    assert state.run == {"stage": 1}
+    resumed.restore(state)
     assert (resumed.steps, resumed.version) == (3, 1)
     torch.manual_seed(123)
     found = [resumed.step(make_batch(step=step)) for step in range(3, 7)]
     for mine, theirs in zip(found, wanted, strict=True):
-        assert {k: v for k, v in mine.items() if k != "step_s"} == {k: v for k, v in theirs.items() if k != "step_s"}
+        assert mine == theirs
     assert same(everything(resumed), everything(straight))
 
 
@@ -63,10 +65,10 @@ def test_a_state_is_a_copy(make_policy, make_batch):
     learner = make_learner(make_policy())
     learner.step(make_batch(step=0))
     state = learner.state()
-    kept = {name: tensor.clone() for name, tensor in state.exp_avg["transformer"].items()}
+    kept = {name: tensor.clone() for name, tensor in state.optimizer.items()}
     learner.step(make_batch(step=1))
     assert state.steps == 1
-    assert all(torch.equal(state.exp_avg["transformer"][name], tensor) for name, tensor in kept.items())
+    assert all(torch.equal(state.optimizer[name], tensor) for name, tensor in kept.items())
 
 
 def test_another_runs_state_is_refused(make_policy, make_batch):
@@ -80,6 +82,14 @@ def test_another_runs_state_is_refused(make_policy, make_batch):
     with pytest.raises(ValueError, match="transformer_2"):
         two.restore(state)
     assert same(everything(two), before)
+
+
+def test_a_reference_that_is_an_adapter_is_not_taken_for_the_base(make_policy):
+    state = make_learner(make_policy()).state()
+    later = make_learner(make_policy())
+    later.begin_stage(later.config, Dpo(50.0), sampling_steps=20)
+    with pytest.raises(ValueError, match="reference is the base"):
+        later.restore(state)
 
 
 @pytest.mark.parametrize("poison", ["latent", "weights"])
@@ -102,46 +112,83 @@ def test_what_is_not_finite_names_step_pair_and_timesteps_and_leaves_the_policy_
 
 def test_a_gradient_that_is_not_finite_is_refused(make_policy, make_batch):
     policy = make_policy()
-
-    def overflow(flat):
-        flat[0] = float("inf")
-
-    learner = make_learner(policy, mesh=Mesh(reduce=overflow))
+    learner = make_learner(policy, reduce=lambda flat: flat[0].fill_(float("inf")))
     before = everything(learner)
     with pytest.raises(FloatingPointError, match="step 0: the gradient is not finite"):
         learner.step(make_batch())
     assert same(everything(learner), before)
 
 
-def test_one_poisoned_rank_stops_both_and_moves_neither(make_policy, make_batch):
-    shared, barrier, errors = [torch.empty(0)] * 2, threading.Barrier(2), ["", ""]
-    policies = [make_policy(), make_policy()]
-    before = [adapter_state(policy.transformers)["transformer"] for policy in policies]
+def two_ranks(policies, batches):
+    """One step on each of two ranks that reduce together; the two errors, or the figures."""
+    shared, barrier = [torch.empty(0)] * 2, threading.Barrier(2)
+    found: list[Any] = [None, None]
 
     def run(rank):
         def reduce(flat):
             shared[rank] = flat.clone()
-            barrier.wait(60)
+            barrier.wait(20)
             flat.copy_(shared[0] + shared[1])
-            barrier.wait(60)
+            barrier.wait(20)
 
-        whole, mine = make_batch(poison=3), slice(2 * rank, 2 * rank + 2)
-        learner = make_learner(policies[rank], mesh=Mesh(rank, 2, reduce))
         try:
-            learner.step(Batch(0, whole.pairs[mine], whole.conditionings, whole.staleness[mine]))
-        except FloatingPointError as error:
-            errors[rank] = str(error)
+            found[rank] = make_learner(policies[rank], rank=rank, world_size=2, reduce=reduce).step(batches[rank])
+        except Exception as error:
+            found[rank] = error
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
-    assert "another learner worker" in errors[0]
-    assert "pair0-3" in errors[1]
+    return found
+
+
+def shares(whole):
+    return [
+        Batch(0, whole.pairs[at : at + 2], whole.conditionings, whole.staleness[at : at + 2]) for at in range(0, 4, 2)
+    ]
+
+
+@pytest.mark.parametrize("fault", ["poison", "wrong step", "no conditioning", "out of memory"])
+def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, fault):
+    policies = [make_policy(), make_policy()]
+    before = [adapter_state(policy.transformers)["transformer"] for policy in policies]
+    batches = shares(make_batch(poison=3 if fault == "poison" else None))
+    expected: type[Exception] = ValueError
+    if fault == "poison":
+        expected = FloatingPointError
+    elif fault == "wrong step":
+        batches[1] = replace(batches[1], step=7)
+    elif fault == "no conditioning":
+        batches[1] = replace(batches[1], conditionings={})
+    else:
+        expected = torch.OutOfMemoryError
+
+        def refuse(*_):
+            raise torch.OutOfMemoryError("no memory")
+
+        policies[1].transformers["transformer"].register_forward_pre_hook(refuse)
+    errors = two_ranks(policies, batches)
+    assert "another learner worker" in str(errors[0])
+    assert isinstance(errors[1], expected)
+    if fault == "poison":
+        assert "pair0-3" in str(errors[1])
     for policy, weights in zip(policies, before, strict=True):
         after = adapter_state(policy.transformers)["transformer"]
         assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
+
+
+def test_ranks_may_need_different_numbers_of_microbatches(make_policy, make_batch):
+    """Rank 1 has videos of two sizes, so it makes two microbatches where rank 0 makes one."""
+    policies, batches = [make_policy(), make_policy()], shares(make_batch())
+    pair = batches[1].pairs[0]
+    small = {side: encode(decode(getattr(pair, side))[:, :, :2]) for side in ("chosen", "rejected")}
+    batches[1] = replace(batches[1], pairs=(replace(pair, **small), batches[1].pairs[1]))
+    found = two_ranks(policies, batches)
+    assert found[0]["levels"] == found[1]["levels"] and found[0]["grad_norm"] == found[1]["grad_norm"]
+    one, other = (adapter_state(policy.transformers)["transformer"] for policy in policies)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_batch_of_another_step_or_size_is_refused(make_policy, make_batch):
@@ -165,9 +212,9 @@ def test_pairs_that_do_not_fit_together_are_named(make_policy, make_batch):
 
 def test_a_learner_that_cannot_work_says_so_at_once(make_policy):
     with pytest.raises(ValueError, match="pairs_per_step = 4 does not divide among 3"):
-        make_learner(make_policy(), mesh=Mesh(size=3, reduce=lambda flat: None))
+        make_learner(make_policy(), world_size=3, reduce=lambda flat: None)
     with pytest.raises(ValueError, match="reduce"):
-        make_learner(make_policy(), mesh=Mesh(size=2))
+        make_learner(make_policy(), world_size=2)
     with pytest.raises(ValueError, match="no LoRA adapter"):
         make_learner(make_policy(lora=False, trained=False))
     with pytest.raises(ValueError, match=r"sampling\.steps = 6 with shift 3"):

@@ -8,6 +8,7 @@ import torch
 from diffusers import WanPipeline
 
 from configs.sections import LoraConfig
+from policy.conditioning import Conditioning
 from policy.policy import VideoPolicy
 
 PROMPTS = ["a red  circle moving left", "the blue person walking &amp; moving right"]
@@ -38,7 +39,7 @@ def test_prompt_embeddings_are_the_pipelines(policy: VideoPolicy, pipe: Any):
 
 
 def test_decoded_pixels_are_the_pipelines(policy: VideoPolicy, pipe: Any):
-    latents = torch.randn(2, *policy.latent_shape(9, 32, 48), generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(2, *policy.facts.latent_shape(9, 32, 48), generator=torch.Generator().manual_seed(1))
     video = policy.decode(latents)
     assert video.dtype == np.uint8
     assert video.shape == (2, 9, 32, 48, 3)
@@ -58,23 +59,31 @@ def test_encoded_latents_are_those_of_diffusers_preprocessing_and_its_vae(policy
     pixels = torch.cat([pipe.video_processor.preprocess_video(list(one / 255.0)) for one in video])
     with torch.no_grad():
         theirs = (pipe.vae.encode(pixels.float()).latent_dist.mode() - mean) / std
-    assert ours.dtype == torch.float32 and tuple(ours.shape[1:]) == policy.latent_shape(9, 32, 48)
+    assert ours.dtype == torch.float32 and tuple(ours.shape[1:]) == policy.facts.latent_shape(9, 32, 48)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     torch.testing.assert_close(policy.encode(video[1:2]), ours[1:2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("frames, size", [(33, 64), (9, 32)])
+def test_a_video_too_large_to_be_grouped_is_encoded_alone(policy: VideoPolicy, frames: int, size: int):
+    videos = np.random.default_rng(1).integers(0, 256, (2, frames, size, size, 3), dtype=np.uint8)
+    both = policy.encode(videos)
+    assert tuple(both.shape) == (2, *policy.facts.latent_shape(frames, size, size))
+    torch.testing.assert_close(policy.encode(videos[1:]), both[1:], atol=1e-4, rtol=0)
 
 
 def test_latent_shape_is_what_the_vae_encodes_to(policy: VideoPolicy):
     vae: Any = policy.vae
     with torch.no_grad():
         encoded = vae.encode(torch.zeros(1, 3, 9, 32, 48)).latent_dist.mode()
-    assert tuple(encoded.shape[1:]) == policy.latent_shape(9, 32, 48)
+    assert tuple(encoded.shape[1:]) == policy.facts.latent_shape(9, 32, 48)
 
 
 def test_velocity_is_the_transformers_output(policy: VideoPolicy, pipe: Any):
-    latents = torch.randn(2, *policy.latent_shape(9, 32, 32))
+    latents = torch.randn(2, *policy.facts.latent_shape(9, 32, 32))
     embeds, timestep = policy.encode_prompts(PROMPTS), torch.tensor([700, 20])
     with torch.no_grad():
-        ours = policy.velocity(latents, timestep=timestep, prompt_embeds=embeds)
+        ours = policy.velocity(latents, timestep, Conditioning(embeds))
         theirs = pipe.transformer(latents, timestep, embeds).sample
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
@@ -90,21 +99,21 @@ def test_experts_split_at_the_boundary(policy: VideoPolicy, policy_two: VideoPol
 
 
 def test_velocity_asks_the_expert_of_the_timestep(policy_two: VideoPolicy):
-    latents = torch.randn(1, *policy_two.latent_shape(9, 32, 32))
+    latents = torch.randn(1, *policy_two.facts.latent_shape(9, 32, 32))
     embeds = policy_two.encode_prompts(PROMPTS[:1])
     low = torch.tensor([500])
     with torch.no_grad():
-        found = policy_two.velocity(latents, timestep=low, prompt_embeds=embeds)
+        found = policy_two.velocity(latents, low, Conditioning(embeds))
         second = policy_two.transformers["transformer_2"](latents, low, embeds).sample
-        first = policy_two.velocity(latents, timestep=low, prompt_embeds=embeds, expert="transformer")
+        first = policy_two.velocity(latents, low, Conditioning(embeds), expert="transformer")
     assert torch.equal(found, second)
     assert (found - first).abs().max() > 1e-2
 
 
 def test_timesteps_on_both_sides_of_the_boundary_are_refused(policy_two: VideoPolicy):
-    latents = torch.zeros(2, *policy_two.latent_shape(9, 32, 32))
+    latents = torch.zeros(2, *policy_two.facts.latent_shape(9, 32, 32))
     with pytest.raises(ValueError, match=r"timesteps \[900, 800\] lie on both sides"):
-        policy_two.velocity(latents, timestep=torch.tensor([900, 800]), prompt_embeds=torch.zeros(2, 16, 32))
+        policy_two.velocity(latents, torch.tensor([900, 800]), Conditioning(torch.zeros(2, 16, 32)))
 
 
 def test_bf16_base_with_float32_masters_trains(tiny_bundle: Path):
@@ -115,8 +124,8 @@ def test_bf16_base_with_float32_masters_trains(tiny_bundle: Path):
     assert {p.dtype for p in lora.values()} == {torch.float32}
     assert {name for name, p in transformer.named_parameters() if p.requires_grad} == set(lora)
     embeds = policy.encode_prompts(PROMPTS[:1])
-    latents = torch.randn(1, *policy.latent_shape(9, 32, 32))
-    velocity = policy.velocity(latents, timestep=torch.tensor([500]), prompt_embeds=embeds)
+    latents = torch.randn(1, *policy.facts.latent_shape(9, 32, 32))
+    velocity = policy.velocity(latents, torch.tensor([500]), Conditioning(embeds))
     assert embeds.dtype == velocity.dtype == torch.bfloat16
     optimizer = torch.optim.AdamW(lora.values(), lr=1e-3, weight_decay=0.0)
     before = {name: p.detach().clone() for name, p in lora.items()}

@@ -11,6 +11,7 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 
 from configs.sections import LoraConfig
+from policy.conditioning import Conditioning
 from policy.lora.adapters import policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -27,15 +28,15 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def noise_for(policy: VideoPolicy) -> torch.Tensor:
-    return torch.stack([draw_noise(seed, policy.latent_shape(9, 32, 32)) for seed in (3, 4)])
+    return torch.stack([draw_noise(seed, policy.facts.latent_shape(9, 32, 32)) for seed in (3, 4)])
 
 
 def ours(policy: VideoPolicy, *, guidance_scale: float) -> torch.Tensor:
     return sample_latents(
         policy,
         noise=noise_for(policy),
-        prompt_embeds=policy.encode_prompts(PROMPTS),
-        negative_embeds=policy.encode_prompts([NEGATIVE]),
+        conditioning=Conditioning(policy.encode_prompts(PROMPTS)),
+        negative=Conditioning(policy.encode_prompts([NEGATIVE])).repeated(2),
         steps=STEPS,
         guidance_scale=guidance_scale,
     )
@@ -80,11 +81,18 @@ def test_sampling_twice_is_the_same(tiny_bundle: Path):
 
 def test_guidance_without_negative_embeddings_is_refused(tiny_bundle: Path):
     policy = VideoPolicy.load(tiny_bundle, dtype="float32", max_text_tokens=TOKENS)
-    noise, embeds = noise_for(policy), policy.encode_prompts(PROMPTS)
-    with pytest.raises(ValueError, match=r"guidance_scale = 3.0 needs negative_embeds"):
-        sample_latents(policy, noise=noise, prompt_embeds=embeds, negative_embeds=None, steps=2, guidance_scale=3.0)
-    with pytest.raises(ValueError, match=r"noise for 2 videos but prompt embeddings for 1"):
-        sample_latents(policy, noise=noise, prompt_embeds=embeds[:1], negative_embeds=None, steps=2, guidance_scale=1.0)
+    noise, embeds = noise_for(policy), Conditioning(policy.encode_prompts(PROMPTS))
+    with pytest.raises(ValueError, match=r"guidance_scale = 3.0 needs a negative conditioning"):
+        sample_latents(policy, noise=noise, conditioning=embeds, negative=None, steps=2, guidance_scale=3.0)
+    with pytest.raises(ValueError, match=r"noise for 2 videos but conditioning for 1"):
+        sample_latents(
+            policy,
+            noise=noise,
+            conditioning=Conditioning(embeds.prompt_embeds[:1]),
+            negative=None,
+            steps=2,
+            guidance_scale=1.0,
+        )
 
 
 def test_noise_is_standard_normal_and_keyed_by_its_seed():

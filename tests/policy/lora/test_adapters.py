@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from configs.sections import LoraConfig
+from policy.conditioning import Conditioning
 from policy.lora.adapters import (
     LORA_FILE,
     adapter_state,
@@ -47,9 +48,9 @@ def shake(policy: VideoPolicy, seed: int) -> None:
 
 def velocity(policy: VideoPolicy, expert: str = "transformer") -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
-    latents = torch.randn(1, *policy.latent_shape(9, 32, 32), generator=generator)
+    latents = torch.randn(1, *policy.facts.latent_shape(9, 32, 32), generator=generator)
     embeds = torch.randn(1, 16, 32, generator=generator)
-    return policy.velocity(latents, timestep=torch.tensor([900]), prompt_embeds=embeds, expert=expert)
+    return policy.velocity(latents, torch.tensor([900]), Conditioning(embeds), expert)
 
 
 def flags(policy: VideoPolicy) -> dict[str, bool]:

@@ -1,19 +1,17 @@
 """The role that measures videos of held-out prompts, before and after; it teaches nobody."""
 
-import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from buffers.figures import normal_interval, wilson_interval
 from buffers.records import Clips, Condition, Measurement
 from configs.user_function import user_function
 from media.video_write import write_mp4
 
-Z95 = NormalDist().inv_cdf(0.975)
 EXAMPLE = "examples.miniature.meter:measure"
 SHOWN_SIDE = 256
 """Small videos are enlarged (nearest neighbour) to about this many pixels, so that a browser does not blur them."""
@@ -83,24 +81,6 @@ class Evaluator:
         if measurement is not None:
             row |= {"distorted": measurement.distorted, "motion": measurement.motion, "reason": measurement.reason}
         self._kept.setdefault(phase, []).append(row)
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% score interval for a rate (Wilson 1927); (0, 1) for no trials."""
-    if not trials:
-        return 0.0, 1.0
-    rate, z2 = successes / trials, Z95**2
-    middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
-    # Exactly 0 and 1 where they are that: rounding would leave them 1e-16 off.
-    return 0.0 if not successes else middle - half, 1.0 if successes == trials else middle + half
-
-
-def normal_interval(values: list[float]) -> tuple[float, float]:
-    """95% interval of the mean by the normal approximation (sample deviation); one value gives itself twice."""
-    mean = float(np.mean(values))
-    half = Z95 * float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return mean - half, mean + half
 
 
 def _figures(measurements: list[Measurement]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.checks.resources import check_resources, needs
 from cluster.checks.start import absolute, start_checks
-from cluster.monitor.log_file import noise_to
+from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import read_metrics
 from cluster.on_ray.connect import connected
@@ -36,7 +36,7 @@ def run(config: RunConfig) -> Path:
     if goes_on:
         started -= max((row["time"] for row in read_metrics(folder.metrics_file)), default=0.0)
     stopped: BaseException | None = None
-    with Progress(sum(stage.steps for stage in config.stages)) as progress, noise_to(folder.logs / "driver.log"):
+    with Progress(sum(stage.steps for stage in config.stages)) as progress, logs_to(folder.logs / "driver.log"):
         progress.phase("start")
         with contextlib.ExitStack() as stack:
             try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from buffers.figures import wilson_interval
 from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Verdict
 
@@ -19,9 +20,6 @@ BINS = 10
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of the pairs, the surest first, for accuracy against confidence."""
-
-Interval = Callable[[int, int], tuple[float, float]]
-"""(successes, trials) to a 95% interval; given by the caller."""
 
 
 @dataclass(frozen=True)
@@ -41,38 +39,37 @@ class Scored:
         return self.verdict.label == self.pair.right[0] if len(self.pair.right) == 1 else None
 
 
-def score(scored: Sequence[Scored], interval: Interval) -> dict[str, Any]:
+def score(scored: Sequence[Scored]) -> dict[str, Any]:
     """All figures as plain JSON values; a rate is {"rate", "low", "high", "right", "of"}, None where it is of nothing.
 
     Raises ValueError where nothing was scored.
     """
     if not scored:
         raise ValueError("no pair was scored")
-    rate = _rate(interval)
     orders = 2 * len(scored)
     return {
         "pairs": len(scored),
-        "overall": _accuracy(scored, rate),
-        "by_domain": {name: _accuracy(part, rate) for name, part in _parts(scored, lambda s: s.pair.domain).items()},
+        "overall": _accuracy(scored),
+        "by_domain": {name: _accuracy(part) for name, part in _parts(scored, lambda s: s.pair.domain).items()},
         "by_kind": {
-            name: _accuracy(part, rate)
+            name: _accuracy(part)
             for name, part in _parts(
                 [s for s in scored if s.right_label is not None],
                 lambda s: f"{s.pair.domain}, {'distortion' if s.pair.right[0] <= 2 else 'motion'}",
             ).items()
         },
-        "by_label": _by_label(scored, rate),
+        "by_label": _by_label(scored),
         "by_criterion": {
-            name: _accuracy(part, rate) for name, part in _parts(scored, lambda s: s.pair.criterion).items() if name
+            name: _accuracy(part) for name, part in _parts(scored, lambda s: s.pair.criterion).items() if name
         },
-        "agreement": rate([s.verdict.agreed for s in scored]),
-        "first_shown": _interval_of(sum(s.verdict.first_shown for s in scored), orders, interval),
+        "agreement": _rate([s.verdict.agreed for s in scored]),
+        "first_shown": _rate_of(sum(s.verdict.first_shown for s in scored), orders),
         "label_mass": {
             "mean": float(np.mean([s.verdict.label_mass for s in scored])),
             "least": float(np.min([s.verdict.label_mass for s in scored])),
         },
         "dropped": dict(Counter(s.verdict.dropped for s in scored if s.verdict.dropped)),
-        "kept": _accuracy([s for s in scored if s.verdict.dropped is None], rate),
+        "kept": _accuracy([s for s in scored if s.verdict.dropped is None]),
         "calibration": calibration([s.verdict.confidence for s in scored], [s.right_video for s in scored]),
         "by_confidence": _by_confidence(scored),
     }
@@ -100,21 +97,19 @@ def failures(scored: Sequence[Scored]) -> list[Scored]:
     return sorted((s for s in scored if not s.right_video), key=lambda s: -s.verdict.confidence)
 
 
-def _accuracy(scored: Sequence[Scored], rate: Callable[[Sequence[bool]], dict[str, Any] | None]) -> dict[str, Any]:
+def _accuracy(scored: Sequence[Scored]) -> dict[str, Any]:
     labels = [s.right_label for s in scored if s.right_label is not None]
-    return {"by_label": rate(labels), "by_video": rate([s.right_video for s in scored])}
+    return {"by_label": _rate(labels), "by_video": _rate([s.right_video for s in scored])}
 
 
-def _by_label(
-    scored: Sequence[Scored], rate: Callable[[Sequence[bool]], dict[str, Any] | None]
-) -> dict[str, dict[str, Any]]:
+def _by_label(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
     """Of each label how often it was found where people gave it (recall), and how often it was right where it was said
     (precision), in each domain."""
     labelled = [s for s in scored if s.right_label is not None]
     return {
         f"{domain}/{label}": {
-            "recall": rate([bool(s.right_label) for s in part if s.pair.right == (label,)]),
-            "precision": rate([bool(s.right_label) for s in part if s.verdict.label == label]),
+            "recall": _rate([bool(s.right_label) for s in part if s.pair.right == (label,)]),
+            "precision": _rate([bool(s.right_label) for s in part if s.verdict.label == label]),
         }
         for domain, part in _parts(labelled, lambda s: s.pair.domain).items()
         for label in (1, 2, 3, 4)
@@ -139,10 +134,10 @@ def _parts(scored: Sequence[Scored], key: Callable[[Scored], str]) -> Mapping[st
     return dict(sorted(parts.items()))
 
 
-def _rate(interval: Interval) -> Callable[[Sequence[bool]], dict[str, Any] | None]:
-    return lambda right: _interval_of(sum(right), len(right), interval) if right else None
+def _rate(right: Sequence[bool]) -> dict[str, Any] | None:
+    return _rate_of(sum(right), len(right)) if right else None
 
 
-def _interval_of(successes: int, trials: int, interval: Interval) -> dict[str, Any]:
-    low, high = interval(successes, trials)
+def _rate_of(successes: int, trials: int) -> dict[str, Any]:
+    low, high = wilson_interval(successes, trials)
     return {"rate": successes / trials, "low": low, "high": high, "right": successes, "of": trials}

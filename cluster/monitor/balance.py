@@ -5,19 +5,20 @@ from typing import Any
 
 from cluster.monitor.rows import Row, of_kind, step_rows
 
-LOOP_PHASE = "online"
-"""The phase in which all roles work at once. What is waited for outside of it is start-up or evaluation."""
+LOOP_PHASES = ("online", "offline")
+"""Phases in which the learner learns. Waiting outside of them is start-up or evaluation."""
 
 
 def loop_window(rows: list[Row]) -> tuple[float, float]:
-    """When the loop began and ended, seconds since the start of the run.
+    """When the first online loop began and the last one ended, seconds since the start of the run.
 
-    Of a run that was killed in the middle of it: from the end of the phase before to the last row.
+    If the run has offline stages alone, theirs. If it was killed before one ended: from the end of the phase before to
+    the last row.
     """
     ended = of_kind(rows, "phase")
-    for row in ended:
-        if row["name"] == LOOP_PHASE:
-            return row["time"] - row["seconds"], row["time"]
+    for name in LOOP_PHASES:
+        if loops := [row for row in ended if row["name"] == name]:
+            return loops[0]["time"] - loops[0]["seconds"], loops[-1]["time"]
     return max((row["time"] for row in ended), default=0.0), max((row["time"] for row in rows), default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What libraries have to say goes to a file: the terminal has one progress display and nothing else."""
+"""Sends log records and warnings to a file, so that the terminal has one progress display and nothing else."""
 
 import contextlib
 import logging
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def noise_to(file: Path) -> Iterator[None]:
-    """For the length of the block, of this process: log records and warnings."""
+def logs_to(file: Path) -> Iterator[None]:
+    """While the block runs, log records and warnings of this process go to `file`."""
     handler = logging.FileHandler(file, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root, ray_logger = logging.getLogger(), logging.getLogger("ray")

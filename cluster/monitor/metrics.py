@@ -10,10 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Kind = Literal["step", "verdicts", "roles", "evaluation", "phase", "loss"]
+Kind = Literal["step", "verdicts", "roles", "evaluation", "phase", "failure"]
 
-UNTRACKED = {"time", "kind", "role", "index", "counts", "phase", "name"}
+UNTRACKED = {"time", "kind", "role", "index", "stage", "counts", "phase", "name"}
 """Keys that say what a row is about; the rest are figures."""
+
+
+TAGS = ("role", "index", "stage", "domain")
+"""Few tags on purpose: a tag per prompt or sample is known to stall Ray's metrics agents.
+
+A tag that a row does not have is empty. Only the training of a ranker has a domain.
+"""
 
 
 class Gauge(Protocol):
@@ -27,6 +34,7 @@ class MetricsLog:
 
     file: rows `{"time": seconds since the start of the run, "kind": ..., ...}` are appended to it.
     tracker: folder of the local tracker (trackio; nothing leaves the machine), or None for no tracker.
+    domain: which adapter is trained, in the training of a ranker.
     gauge: makes a Ray gauge from a name and its tag keys, or None where there is no Ray.
 
     Example: MetricsLog(Path("run/metrics.jsonl"), run="demo", started=time.time()).record("step", {"step": 1})
@@ -38,12 +46,12 @@ class MetricsLog:
         *,
         run: str,
         started: float,
-        stage: str = "online",
+        domain: str = "",
         tracker: Path | None = None,
         gauge: Callable[[str, tuple[str, ...]], Gauge] | None = None,
     ) -> None:
         self._file = file.open("a", encoding="utf-8")
-        self._started, self._stage = started, stage
+        self._started, self._domain = started, domain
         self._latest: dict[str, dict[str, Any]] = {}
         self._make_gauge, self._gauges = gauge, {}
         self._tracker = _start_tracker(tracker, run) if tracker is not None else None
@@ -58,7 +66,8 @@ class MetricsLog:
         if self._tracker is not None and figures:
             self._tracker.log(figures)
         if self._make_gauge is not None:
-            self._export(str(row.get("role", "run")), figures)
+            tags = {tag: str(row.get(tag, "")) for tag in TAGS} | {"domain": self._domain}
+            self._export({**tags, "role": tags["role"] or "run"}, figures)
 
     def latest(self, kind: Kind) -> dict[str, Any] | None:
         """The last row of a kind, or None."""
@@ -70,14 +79,13 @@ class MetricsLog:
             self._tracker.finish()
         self._file.close()
 
-    def _export(self, role: str, figures: dict[str, float]) -> None:
+    def _export(self, tags: dict[str, str], figures: dict[str, float]) -> None:
         assert self._make_gauge is not None
         for key, value in figures.items():
             name = "apogee_" + key.rsplit("/", 1)[-1].replace("-", "_").replace(" ", "_")
             if name not in self._gauges:
-                # Few tags on purpose: a tag per prompt or sample is known to stall Ray's metrics agents.
-                self._gauges[name] = self._make_gauge(name, ("role", "stage"))
-            self._gauges[name].set(value, tags={"role": role, "stage": self._stage})
+                self._gauges[name] = self._make_gauge(name, TAGS)
+            self._gauges[name].set(value, tags=tags)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

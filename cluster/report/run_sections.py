@@ -196,7 +196,7 @@ def run_section(config: dict[str, Any], summary: dict[str, Any]) -> str:
     phases = [(escape(name), duration(seconds)) for name, seconds in summary["phases_s"].items()]
     if phases:
         phases.append(("<b>all</b>", f"<b>{duration(sum(summary['phases_s'].values()))}</b>"))
-    named = {f"{name} seed": seed for name, seed in summary["seeds"].items()} | {"actors lost": summary["losses"]}
+    named = {f"{name} seed": seed for name, seed in summary["seeds"].items()} | {"actors lost": summary["failures"]}
     named |= summary.get("machine", {}) | summary.get("packages", {})
     facts = [(escape(name.replace("_", " ")), escape(str(value))) for name, value in named.items()]
     text = escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

@@ -58,10 +58,10 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
         "verdicts": verdict_figures(of_kind(rows, "verdicts"), orders=2 if config["ranker"]["both_orders"] else 1),
-        "losses": len(of_kind(rows, "loss")),
+        "failures": len(of_kind(rows, "failure")),
         "roles": role_figures(rows),
         "balance": balance(rows),
-        "phases_s": {row["name"]: row["seconds"] for row in of_kind(rows, "phase")},
+        "phases_s": phase_seconds(rows),
         "seeds": {"run": config["seed"], "evaluation": config["evaluation"]["seed"]},
     }
 
@@ -114,6 +114,14 @@ def agreement(counts: Mapping[str, Any]) -> float | None:
 def first_shown_share(counts: Mapping[str, Any], *, orders: int) -> float | None:
     """Share of all answers (one an order) for the video shown first; an unbiased judge gives one half."""
     return counts["first_shown"] / (orders * counts["judged"]) if counts["judged"] else None
+
+
+def phase_seconds(rows: list[Row]) -> dict[str, float]:
+    """Seconds by phase. A phase that was there twice (two stages of a kind, a run that went on) counts as both."""
+    seconds: dict[str, float] = {}
+    for row in of_kind(rows, "phase"):
+        seconds[row["name"]] = seconds.get(row["name"], 0.0) + row["seconds"]
+    return seconds
 
 
 def package_versions() -> dict[str, str]:

@@ -1,10 +1,9 @@
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.evaluator import Evaluator, normal_interval, wilson_interval
+from actors.evaluator import Evaluator
 from buffers.records import Clips, Condition, Measurement
 from media.video_write import read_video
 
@@ -55,26 +54,6 @@ def test_figures_by_hand(tmp_path: Path, meter: str):
     human, general = summary["by_domain"]["human"], summary["by_domain"]["general"]
     assert (human["videos"], human["distorted"], human["motion"]) == (2, 1, 15.0)
     assert (general["videos"], general["distorted"], general["motion"]) == (4, 0, 45.0)
-
-
-def test_wilson_is_the_root_of_its_own_equation():
-    """The interval's ends p solve |k/n - p| = z sqrt(p (1 - p) / n), which is how Wilson defined it."""
-    for k, n in ((0, 20), (3, 20), (55, 256), (256, 256)):
-        low, high = wilson_interval(k, n)
-        for end in (low, high):
-            if 0 < end < 1:
-                assert abs(k / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5)
-        assert 0 <= low <= k / n <= high <= 1
-
-
-def test_wilson_against_a_published_value():
-    # Newcombe (1998), Statistics in Medicine 17, table I: 81 of 263 is 0.2553 to 0.3662
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-def test_normal_interval_of_one_value_is_that_value():
-    assert normal_interval([3.0]) == (3.0, 3.0)
 
 
 def test_the_first_videos_of_each_phase_are_kept(tmp_path: Path, meter: str):

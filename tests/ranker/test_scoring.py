@@ -26,10 +26,6 @@ def scored(
     return Scored(LabelledPair(Path("a"), Path("b"), domain, right, criterion), verdict)
 
 
-def no_interval(successes: int, trials: int) -> tuple[float, float]:
-    return 0.0, 1.0
-
-
 def test_figures_worked_out_by_hand() -> None:
     found = score(
         [
@@ -38,8 +34,7 @@ def test_figures_worked_out_by_hand() -> None:
             scored((2,), 1, agreed=False, first_shown=2, dropped="disagreement", criterion="jumps"),
             scored((3,), 3, domain="general"),
             scored((2, 4), 4, domain="general"),  # people did not say why
-        ],
-        no_interval,
+        ]
     )
     assert found["pairs"] == 5
     assert (found["overall"]["by_label"]["right"], found["overall"]["by_label"]["of"]) == (2, 4)
@@ -74,7 +69,7 @@ def test_calibration_is_the_mean_gap_of_the_bins() -> None:
 def test_the_surest_are_scored_first() -> None:
     given = [scored((1,), 1 if sure > 0.6 else 2, confidence=sure) for sure in (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)]
     given += [scored((1,), 2, confidence=sure) for sure in (0.6, 0.58, 0.55)]
-    found = score(given, no_interval)["by_confidence"]
+    found = score(given)["by_confidence"]
     assert [row["right"] for row in found[6:]] == pytest.approx([1.0, 7 / 8, 7 / 9, 0.7])
     assert found[6]["least_confidence"] == pytest.approx(0.65)
     wrong = failures(given)
@@ -83,5 +78,5 @@ def test_the_surest_are_scored_first() -> None:
 
 def test_nothing_scored_is_an_error() -> None:
     with pytest.raises(ValueError, match="no pair was scored"):
-        score([], no_interval)
-    assert not math.isnan(score([scored((1,), 1)], no_interval)["label_mass"]["mean"])
+        score([])
+    assert not math.isnan(score([scored((1,), 1)])["label_mass"]["mean"])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.progress import track
 
-from actors.evaluator import wilson_interval
 from buffers.people.labelled_pairs import LabelledPair
 from cluster.checks.run import check_judge
 from cluster.commands.ranker.pair_files import usable_pairs
@@ -50,7 +49,7 @@ def score_ranker(config: RankerScoringConfig) -> Path:
                 row = {"a": str(pair.a), "b": str(pair.b), "domain": pair.domain, "right": pair.right}
                 rows.write(json.dumps({**row, "criterion": pair.criterion, "verdict": asdict(opinion.verdict)}) + "\n")
             rows.flush()
-    figures = score(scored, wilson_interval)
+    figures = score(scored)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     shown = [
         (each, _footage(each.pair.a, config), _footage(each.pair.b, config))

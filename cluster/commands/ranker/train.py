@@ -25,7 +25,7 @@ from cluster.checks.resources import Need, check_resources
 from cluster.checks.start import adapters_here, here
 from cluster.commands.ranker.pair_files import usable_pairs
 from cluster.learn_steps import in_thread
-from cluster.monitor.log_file import noise_to
+from cluster.monitor.log_file import logs_to
 from cluster.monitor.metrics import MetricsLog
 from cluster.monitor.progress import Progress
 from cluster.on_ray.connect import connected
@@ -61,7 +61,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     pairs = _pairs_by_domain(config)
     folder = _open(config)
     left = [domain for domain in config.domains if not (folder / domain).exists()]
-    with Progress(config.steps) as progress, noise_to(folder / "logs" / "driver.log"):
+    with Progress(config.steps) as progress, logs_to(folder / "logs" / "driver.log"):
         progress.phase("start")
         needed = [
             Need("train worker", "num_workers", config.num_workers, config.cpus_per_worker, config.gpus_per_worker)
@@ -81,7 +81,7 @@ def _train_domain(
     config: RankerTrainingConfig, domain: str, pairs: list[LabelledPair], folder: Path, progress: Progress
 ) -> None:
     metrics = ray.remote(num_cpus=0)(MetricsLog).remote(
-        folder / "metrics.jsonl", run=config.name, started=time.time(), stage=domain, gauge=ray_gauge
+        folder / "metrics.jsonl", run=config.name, started=time.time(), domain=domain, gauge=ray_gauge
     )
     trainer = ray.train.torch.TorchTrainer(
         _worker,

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from cluster.monitor.metrics import MetricsLog
+from cluster.monitor.metrics import TAGS, MetricsLog
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path):
@@ -22,9 +22,9 @@ def test_rows_are_on_disk_at_once(tmp_path: Path):
     assert log.latest("verdicts") is None
 
 
-def test_gauges_have_few_names_and_only_role_and_stage_tags(tmp_path: Path):
+def test_gauges_have_few_names_and_actors_of_one_role_do_not_overwrite_each_other(tmp_path: Path):
     made: dict[str, tuple[str, ...]] = {}
-    values: dict[tuple[str, str], float] = {}
+    values: dict[tuple[str, ...], float] = {}
 
     class Gauge:
         def __init__(self, name: str, tag_keys: tuple[str, ...]) -> None:
@@ -33,19 +33,21 @@ def test_gauges_have_few_names_and_only_role_and_stage_tags(tmp_path: Path):
             made[name] = tag_keys
 
         def set(self, value: float, tags: dict[str, str] | None = None) -> None:
-            assert tags is not None and set(tags) == {"role", "stage"}
-            values[self.name, tags["role"]] = value
+            assert tags is not None and set(tags) == set(TAGS)
+            values[self.name, *(tags[tag] for tag in TAGS)] = value
 
     log = MetricsLog(tmp_path / "metrics.jsonl", run="r", started=0.0, gauge=Gauge)
     log.record("step", {"step": 1, "loss": 0.5})
-    log.record("step", {"step": 2, "loss": 0.25})
+    log.record("step", {"step": 2, "loss": 0.25, "stage": 1})
     for index in (0, 1):
         times = {"busy_s": 1.0 + index, "waiting_s": 0.0, "counts": {"videos": 4}}
         log.record("roles", {"role": "generator", "index": index, **times})
-    assert values["apogee_loss", "run"] == 0.25
-    assert values["apogee_videos", "generator"] == 4.0
+    assert values["apogee_loss", "run", "", "", ""] == 0.5
+    assert values["apogee_loss", "run", "", "1", ""] == 0.25
+    assert values["apogee_videos", "generator", "0", "", ""] == 4.0
+    assert [values["apogee_busy_s", "generator", index, "", ""] for index in ("0", "1")] == [1.0, 2.0]
     assert set(made) == {"apogee_step", "apogee_loss", "apogee_busy_s", "apogee_waiting_s", "apogee_videos"}
-    assert set(made.values()) == {("role", "stage")}
+    assert set(made.values()) == {TAGS}
 
 
 def test_the_local_tracker_gets_the_figures_and_needs_no_network(tmp_path: Path):

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.evaluator import wilson_interval
+from buffers.figures import wilson_interval
 from cluster.report.judge_scores import conclusion, write_ranker_report
 from configs.ranker import RankerScoringConfig
 from configs.sections import RankerConfig
@@ -17,7 +17,7 @@ def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> No
     given = [scored((1,), 1, criterion="melts") for _ in range(7)]
     given += [scored((3,), 4, confidence=0.8, criterion="<b>slow</b>"), scored((2, 4), 2, domain="general")]
     given += [scored((2,), 1, agreed=False, first_shown=2, dropped="disagreement", confidence=0.55)]
-    figures = score(given, wilson_interval)
+    figures = score(given)
     video = np.random.default_rng(0).integers(0, 256, (9, 33, 32, 3), dtype=np.uint8)
     footage = sample_frames(video, fps=8.0, count=9)
     config = RankerScoringConfig(name="<tiny>", out="x", pairs="held_out.jsonl", ranker=RankerConfig(path="x"))
@@ -49,7 +49,7 @@ def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> No
 )
 def test_the_conclusion_claims_no_more_than_its_intervals(right: int, first: int, says: str) -> None:
     given = [scored((1,), 1 if index < right else 2, first_shown=0) for index in range(100)]
-    figures = score(given, wilson_interval)
+    figures = score(given)
     low, high = wilson_interval(first, 200)
     figures["first_shown"] = {"rate": first / 200, "low": low, "high": high}
     assert says in conclusion(figures)

@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from buffers.records import Clips, Condition
 from cluster.monitor.balance import loop_window, role_figures, step_seconds, suggestion
 from cluster.monitor.rows import read_metrics, recent_shares
 from cluster.report.run import write_report, write_summary
-from cluster.report.summary import summarise
+from cluster.report.summary import phase_seconds, summarise
 from tests.cluster.fake_run import WILSON, fake_run, roles, step
 
 
@@ -84,6 +85,40 @@ def test_a_replaced_actor_begins_anew_without_losing_what_was_done():
 )
 def test_the_suggestion_names_the_slower_side(generator, ranker, learner, key):
     assert key in suggestion(generator=generator, ranker=ranker, learner=learner)
+
+
+def phase(name: str, *, end: float, seconds: float) -> dict[str, Any]:
+    return {"time": end, "kind": "phase", "name": name, "seconds": seconds}
+
+
+def test_two_stages_of_a_kind_are_one_window_and_their_seconds_add_up():
+    rows = [
+        phase("online: start", end=10, seconds=10),
+        phase("online", end=50, seconds=40),
+        phase("online: start", end=55, seconds=5),
+        step(2, time=70, loss=0.5, wait_s=12.0, step_s=3.0),
+        phase("online", end=95, seconds=40),
+        phase("offline", end=120, seconds=25),
+    ]
+    assert loop_window(rows) == (10, 95)
+    assert step_seconds(rows) == [(2, 12, 3)]
+    assert phase_seconds(rows) == {"online: start": 15, "online": 80, "offline": 25}
+
+
+def test_an_offline_run_has_its_waiting_and_every_lost_actor(tmp_path):
+    run = fake_run(tmp_path / "run", partial=True)
+    offline = [
+        phase("offline: start", end=10, seconds=10),
+        step(1, time=20, loss=0.6, wait_s=8.0, step_s=4.0),
+        phase("offline", end=30, seconds=20),
+        {"time": 25, "kind": "failure", "role": "generator", "index": 0, "failures": 1, "error": "lost"},
+    ]
+    assert step_seconds(offline) == [(1, 6, 4)]
+    run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in offline))
+    summary = write_summary(run.path, {})
+    assert (summary["failures"], summary["balance"], summary["verdicts"]) == (1, None, None)
+    page = write_report(run.path).read_text()
+    assert '<td>actors lost</td><td class="number">1</td>' in page
 
 
 def test_repeated_steps_count_once(tmp_path):

@@ -84,7 +84,7 @@ class TimestepsConfig(Section):
     shifts: list[Annotated[float, Field(gt=0)]] = [3.0, 4.0, 5.0, 6.0]
     random_offset: bool = True
     offset_variance: Amount = 5.0
-    snap: Literal["timestep", "anchor"] = "timestep"
+    snap: Literal["timestep", "grid"] = "timestep"
     high: Annotated[int, Field(ge=0)] = 4
     low: Annotated[int, Field(ge=0)] = 1
     high_from: Share = 0.8

@@ -8,7 +8,11 @@ What needs other files or the cluster is asked in `cluster/`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.stages import OVERRIDABLE
 
 if TYPE_CHECKING:  # the schema imports this module
     from configs.schema import RunConfig
@@ -25,14 +29,34 @@ def contradictions(config: RunConfig) -> list[str]:
             found.append(str(error))
             continue
         reads_offline = reads_offline or merged.buffer.mix.offline > 0
-        found += [*_sampling(merged), *_learner(merged, number), *_buffer(merged), *_ranker(merged)]
+        problems = [*_sampling(merged), *_learner(merged, number), *_buffer(merged), *_ranker(merged)]
+        found += [
+            _with_stage(problem, f"stages.{number}.", stage.model_dump(include=set(OVERRIDABLE)))
+            for problem in problems
+        ]
         if stage.kind == "offline" and (stage.sampling or stage.generator):
             found.append(f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out")
+    if config.cluster.address == "auto" and not Path(config.out).is_absolute():
+        found.append(
+            f"out = {config.out} is relative and cluster.address = auto: a submitted job works in a copy of the "
+            "working directory, which Ray deletes in the end; give an absolute path on storage that every node sees"
+        )
     if config.buffer.offline and not reads_offline:
         found.append(
             f"buffer.offline = {config.buffer.offline} is never read: buffer.mix.offline = 0 and no stage is offline"
         )
     return list(dict.fromkeys(found))  # what holds for several stages is said once
+
+
+def _with_stage(problem: str, stage: str, overrides: dict[str, Any], before: str = "") -> str:
+    """The sentence with the stage's own key path (`stages.1.buffer.capacity`) for each key that the stage overrides."""
+    for name, value in overrides.items():
+        key = before + name
+        if isinstance(value, dict):
+            problem = _with_stage(problem, stage, value, f"{key}.")
+        else:
+            problem = re.sub(rf"(?<![\w.]){re.escape(key)}(?!\w)", stage + key, problem)
+    return problem
 
 
 def _sampling(config: RunConfig) -> list[str]:

@@ -77,7 +77,7 @@ def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Locati
         value = parse_scalar(text)
     except YamlProblem as problem:
         raise ConfigError(f"override {override!r}: the value cannot be read: {problem}") from None
-    location = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    location = _location(key)
     node: Any = tree
     for depth, part in enumerate(location):
         _check_step(node, location[: depth + 1], override)
@@ -89,6 +89,11 @@ def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Locati
             node[part] = default_at(schema, location[: depth + 1])
         node = node[part]
     return location
+
+
+def _location(key: str) -> Location:
+    """`("stages", 0, "steps")` of `stages.0.steps`."""
+    return tuple(int(part) if part.isdecimal() else part for part in key.split("."))
 
 
 def _check_step(node: Any, location: Location, override: str) -> None:
@@ -120,7 +125,10 @@ def _explain(
         problem = {**problem, "input": problem["input"].get("kind")}
     message = str(problem["msg"])
     if problem["type"] == "value_error":
-        return "\n".join(f"{path}: {line}" for line in message.removeprefix("Value error, ").splitlines())
+        return "\n".join(
+            f"{_origin(_location(line.split(' = ')[0]), path, lines, overridden)}: {line}"
+            for line in message.removeprefix("Value error, ").splitlines()
+        )
     where = _origin(location, path, lines, overridden)
     if problem["type"] == "extra_forbidden":
         suggestion = nearest_key(schema, location)

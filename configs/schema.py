@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from configs.contradictions import contradictions
+from configs.keys import nearest_key
 from configs.sections import (
     BufferConfig,
     ClusterConfig,
@@ -59,9 +60,8 @@ class RunConfig(Section):
             try:
                 merged[name] = type(section).model_validate(_merged(section.model_dump(), changed[name]))
             except ValidationError as error:
-                raise ValueError(
-                    "\n".join(_problem(f"stages.{number}.{name}", dict(e)) for e in error.errors())
-                ) from None
+                found = [_problem(type(section), f"stages.{number}.{name}", dict(e)) for e in error.errors()]
+                raise ValueError("\n".join(found)) from None
         return self.model_copy(update={**merged, "stages": [stage]})
 
     @model_validator(mode="after")
@@ -76,9 +76,13 @@ class RunConfig(Section):
         return Path(self.out)
 
 
-def _problem(where: str, error: dict[str, Any]) -> str:
-    key = ".".join(map(str, (where, *error["loc"])))
-    return f"{key} = {error['input']!r}: {str(error['msg']).removeprefix('Input ')}"
+def _problem(section: type[Section], where: str, error: dict[str, Any]) -> str:
+    """One of pydantic's findings about an override of `section` at the key `where`, in our words."""
+    message = str(error["msg"]).removeprefix("Input ")
+    if error["type"] == "extra_forbidden":
+        nearest = nearest_key(section, error["loc"])
+        message = f"unknown key; did you mean {where}.{nearest}?" if nearest else f"unknown key of {where}"
+    return f"{'.'.join(map(str, (where, *error['loc'])))} = {error['input']!r}: {message}"
 
 
 def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sections of a config, one per role: defaults that are the paper's, unknown keys are errors.
+"""The sections of a config, one per role. Defaults are the paper's if the paper gives a value; unknown keys are errors.
 
 Imports nothing heavy (no torch, no ray): `apogee check` must answer at once. Paths are relative to the working
 directory of the process (a submitted job's working directory), not to the YAML file.
@@ -84,7 +84,7 @@ class TimestepsConfig(Section):
     shifts: list[Annotated[float, Field(gt=0)]] = [3.0, 4.0, 5.0, 6.0]
     random_offset: bool = True
     offset_variance: Amount = 5.0
-    snap: Literal["timestep", "anchor"] = "timestep"
+    snap: Literal["timestep", "grid"] = "timestep"
     high: Annotated[int, Field(ge=0)] = 4
     low: Annotated[int, Field(ge=0)] = 1
     high_from: Share = 0.8
@@ -104,6 +104,7 @@ class LearnerConfig(Section):
     """
 
     beta: Annotated[float, Field(gt=0)] = 2000.0
+    """How strongly the loss holds the policy to its reference. The paper gives none; peers use 100 to 5000."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Amount = 0.0
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -70,13 +70,13 @@ def draw_window(
     shift = None
     if config.random_shift:
         shift = config.shifts[int(torch.randint(len(config.shifts), (), generator=generator))]
-    anchors = anchor_grid(scheduler, steps=steps, shift=shift)
+    anchors = timestep_grid(scheduler, steps=steps, shift=shift)
     rows = _choose_rows(config, anchors, horizon=horizon, steps=steps, shift=shift, step=step, generator=generator)
     timesteps = anchors.timesteps[rows, None].expand(-1, num_pairs)
     sigmas = anchors.sigmas[rows, None].expand(-1, num_pairs)
     if config.random_offset:
         moved = timesteps + math.sqrt(config.offset_variance) * torch.randn(timesteps.shape, generator=generator)
-        if config.snap == "anchor":
+        if config.snap == "grid":
             nearest = _nearest_on_same_side(moved, rows, anchors=anchors, boundary=boundary)
             timesteps, sigmas = anchors.timesteps[nearest], anchors.sigmas[nearest]
         else:
@@ -86,7 +86,7 @@ def draw_window(
     return TimestepWindow(timesteps.contiguous(), sigmas.contiguous(), experts, shift)
 
 
-def anchor_grid(scheduler: Any, *, steps: int, shift: float | None) -> InferenceGrid:
+def timestep_grid(scheduler: Any, *, steps: int, shift: float | None) -> InferenceGrid:
     """The N anchors `[N]`, descending, float32: the sampler's own steps, or those of Eq. 5 where a shift is given.
 
     Without a shift a timestep and its sigma are exactly the scheduler's pair, which for UniPC (truncated to integers)
@@ -115,7 +115,7 @@ def check_timesteps(
         raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
     horizon = int(scheduler.config.num_train_timesteps)
     for shift in config.shifts if config.random_shift else [None]:
-        anchors = anchor_grid(scheduler, steps=steps, shift=shift)
+        anchors = timestep_grid(scheduler, steps=steps, shift=shift)
         if config.window == "sliding":
             _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
         if config.random_offset:

@@ -77,7 +77,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "apo_isolated": {"window": "isolated"},
     "apo_high_only": {"high": 5, "low": 0},
     "apo_low_only": {"high": 0, "low": 3},  # at shift 6 ten inference steps leave three low anchors
-    "apo_snap_anchor": {"snap": "anchor"},
+    "apo_snap_anchor": {"snap": "grid"},
 }
 """What each arm changes in `learner.timesteps`; everything else is the same."""
 

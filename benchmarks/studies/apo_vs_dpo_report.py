@@ -26,7 +26,7 @@ NAMES = {
     "apo_isolated": "APO, isolated timesteps",
     "apo_high_only": "APO, high noise only",
     "apo_low_only": "APO, low noise only",
-    "apo_snap_anchor": "APO, snap: anchor",
+    "apo_snap_anchor": "APO, snap: grid",
 }
 COLORS = ("#808080", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#B8A000", "#404040")
 

@@ -80,7 +80,7 @@ def plan(
         evaluation_passes=2 * config.evaluation.videos * video,
         rankings=fresh_pairs * (2 if config.ranker.both_orders else 1),
         roles=_roles(config),
-        notes=(*_freshness_notes(config), *_balance_notes(config), *_folder_notes(config)),
+        notes=(*_freshness_notes(config), *_balance_notes(config)),
     )
 
 
@@ -149,15 +149,6 @@ def _balance_notes(config: RunConfig) -> list[str]:
         f"a step is {made:,.0f} passes of generation and {learned:,.0f} of learning if every pair is kept: of "
         f"{gpus:g} GPUs about {even} would learn. Every dropped pair asks for more generation"
     ]
-
-
-def _folder_notes(config: RunConfig) -> list[str]:
-    if config.cluster.address == "auto" and not config.run_folder.is_absolute():
-        return [
-            f"out = {config.out} is relative: in a submitted job that is the job's own copy of the working directory, "
-            "which Ray deletes in the end; give an absolute path on shared storage"
-        ]
-    return []
 
 
 def render(plan: Plan) -> str:

@@ -149,6 +149,10 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     assert cli.main(["check", str(config), *overrides]) == 2
     assert "holds 4 pairs, which may be used 1 times" in capsys.readouterr().err
     assert cli.main(["check", str(config), *overrides, "buffer.max_uses=3"]) == 0
+    alone = ["stages=[{kind: offline, steps: 2, learner: {pairs_per_step: 4}}]", f"buffer.offline={people}"]
+    assert cli.main(["check", str(config), *alone]) == 2
+    assert "2 steps of 4 pairs with buffer.mix.offline = 1 take 8" in capsys.readouterr().err
+    assert cli.main(["check", str(config), *alone, "buffer.max_uses=2"]) == 0
 
 
 def test_prompts_may_be_those_of_a_store(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ def build(**sections: Any) -> RunConfig:
         "evaluation": {"prompts": "held_out.txt"},
     }
     for name, value in sections.items():
-        tree[name] = {**tree[name], **value} if name in tree else value
+        tree[name] = {**tree[name], **value} if isinstance(tree.get(name), dict) else value
     return RunConfig.model_validate(tree)
 
 
@@ -63,10 +63,22 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"stages": [{"kind": "offline"}]}, ("buffer.mix.offline = 1", "buffer.offline")),
     (
         {"stages": [{"kind": "online"}, {"kind": "online", "learner": {"pairs_per_step": 9, "num_workers": 2}}]},
-        ("learner.pairs_per_step = 9", "learner.num_workers = 2"),
+        ("stages.1.learner.pairs_per_step = 9", "stages.1.learner.num_workers = 2"),
     ),
     ({"stages": [{"kind": "online", "learner": {"beta": -1.0}}]}, ("stages.0.learner.beta = -1.0", "greater than 0")),
-    ({"stages": [{"kind": "online", "learner": {"betta": 1.0}}]}, ("stages.0.learner.betta = 1.0",)),
+    (
+        {"stages": [{"kind": "online", "learner": {"betta": 1.0}}]},
+        ("stages.0.learner.betta = 1.0", "stages.0.learner.beta?"),
+    ),
+    (
+        {"stages": [{"kind": "online", "learner": {"rank": 8}}]},
+        ("stages.0.learner.rank = 8", "did you mean stages.0.learner.lora.rank?"),
+    ),
+    (
+        {"stages": [{"kind": "online"}, {"kind": "online", "buffer": {"capacity": 15}}]},
+        ("stages.1.buffer.capacity = 15 is less than learner.pairs_per_step = 16",),
+    ),
+    ({"cluster": {"address": "auto"}}, ("out = runs/t is relative", "cluster.address = auto", "absolute path")),
     (
         {"buffer": {"offline": "people"}, "stages": [{"kind": "offline", "sampling": {"steps": 30}}]},
         ("stages.0", "generates nothing"),
@@ -77,8 +89,14 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"evaluation": {"videos": 10}}, ("evaluation.shown_videos = 12", "evaluation.videos = 10")),
     ({"evaluation": {"prompts": "train.txt"}}, ("evaluation.prompts", "prompts.train", "train.txt")),
     ({"ranker": {"gpus_per_actor": 1.5}}, ("ranker.gpus_per_actor = 1.5", "use 2")),
-    ({"cluster": {"address": "auto", "num_cpus": 4}}, ("cluster.num_cpus = 4", "cluster.address = auto")),
-    ({"cluster": {"address": "auto", "dashboard": True}}, ("cluster.dashboard", "cluster.address = auto")),
+    (
+        {"out": "/runs/t", "cluster": {"address": "auto", "num_cpus": 4}},
+        ("cluster.num_cpus = 4", "cluster.address = auto"),
+    ),
+    (
+        {"out": "/runs/t", "cluster": {"address": "auto", "dashboard": True}},
+        ("cluster.dashboard", "cluster.address = auto"),
+    ),
 ]
 
 
@@ -108,7 +126,7 @@ def test_a_contradiction_names_its_keys_and_what_would_be_right(
         {"generator": {"gpus_per_actor": 2.0}},
         {"evaluation": {"videos": 2, "shown_videos": 0}},
         {"stages": [{"kind": "online", "steps": 1}]},
-        {"cluster": {"address": "auto"}},
+        {"out": "/runs/t", "cluster": {"address": "auto"}},
     ],
 )
 def test_values_at_the_edge_are_right(sections: dict[str, Any]) -> None:

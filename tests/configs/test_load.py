@@ -148,6 +148,14 @@ def test_unknown_key_in_the_wrong_section_names_the_right_one(small: Path) -> No
     assert "did you mean learner?" in error_of(small, "lerner.beta=3")
 
 
+def test_a_stages_override_is_refused_like_any_key_with_its_line(small: Path) -> None:
+    small.write_text(SMALL + "stages:\n  - kind: online\n    learner:\n      betta: 5.0\n")
+    right = "stages.0.learner.betta = 5.0: unknown key; did you mean stages.0.learner.beta?"
+    assert error_of(small) == f"{small}, line {SMALL.count(chr(10)) + 4}: {right}"
+    small.write_text(SMALL)
+    assert error_of(small, "stages.0.learner.betta=5.0") == f"override stages.0.learner.betta: {right}"
+
+
 def test_unknown_key_like_no_other(small: Path) -> None:
     assert "schema.py" in error_of(small, "xyzzy=1")
 

@@ -107,7 +107,7 @@ def test_offsets_stay_within_the_training_range():
     assert (drawn.min().item(), drawn.max().item()) == (0.0, 1000.0)
 
 
-@pytest.mark.parametrize("snap", ["timestep", "anchor"])
+@pytest.mark.parametrize("snap", ["timestep", "grid"])
 @pytest.mark.parametrize("boundary", [0.9, 0.875])
 def test_no_row_mixes_experts_and_offsets_stop_at_the_boundary(snap, boundary):
     config = TimestepsConfig(offset_variance=400.0, snap=snap)
@@ -120,16 +120,16 @@ def test_no_row_mixes_experts_and_offsets_stop_at_the_boundary(snap, boundary):
             seen[expert] += 1
             seen["at the boundary"] += int(((row == boundary * 1000) | (row == boundary * 1000 - 1)).sum())
     assert seen["transformer"] > 50 and seen["transformer_2"] > 100
-    assert snap == "anchor" or seen["at the boundary"] > 20
+    assert snap == "grid" or seen["at the boundary"] > 20
 
 
 def test_one_expert_without_a_boundary():
     assert window(TimestepsConfig()).experts == ("transformer",) * 5
 
 
-def test_snap_anchor_moves_to_the_nearest_step_of_the_sampler():
+def test_snap_grid_moves_to_the_nearest_step_of_the_sampler():
     grid = dict(visited(UNIPC, 40))
-    config = TimestepsConfig(random_shift=False, snap="anchor", offset_variance=900.0)
+    config = TimestepsConfig(random_shift=False, snap="grid", offset_variance=900.0)
     drawn = window(config, num_pairs=64)
     for t, sigma in zip(drawn.timesteps.flatten().tolist(), drawn.sigmas.flatten().tolist(), strict=True):
         assert grid[t] == sigma

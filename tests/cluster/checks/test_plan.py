@@ -83,7 +83,6 @@ def test_the_bundles_own_shape_wins(small: Path) -> None:
     [
         (["buffer.capacity=33"], ["buffer.capacity = 33", "32 pairs", "buffer.max_staleness = 1"]),
         (["generator.num_actors=3"], ["generator.num_actors", "48 pairs", "32 are learned"]),
-        (["cluster.address=auto", "cluster.num_cpus=null"], ["out = runs/small", "absolute path"]),
         (
             ["generator.gpus_per_actor=1", "learner.gpus_per_worker=1"],
             # 16 pairs x 2 x 10 x 2 = 640 passes to make and 16 x 10 x 4 = 640 to learn: of two GPUs, one each.

@@ -164,14 +164,21 @@ class VideoPolicy:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """`[batch, tokens, dim]` in the policy's dtype, zeros after each prompt's end, as `WanPipeline` has it."""
-        embeds, _ = self._text.encode_prompt(
-            prompts,
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.max_text_tokens,
-            device=self.device,
-        )
-        return embeds.to(self.dtype)
+        """`[batch, tokens, dim]` in the policy's dtype, zeros after each prompt's end, as `WanPipeline` has it.
+
+        Each prompt is encoded alone: in a batch the last bits would depend on the other prompts, and a run that goes on
+        after a stop would not repeat itself bit for bit.
+        """
+        embeds = [
+            self._text.encode_prompt(
+                [prompt],
+                do_classifier_free_guidance=False,
+                max_sequence_length=self.max_text_tokens,
+                device=self.device,
+            )[0]
+            for prompt in prompts
+        ]
+        return torch.cat(embeds).to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:

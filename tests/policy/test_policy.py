@@ -135,3 +135,11 @@ def test_bf16_base_with_float32_masters_trains(tiny_bundle: Path):
     moved = {name for name, p in lora.items() if not torch.equal(p, before[name])}
     assert moved == {name for name in lora if "lora_B" in name}
     assert {p.dtype for p in lora.values()} == {torch.float32}
+
+
+def test_a_prompts_embedding_does_not_depend_on_the_prompts_beside_it():
+    policy = VideoPolicy.load("examples/miniature/weights/bundle", dtype="float32", max_text_tokens=16)
+    prompts = ["a red circle moving left", "a person in blue walking right", "a green square moving up"]
+    together = policy.encode_prompts(prompts)
+    for prompt, row in zip(prompts, together, strict=True):
+        assert torch.equal(policy.encode_prompts([prompt])[0], row)

@@ -128,6 +128,8 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
 
     `lora`: what the adapters were made with. Raises OSError where the folder cannot be written.
     """
+    # peft keeps the targets as a set: sorted, the same adapter is the same file in every process.
+    metadata = {**_peft_config(lora).to_dict(), "target_modules": sorted(lora.targets)}
     for expert, state in adapter_state(transformers).items():
         weights: dict[str, nn.Module | Tensor] = {**state}
         place = _place(folder, expert)
@@ -135,7 +137,7 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
         WanPipeline.save_lora_weights(
             place,
             transformer_lora_layers=weights,
-            transformer_lora_adapter_metadata=_peft_config(lora).to_dict(),
+            transformer_lora_adapter_metadata=metadata,
             weight_name=LORA_FILE,
         )
 

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from PIL import Image
 from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS
 from buffers.store.pair_store import PairStore
 from buffers.tensors import decode
 from configs.sections import ModelConfig
+from media.pictures import write_png
 from media.video_write import write_mp4
 from policy.policy import VideoPolicy
 
@@ -49,7 +49,7 @@ class Exporter:
         for id_, conditioning in self._store.conditionings(id_ for id_ in ids if not exact[id_].exists()).items():
             if conditioning.first_frame is not None:
                 with _whole(self._out / exported(FIRST_FRAMES, id_, ".png")) as path:
-                    Image.fromarray(decode(conditioning.first_frame).numpy()).save(path, format="png")
+                    write_png(path, decode(conditioning.first_frame).numpy())
             with _whole(exact[id_]) as path:
                 save_file({PROMPT_EMBEDS: decode(conditioning.prompt_embeds)}, path)
         return len(ids)

@@ -21,3 +21,8 @@ def read_picture(path: str | Path, *, height: int, width: int) -> np.ndarray:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path}: not a picture that can be decoded ({error})") from error
+
+
+def write_png(path: str | Path, pixels: np.ndarray) -> None:
+    """Write uint8 `[height, width, 3]`, lossless, whatever the suffix of `path`."""
+    Image.fromarray(pixels).save(path, format="png")

@@ -12,26 +12,27 @@ BY_MOTION = (3, 4)
 
 TALLY = (
     "judged",
+    "scored",
     *(f"label_{label}" for label in LABELS),
     "agreed",
     "first_shown",
     *(f"dropped_{reason}" for reason in get_args(DropReason)),
 )
-"""What is counted of verdicts: all of them (judged), each label, both orders agreeing, orders that chose the video
-shown first, and each reason for which a verdict is not learned from. Dropped ones count in all of these, except `lost`:
-nobody judged them."""
+"""What is counted of answers: all of them (judged), a function's scores among them (scored), each label, both orders
+agreeing, orders that chose the video shown first, and each reason for which an answer is not learned from. Dropped ones
+count in all of these, except `lost`: nobody judged them."""
 
 
 def tally(preferences: Sequence[Preference]) -> Counter[str]:
     """The keys of TALLY summed over the answers. `first_shown / (2 judged)` far from one half is a position bias.
 
-    A function's scores have no label and no order: they only count as judged or dropped.
+    A function's scores have no label and no order: they count as judged, as scored, and as dropped by their reason.
     """
     verdicts = [each for each in preferences if isinstance(each, Verdict)]
     scores = [each for each in preferences if not isinstance(each, Verdict)]
     return (
         _tally(verdicts)
-        + Counter(judged=len(scores), agreed=len(scores), first_shown=len(scores))
+        + Counter(judged=len(scores), scored=len(scores))
         + Counter(f"dropped_{each.dropped}" for each in scores if each.dropped)
     )
 

@@ -28,8 +28,6 @@ EXAMPLES = """examples:
   apogee rank a.mp4 b.mp4 --prompt "a woman dancing" --config my.yaml
 """
 
-DEFAULT_CONFIG = "configs/miniature.yaml"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C."""
@@ -77,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--prompt", help="what the videos were made from; the judge finds the domain from it")
     rank.add_argument("--domain", choices=get_args(Domain), help="which rubric (default: the prompt's, else general)")
     rank.add_argument(
-        "--config", default=DEFAULT_CONFIG, help=f"whose `ranker` section is used (default: {DEFAULT_CONFIG})"
+        "--config", required=True, help="whose `ranker` section is used: a YAML file, such as configs/miniature.yaml"
     )
     text = "the judge itself: fine-tune it on pairs of videos that people compared"
     ranker = commands.add_parser("ranker", help=text, description=text)
@@ -88,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "score it on held-out pairs: accuracy, position bias, calibration, and what it got wrong"
     score = parts.add_parser("score", help=text, description=text)
     _takes_config(score, "my_scores.yaml", "out=runs/scores-2")
-    add_data_commands(commands, default_config=DEFAULT_CONFIG)
+    add_data_commands(commands)
     return parser
 
 

@@ -58,6 +58,7 @@ def open_judge(config: RankerConfig) -> Judge:
         dtype=config.dtype,
         max_model_len=config.max_model_len,
         max_pixels_per_video=config.max_pixels_per_video,
+        on_gpu=config.gpus_per_actor > 0,
     )
 
 

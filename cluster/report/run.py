@@ -111,7 +111,8 @@ def _tiles(summary: dict[str, Any]) -> str:
     ]
     if verdicts is not None:
         counts = verdicts["counts"]
-        note = f"of {counts['judged']} judged; orders agreed on {percent(verdicts['agreement'])}"
+        agreed = verdicts["agreement"]
+        note = f"of {counts['judged']} judged" + ("" if agreed is None else f"; orders agreed on {percent(agreed)}")
         tiles.append(tile("Pairs kept", str(counts["added"]), note))
     if summary["phases_s"]:
         longest = max(summary["phases_s"], key=lambda name: summary["phases_s"][name])

@@ -107,13 +107,15 @@ def verdict_figures(rows: list[Row], *, orders: int) -> dict[str, Any] | None:
 
 
 def agreement(counts: Mapping[str, Any]) -> float | None:
-    """Share of judged pairs whose two orders named the same video."""
-    return counts["agreed"] / counts["judged"] if counts["judged"] else None
+    """Share of judged pairs whose two orders named the same video; None if a function scored them all."""
+    asked = counts["judged"] - counts.get("scored", 0)
+    return counts["agreed"] / asked if asked else None
 
 
 def first_shown_share(counts: Mapping[str, Any], *, orders: int) -> float | None:
     """Share of all answers (one an order) for the video shown first; an unbiased judge gives one half."""
-    return counts["first_shown"] / (orders * counts["judged"]) if counts["judged"] else None
+    asked = counts["judged"] - counts.get("scored", 0)
+    return counts["first_shown"] / (orders * asked) if asked else None
 
 
 def phase_seconds(rows: list[Row]) -> dict[str, float]:

@@ -50,6 +50,7 @@ class VllmJudge:
         dtype: str,
         max_model_len: int,
         max_pixels_per_video: int,
+        on_gpu: bool = False,
         seed: int = 0,
     ) -> None:
         folder, adapters = Path(path), adapters or {}
@@ -62,6 +63,11 @@ class VllmJudge:
         }
         """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
         on_cpu = _prepare_environment()
+        if on_gpu and on_cpu:
+            raise ValueError(
+                "ranker.gpus_per_actor is above 0, and CUDA cannot be used in the ranker's process: the judge would "
+                "run on the CPU, far slower. Check the driver and the CUDA build of torch, or set it to 0"
+            )
         from transformers import AutoProcessor
 
         processor = AutoProcessor.from_pretrained(folder)

@@ -41,6 +41,7 @@ def test_the_tally_counts_every_verdict_once():
     )
     assert {key: counts[key] for key in TALLY} == {
         "judged": 4,
+        "scored": 0,
         "label_1": 1,
         "label_2": 0,
         "label_3": 2,
@@ -61,6 +62,7 @@ def test_the_tally_counts_every_verdict_once():
 
 def test_a_functions_scores_count_as_judged_and_by_their_reason():
     counts = tally([Scores(0.2, 0.9), Scores(1.0, 1.0, "tie"), Scores(math.nan, 1.0, "not_finite"), verdict(3)])
+    assert (counts["scored"], counts["agreed"], counts["first_shown"]) == (3, 1, 1)  # the verdict's alone
     assert (counts["judged"], counts["dropped_tie"], counts["dropped_not_finite"], counts["label_3"]) == (4, 1, 1, 1)
 
 

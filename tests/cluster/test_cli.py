@@ -237,3 +237,18 @@ def test_ctrl_c_says_how_to_go_on(
     monkeypatch.setitem(sys.modules, "cluster.launch", failing(KeyboardInterrupt("kept in runs/x")))
     assert cli.main(["run", str(config)]) == 130
     assert capsys.readouterr().err == "apogee: kept in runs/x\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rank", "a.mp4", "b.mp4"],
+        ["data", "ingest", "rows.jsonl", "--into", "store"],
+        ["data", "inspect", "store"],
+        ["data", "export", "store", "--out", "out"],
+    ],
+)
+def test_nobodys_videos_meet_the_miniature_unasked(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2 and "--config" in capsys.readouterr().err

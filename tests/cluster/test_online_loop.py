@@ -1,7 +1,9 @@
 """The page on in-process handles: real buffer, weight store and learner loop; fake generator, ranker and learner."""
 
 import asyncio
+import gc
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -264,3 +266,46 @@ def test_the_first_snapshot_is_waited_for(tmp_path: Path):
         return [*told, str(generator.loads)]
 
     assert asyncio.run(asyncio.wait_for(story(), 5)) == ["waiting", "4", "4", "[4]"]
+
+
+def test_the_videos_are_let_go_while_the_buffer_waits_for_room():
+    async def story() -> list[bool]:
+        waiting, alive = asyncio.Event(), []
+
+        class Remembering(FakeGenerator):
+            def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+                candidates, clips = super().generate(request)
+                alive.extend(weakref.ref(video) for pair in clips for video in (pair.video_a, pair.video_b))
+                return candidates, clips
+
+        class FullBuffer:
+            async def admit(self, request: int, count: int) -> bool:
+                return True
+
+            async def add(self, candidates: list[Candidates], verdicts: list[Verdict], request: int) -> int:
+                waiting.set()
+                await asyncio.Event().wait()
+                return 0
+
+            async def close(self) -> None: ...
+
+        async def learn() -> list[bool]:
+            await waiting.wait()
+            await asyncio.sleep(0.05)
+            gc.collect()
+            return [video() is None for video in alive]
+
+        store = WeightStore(put=lambda snapshot: snapshot)
+        await store.publish(snapshot(0))
+        return await online_loop.run(
+            prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+            generators=[InProcessHandle(Remembering())],
+            rankers=[InProcessHandle(FakeRanker())],
+            buffer=InProcessHandle(FullBuffer()),
+            weights=InProcessHandle(store),
+            learn=learn,
+            requests_in_flight=1,
+        )
+
+    freed = asyncio.run(asyncio.wait_for(story(), 30))
+    assert len(freed) == 4 and all(freed)

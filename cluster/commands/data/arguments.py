@@ -13,7 +13,7 @@ NOT_SOUND = 2
 SHOWN_SKIPPED = 20
 
 
-def add_data_commands(commands: Any, *, default_config: str) -> None:
+def add_data_commands(commands: Any) -> None:
     """`commands`: argparse's subparsers of the whole command line."""
     text = "people's own videos and judgements, and every pair that is stored"
     parts = commands.add_parser("data", help=text, description=text).add_subparsers(
@@ -28,12 +28,12 @@ def add_data_commands(commands: Any, *, default_config: str) -> None:
     ingest.add_argument("--into", required=True, metavar="STORE", help="a folder, or a URI such as s3://bucket/store")
     ingest.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out instead of refusing them all")
     ingest.add_argument("--skipped", type=Path, metavar="FILE", help="write every row that was left out there, and why")
-    _takes_bundle(ingest, default_config, "whose bundle, size, frame rate and generator resources are used")
+    _takes_bundle(ingest, "whose bundle, size, frame rate and generator resources are used")
     text = "count what is in a store, and draw a contact sheet of it"
     inspect = parts.add_parser("inspect", help=text, description=text)
     inspect.add_argument("store", metavar="STORE")
     inspect.add_argument("--sheet", type=Path, metavar="FILE", help="the picture (default: contact_sheet.png)")
-    _takes_bundle(inspect, default_config, "whose bundle decodes the videos of the picture")
+    _takes_bundle(inspect, "whose bundle decodes the videos of the picture")
     text = "read every file of a store and hold it to its checksum"
     verify = parts.add_parser("verify", help=text, description=text)
     verify.add_argument("store", metavar="STORE")
@@ -41,7 +41,7 @@ def add_data_commands(commands: Any, *, default_config: str) -> None:
     export = parts.add_parser("export", help=text, description=text)
     export.add_argument("store", metavar="STORE")
     export.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    _takes_bundle(export, default_config, "whose bundle decodes the videos, at its frame rate")
+    _takes_bundle(export, "whose bundle decodes the videos, at its frame rate")
 
 
 def run_data_command(options: argparse.Namespace) -> int:
@@ -49,8 +49,8 @@ def run_data_command(options: argparse.Namespace) -> int:
     return {"ingest": _ingest, "inspect": _inspect, "verify": _verify, "export": _export}[options.part](options)
 
 
-def _takes_bundle(parser: argparse.ArgumentParser, default: str, what: str) -> None:
-    parser.add_argument("--config", default=default, help=f"a run's config, {what} (default: {default})")
+def _takes_bundle(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--config", required=True, help=f"a run's config, {what}")
     text = "dotted keys of the config, such as sampling.fps=16"
     parser.add_argument(
         "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="key=value", help=text

@@ -177,3 +177,11 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.Monke
     for _ in range(2):
         with pytest.raises(EngineDied):
             judge.ask(asked[0])
+
+
+def test_a_judge_that_was_given_a_gpu_never_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch):
+    from ranker.ranker import Ranker
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"ranker\.gpus_per_actor is above 0, and CUDA cannot be used"):
+        Ranker(RankerConfig(path=str(JUDGE), frames=9, gpus_per_actor=1.0))

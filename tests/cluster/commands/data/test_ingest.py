@@ -23,6 +23,7 @@ from policy.policy import VideoPolicy
 from tests.buffers.samples import conditioning, same
 
 BUNDLE = Path("examples/miniature/weights/bundle")
+CONFIG = ["--config", "configs/miniature.yaml"]
 
 
 def scenes(count: int) -> list[Scene]:
@@ -77,7 +78,8 @@ def stored(people: Path, ray_here: None, tmp_path_factory: pytest.TempPathFactor
 
 
 def ingest(manifest: Path, into: Path, *more: str) -> int:
-    return cli.main(["data", "ingest", str(manifest), "--into", str(into), *more])
+    config = [] if "--config" in more else CONFIG
+    return cli.main(["data", "ingest", str(manifest), "--into", str(into), *config, *more])
 
 
 def everything(store: Path) -> tuple[tuple[Pair, ...], tuple[Anchor, ...], tuple[Conditioning, ...]]:
@@ -166,7 +168,7 @@ def test_what_is_exported_and_ingested_again_is_equal(
     stored: Path, on_this_ray: None, tmp_path: Path, policy: VideoPolicy
 ):
     out = tmp_path / "out"
-    assert cli.main(["data", "export", str(stored), "--out", str(out)]) == 0
+    assert cli.main(["data", "export", str(stored), "--out", str(out), *CONFIG]) == 0
     assert ingest(out / "manifest.parquet", tmp_path / "again") == 0
     assert same(everything(tmp_path / "again"), everything(stored))
     # And the videos are there to be seen: what the VAE makes of the latents, up to the codec.
@@ -209,7 +211,7 @@ def test_a_stopped_ingestion_goes_on_behind_what_it_had_stored(
 @pytest.mark.ray
 def test_a_store_is_counted_drawn_and_verified(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sheet = tmp_path / "sheet.png"
-    assert cli.main(["data", "inspect", str(stored), "--sheet", str(sheet)]) == 0
+    assert cli.main(["data", "inspect", str(stored), "--sheet", str(sheet), *CONFIG]) == 0
     said = capsys.readouterr().out
     for line in (
         "offline: 3",
@@ -253,10 +255,10 @@ def test_a_bad_manifest_or_bundle_is_refused_before_ray_is_started(
     other.close()
     assert ingest(people / "people.jsonl", tmp_path / "other") == 2
     assert "was made with another VAE" in capsys.readouterr().err
-    assert cli.main(["data", "export", str(tmp_path / "other"), "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["data", "export", str(tmp_path / "other"), "--out", str(tmp_path / "out"), *CONFIG]) == 2
     assert "was made with another VAE" in capsys.readouterr().err
     PairStore(tmp_path / "empty").close()
-    assert cli.main(["data", "export", str(tmp_path / "empty"), "--out", str(tmp_path / "out")]) == 2
+    assert cli.main(["data", "export", str(tmp_path / "empty"), "--out", str(tmp_path / "out"), *CONFIG]) == 2
     assert "holds nothing to export" in capsys.readouterr().err and not (tmp_path / "out").exists()
     held = PairStore(tmp_path / "held")
     assert ingest(people / "people.jsonl", tmp_path / "held") == 2

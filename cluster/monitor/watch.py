@@ -12,9 +12,7 @@ RECORDED_EVERY_SECONDS = 10.0
 
 async def watch(crew: Any, progress: Any) -> None:
     """Until it is cancelled. An actor that cannot answer just now (busy, lost) is asked again later."""
-    roles = [("generator", crew.generators), ("ranker", crew.rankers)]
-    watchers = [_watch_role(crew, role, handles, index) for role, handles in roles for index in range(len(handles))]
-    watchers.append(_watch_role(crew, "buffer", [crew.buffer], 0))
+    watchers = [_watch_role(crew, role, index) for role, count in crew.sizes.items() for index in range(count)]
     await asyncio.gather(_show(crew, progress), _watch_verdicts(crew), *watchers)
 
 
@@ -40,11 +38,11 @@ async def _watch_verdicts(crew: Any) -> None:
         await asyncio.sleep(RECORDED_EVERY_SECONDS)
 
 
-async def _watch_role(crew: Any, role: str, handles: list[Any], index: int) -> None:
+async def _watch_role(crew: Any, role: str, index: int) -> None:
     """A task of its own for every actor: an actor answers between two calls, which may be minutes apart."""
     while True:
         with contextlib.suppress(Exception):
-            times: RoleTimes = await handles[index].times.remote()
+            times: RoleTimes = await crew.actor(role, index).times.remote()
             row = {"busy_s": times.busy_s, "waiting_s": times.waiting_s, "counts": times.counts}
             await crew.metrics.record.remote("roles", {"role": role, "index": index, **row})
         await asyncio.sleep(RECORDED_EVERY_SECONDS)

@@ -48,6 +48,17 @@ class Crew:
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
         self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many actors a role has while it runs, for those roles that say how busy they are."""
+        stages = (self._config.of_stage(number) for number in range(len(self._config.stages)))
+        generators = max(self._config.generator.num_actors, *(stage.generator.num_actors for stage in stages))
+        return {"generator": generators, "ranker": self._config.ranker.num_actors, "buffer": 1}
+
+    def actor(self, role: str, index: int) -> Any:
+        """The actor that plays a role just now. Raises IndexError if that role does not run in this stage."""
+        return {"generator": self.generators, "ranker": self.rankers, "buffer": [self.buffer]}[role][index]
+
     async def begin_stage(self, number: int) -> None:
         """The buffer of the stage is opened; rankers run if the stage is an online one."""
         config = self._config.of_stage(number)

@@ -15,6 +15,7 @@ from buffers.records import (
     Receipt,
     Request,
     RoleTimes,
+    Scores,
     Snapshot,
     Verdict,
 )
@@ -33,6 +34,8 @@ EXAMPLES = [
     candidates(1, version=3),
     Clips(CONDITION, VIDEO, VIDEO[::-1], 8.0, 3),
     verdict(),
+    Scores(0.31, 0.84),
+    Scores(0.5, 0.5, "tie"),
     verdict(2, dropped="disagreement", agreed=False),
     pair(1, version=2),
     dataclasses.replace(pair(1), verdict=None, source="offline"),

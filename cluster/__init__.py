@@ -1,5 +1,5 @@
-"""Where the plain roles become Ray actors and are joined into a run; the only folder that imports ray.
+"""The roles joined into a run: the spine, and the rooms for Ray, checks, commands, live figures and reports.
 
-Start with `online_loop.py` (the whole idea on one page). `spawn.py` turns the roles' plain classes into actors,
-`train_worker.py` is what each process of the Ray Train group runs, `launch.py` is one run from config to report.
+Start with `online_loop.py` (the whole idea on one page), then `stages.py` and `launch.py`. In `on_ray/`, `crew.py` turns
+the roles' plain classes into actors and `learner_worker.py` is what each process of the learner runs.
 """

@@ -1,4 +1,6 @@
-"""The judge of pairs: rubric, frames, the four-way verdict, and the one file that talks to vLLM (DESIGN 4, appendix C).
+"""The role that compares two videos: rubric, frames, verdict, and the judges (DESIGN 4; paper, appendix C).
 
-Clips --frames--> Footage --rubric, vllm_judge--> Reading (x 2 orders) --verdict--> Verdict
+The judge is the model inside the ranker: `judges/qwen_vl.py` (vLLM), or a function of the user's (`judges/function.py`).
+
+    videos --frames--> question --judge--> Reading, in both orders --verdict--> Verdict
 """

@@ -1,6 +1,7 @@
 """What a schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
 
 import difflib
+import json
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -70,3 +71,36 @@ def all_keys(section: type[BaseModel], before: tuple[str, ...] = ()) -> list[tup
         if inner:
             keys.extend(all_keys(inner, (*before, name, "0") if is_list else (*before, name)))
     return keys
+
+
+def reference(*schemas: type[BaseModel]) -> str:
+    """Every key of the schemas as Markdown: dotted name, default, and the words below the field (docs/config.md)."""
+    parts = [
+        "# Every key of a config",
+        "",
+        "Made by `python -m configs.keys > docs/config.md` from the schema's own words.",
+    ]
+    for schema in schemas:
+        parts += ["", f"## {schema.__name__}", "", "| key | default | what it is |", "|---|---|---|"]
+        parts += [_row(schema, key) for key in all_keys(schema)]
+    return "\n".join(parts) + "\n"
+
+
+def _row(schema: type[BaseModel], key: tuple[str, ...]) -> str:
+    section = _section(schema, tuple(int(part) if part.isdecimal() else part for part in key[:-1]))
+    assert section is not None, f"{dotted(key)} is a key of no section"
+    field = section.model_fields[key[-1]]
+    value = field.get_default(call_default_factory=True) if not field.is_required() else None
+    plain = value if isinstance(value, str | int | float | bool | None) else ""
+    if isinstance(value, list) and not any(isinstance(item, BaseModel) for item in value):
+        plain = value
+    words = " ".join((field.description or "").split())
+    default = "required" if field.is_required() else "" if plain == "" and value != "" else f"`{json.dumps(plain)}`"
+    return f"| `{dotted(key)}` | {default} | {words} |"
+
+
+if __name__ == "__main__":
+    from configs.ranker import RankerScoringConfig, RankerTrainingConfig
+    from configs.schema import RunConfig
+
+    print(reference(RunConfig, RankerTrainingConfig, RankerScoringConfig), end="")

@@ -10,72 +10,97 @@ PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 
 class JudgeLoraConfig(Section):
-    """The adapter of one domain, on the language model alone: `targets` are the names of linear layers in its blocks.
+    """The adapter of one domain, on the language model alone.
 
     The vision tower stays as it is, so that both domains share what it computed of a video.
     """
 
     rank: Positive = 64
+    """Of every adapted layer."""
     alpha: Positive = 64
+    """The adapter's output is scaled by alpha / rank."""
     targets: list[str] = Field(min_length=1, default_factory=lambda: list(PROJECTIONS))
+    """Names of linear layers in the blocks of the language model."""
 
 
 class SlowMotionConfig(Section):
-    """`share` of the pairs are mined: a preferred video beside a slowed part of itself, label 3 (paper, C.1).
-
-    The paper has 7k of 64k human-centric and 3k of 18k other pairs.
-    """
+    """Mined pairs: a preferred video beside a slowed part of itself, label 3 (paper, C.1)."""
 
     share: Share = 0.12
+    """Share of the pairs that are mined. The paper: 7k of 64k and 3k of 18k."""
     factors: list[Annotated[float, Field(gt=1.0)]] = Field(min_length=1, default_factory=lambda: [2.0, 3.0, 4.0])
+    """How many times slower the rejected video is; one is drawn for each pair."""
 
 
 class RankerTrainingConfig(Section):
-    """One adapter for each of `domains`, into `out/<domain>`, from the manifest's pairs of that domain.
-
-    `path`: the checkpoint that is fine-tuned; `pairs` : a manifest (`buffers/people/labelled_pairs.py`). `frames` and
-    `max_pixels_per_video` must be what the judge is served with. Every pair is shown in both orders:
-    `questions_per_microbatch` counts those. `start_from`: a domain's adapter of an earlier training, of the same
-    `lora`, that is taught further instead of a new one.
-    """
+    """One adapter for each of `domains`, from the manifest's pairs of that domain."""
 
     name: str
+    """The training's name in its page."""
     out: str
+    """Its folder; a domain's adapter is `out/<domain>`. The same command goes on with it."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of adapters, orders and slow motion."""
     path: str
+    """The checkpoint that is fine-tuned."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen checkpoint."""
     pairs: str
+    """A manifest of pairs that people compared."""
     skip_bad_rows: bool = False
+    """Leave bad rows out instead of refusing the manifest."""
     domains: list[Literal["human", "general"]] = Field(min_length=1, default_factory=lambda: ["human", "general"])
+    """Which adapters are trained."""
     frames: Annotated[int, Field(ge=2)] = 40
+    """Frames shown of each video: as many as `ranker.frames` of the runs that use the adapter."""
     max_pixels_per_video: Positive = 25_165_824
+    """As in the runs that use the adapter."""
     slow_motion: SlowMotionConfig = SlowMotionConfig()
+    """Slow-motion negatives (paper, C.1)."""
     lora: JudgeLoraConfig = JudgeLoraConfig()
+    """The adapter of a domain."""
     start_from: AdaptersConfig = AdaptersConfig()
+    """A domain's adapter of an earlier training that is taught further."""
     steps: Positive = 1000
+    """Optimizer steps per domain."""
     pairs_per_step: Positive = 32
+    """Pairs of one step, over all workers; each is shown in both orders."""
     questions_per_microbatch: Positive = 1
+    """Questions (a pair in one order) of one forward and backward pass."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW's, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 30
+    """Steps in which the rate rises from zero."""
     weight_decay: Amount = 0.0
+    """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of a step is scaled down to this norm."""
     gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass."""
     checkpoint_every: Positive = 100
+    """Steps between two checkpoints."""
     num_workers: Positive = 1
+    """Processes of the Ray Train group."""
     cpus_per_worker: Amount = 1.0
+    """CPUs that each asks Ray for."""
     gpus_per_worker: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
     cluster: ClusterConfig = ClusterConfig()
+    """The Ray that it runs on."""
 
 
 class RankerScoringConfig(Section):
-    """Held-out pairs (`buffers/people/labelled_pairs.py`) against the judge of `ranker`; a report into `out`.
-
-    `shown_failures`: pairs of which the judge named the wrong video, the surest first, that the report plays.
-    """
+    """Held-out pairs (`buffers/people/labelled_pairs.py`) against a judge; a page into `out`."""
 
     name: str
+    """The scoring's name in its page."""
     out: str
+    """The folder of its page."""
     pairs: str
+    """A manifest of held-out pairs."""
     skip_bad_rows: bool = False
+    """Leave bad rows out instead of refusing the manifest."""
     ranker: RankerConfig
+    """The judge that is scored, as a run has it."""
     shown_failures: Annotated[int, Field(ge=0)] = 24
+    """Pairs of which the judge named the wrong video, the surest first, that the page plays."""

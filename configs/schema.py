@@ -29,18 +29,31 @@ class RunConfig(Section):
     """
 
     name: str
+    """The run's name in the report and the tracker."""
     out: str
+    """The run's folder. The same command goes on with a run that was stopped there."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of adapters, noise, orders and draws."""
     model: ModelConfig
+    """The bundle that is aligned."""
     prompts: PromptsConfig
+    """What videos are made of."""
     ranker: RankerConfig
+    """The role that judges pairs."""
     evaluation: EvaluationConfig
+    """What is measured before and after."""
     sampling: SamplingConfig = SamplingConfig()
+    """How videos are made."""
     generator: GeneratorConfig = GeneratorConfig()
+    """The role that makes videos."""
     buffer: BufferConfig = BufferConfig()
+    """Where judged pairs wait."""
     learner: LearnerConfig = LearnerConfig()
+    """The role that learns."""
     stages: list[Stage] = Field(min_length=1, default_factory=lambda: [OnlineStage(kind="online")])
+    """One after the other; each starts from the adapter that the one before it left."""
     cluster: ClusterConfig = ClusterConfig()
+    """The Ray that all of it runs on."""
     start_from: str | None = None
     """An adapter folder, such as `out/adapter` of an earlier run. The first stage starts from it, not from the base."""
 

@@ -22,41 +22,57 @@ TimestepKind = Literal["apo", "uniform", "logit_normal"]
 class Section(BaseModel):
     """Strict and frozen: an unknown key or a wrong type is an error, and nobody changes a config in passing."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class ModelConfig(Section):
     """The bundle to align: an ordinary diffusers Wan pipeline folder. Flow shift and expert boundary are its own."""
 
     path: str
+    """The folder of the bundle, as `pipe.save_pretrained` writes it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base. The adapter's masters are float32 whatever this is."""
     max_text_tokens: Positive = 512
+    """Tokens of a prompt; longer prompts are cut. 512 is Wan's own number."""
 
 
 class SamplingConfig(Section):
     """How videos are made, as the user would at inference. The loss never sees guidance (DESIGN 4)."""
 
     steps: Positive = 40
+    """Denoising steps of a video. The learner's timesteps lie on the same grid."""
     guidance_scale: Annotated[float, Field(ge=1.0)] = 5.0
+    """Classifier-free guidance, diffusers' meaning of the number. 1 makes no unconditional pass."""
     negative_prompt: str = ""
+    """The prompt of the unconditional pass."""
     num_frames: Positive = 121
+    """Frames of a video: 1 plus a multiple of the VAE's factor in time."""
     height: Positive = 720
+    """Pixels: a multiple of the VAE's factor times the patch."""
     width: Positive = 960
+    """Pixels, as `height`."""
     fps: Annotated[float, Field(gt=0)] = 24.0
+    """Frames per second that the video is shown at."""
 
 
 class PromptsConfig(Section):
     """Prompt files, one prompt a line or `domain<TAB>prompt`; or a store of people's own prompts."""
 
     train: str
+    """A text file, or the folder of a store whose conditions are the prompts."""
     max_characters: Positive = 2000
+    """A longer prompt is an error that names its line."""
 
 
 class LoraConfig(Section):
-    """The adapter on every expert. `targets` are the ends of module names inside a transformer block."""
+    """The adapter on every expert."""
 
     rank: Positive = 32
+    """Of every adapted layer."""
     alpha: Positive = 32
+    """The adapter's output is scaled by alpha / rank."""
     targets: Annotated[list[str], Field(min_length=1)] = [
         "to_q",
         "to_k",
@@ -65,31 +81,41 @@ class LoraConfig(Section):
         "ffn.net.0.proj",
         "ffn.net.2",
     ]
+    """Ends of the names of linear layers inside a transformer block. One that matches no layer is an error."""
 
 
 class TimestepsConfig(Section):
-    """Diffusion-APO's timesteps (paper 3.2, Eq. 5).
-
-    `kind: uniform` is standard Diffusion-DPO, one timestep a pair and step; `logit_normal` likewise, with logit(t / T)
-    normal of mean `logit_mean` and deviation `logit_deviation`. Every key that is not named here belongs to `apo`.
-    `window: isolated` is one anchor a step, drawn uniformly from the whole grid (paper, appendix E); `sliding` is
-    `high` anchors at or above the share `high_from` of T, `stride` further each step, and `low` below it.
-    """
+    """Diffusion-APO's timesteps (paper 3.2, Eq. 5). Only `kind: apo` reads the keys from `window` on."""
 
     kind: TimestepKind = "apo"
+    """`apo`: on the sampler's own grid. `uniform`: standard Diffusion-DPO. `logit_normal`: likewise, by
+    `logit_mean`."""
     logit_mean: float = 0.0
+    """Mean of logit(t / T). `logit_normal` alone reads it."""
     logit_deviation: Annotated[float, Field(gt=0)] = 1.0
+    """Deviation of logit(t / T). `logit_normal` alone reads it."""
     window: Literal["sliding", "isolated"] = "sliding"
+    """`sliding`: `high` and `low` timesteps in each step. `isolated`: one, drawn from the whole grid (appendix E)."""
     random_shift: bool = True
+    """Draw the flow shift of each window from `shifts` (Eq. 5). Off: the bundle's own shift."""
     shifts: list[Annotated[float, Field(gt=0)]] = [3.0, 4.0, 5.0, 6.0]
+    """The flow shifts that are drawn from."""
     random_offset: bool = True
+    """Move each pair's timestep by a normal offset."""
     offset_variance: Amount = 5.0
+    """Of the offset, in squared timesteps. The paper: 5."""
     snap: Literal["timestep", "grid"] = "timestep"
+    """Where a moved timestep lands: the nearest integer (`timestep`) or the nearest of the grid (`grid`)."""
     high: Annotated[int, Field(ge=0)] = 4
+    """Timesteps of a window at or above `high_from` of T. The paper: 4."""
     low: Annotated[int, Field(ge=0)] = 1
+    """Timesteps of a window below it. The paper: 1."""
     high_from: Share = 0.8
+    """The share of T at which the high part begins. The paper: 0.8."""
     stride: Positive = 4
+    """How many places the high part slides on in each step. The paper: 4."""
     reduce: Literal["sum", "mean"] = "sum"
+    """Whether the gradients of a window are summed, as the paper writes, or averaged."""
 
     @property
     def count(self) -> int:
@@ -98,60 +124,68 @@ class TimestepsConfig(Section):
 
 
 class LearnerConfig(Section):
-    """One optimizer step learns from `pairs_per_step` pairs in all, split evenly over the workers.
-
-    Every `publish_every` steps the weights go to the generators as a new policy version.
-    """
+    """The optimizer, the loss, and the processes that learn."""
 
     beta: Annotated[float, Field(gt=0)] = 2000.0
     """How strongly the loss holds the policy to its reference. The paper gives none; peers use 100 to 5000."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW's. The paper: 1e-4."""
     weight_decay: Amount = 0.0
+    """AdamW's."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of a step is scaled down to this norm."""
     pairs_per_step: Positive = 16
+    """Pairs of one optimizer step, over all workers. A multiple of `num_workers`."""
     microbatch_pairs: Positive = 1
+    """Pairs of one forward and backward pass of a worker."""
     gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass: less memory, a quarter more time."""
     lora: LoraConfig = LoraConfig()
+    """The adapter that is trained."""
     timesteps: TimestepsConfig = TimestepsConfig()
+    """At which timesteps the loss is taken."""
     num_workers: Positive = 1
+    """Processes of the learner's Ray Train group."""
     cpus_per_worker: Amount = 1.0
+    """CPUs that each asks Ray for."""
     gpus_per_worker: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
     publish_every: Positive = 1
+    """Steps after which the weights go to the generators as a new policy version."""
     checkpoint_every: Positive = 50
+    """Steps after which the state of the run is saved. A multiple of `publish_every`."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """The state of the run is also saved if so many minutes have passed since the last time."""
 
 
 class GeneratorConfig(Section):
-    """A request is `conditions_per_request` conditions, two videos each, sampled as one batch.
-
-    `requests_in_flight` per actor: one being generated, the others being judged and stored.
-    """
+    """The processes that make videos."""
 
     num_actors: Positive = 1
+    """Generators. Most GPUs of a run generate."""
     cpus_per_actor: Amount = 1.0
+    """CPUs that each asks Ray for."""
     gpus_per_actor: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
     conditions_per_request: Positive = 1
+    """Conditions of one request. Their videos, two each, are sampled as one batch."""
     requests_in_flight: Positive = 2
+    """Requests of a generator under way: one is generated, the others are judged and stored."""
 
 
 class AdaptersConfig(Section):
     """A folder for each domain, or null."""
 
     human: str | None = None
+    """For videos of people."""
     general: str | None = None
+    """For all other videos."""
 
 
 class RankerConfig(Section):
-    """The judge, a Qwen3-VL folder. `frames` are shown of each video (paper, appendix C: 40).
+    """The judge, and what is done with pairs that it is in doubt about.
 
-    `adapters`: for each domain a LoRA adapter folder, as `apogee ranker train` writes them; one engine serves all of
-    them, and a domain without one is judged by the checkpoint itself.
-
-    A verdict is in doubt where the two orders name different videos, where the chosen one is the better one with a
-    probability below `min_confidence`, or where the four labels hold less than `min_label_mass` of the model's
-    probability. What `disagreement`, `low_confidence` and `low_label_mass` say is done with it: dropped, or kept with
-    the probabilities' mean; it is counted either way. An answer that is none of the four is always dropped.
+    An answer that is none of the four labels is always dropped.
     """
 
     kind: Literal["qwen_vl", "function"] = "qwen_vl"
@@ -162,72 +196,96 @@ class RankerConfig(Section):
     """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns a number, larger is
     better: of two videos the one with the larger number is preferred. It runs in the ranker's actor."""
     adapters: AdaptersConfig = AdaptersConfig()
+    """LoRA adapters of the checkpoint, as `apogee ranker train` writes them. A domain without one has the checkpoint
+    itself."""
     num_actors: Positive = 1
+    """Rankers."""
     cpus_per_actor: Amount = 1.0
+    """CPUs that each asks Ray for."""
     gpus_per_actor: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
     frames: Positive = 40
+    """Frames shown of each video. The paper: 40."""
     max_pixels_per_video: Positive = 25_165_824
+    """Frames of a video are shrunk until all of them together have at most so many pixels."""
     max_model_len: Positive = 32_768
+    """Tokens of a question at most. Both videos must fit."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Of the checkpoint. `auto`: its own."""
     min_confidence: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.6
+    """Below this probability of the chosen video a pair is in doubt."""
     min_label_mass: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Below this probability of the four labels together a pair is in doubt."""
     both_orders: bool = True
+    """Ask about (A, B) and (B, A), and average the probabilities."""
     disagreement: Doubtful = "drop"
+    """If the two orders choose different videos: `drop` the pair, or `keep` it with the mean probabilities."""
     low_confidence: Doubtful = "drop"
+    """Below `min_confidence`: `drop` or `keep`. The pair is counted either way."""
     low_label_mass: Doubtful = "drop"
+    """Below `min_label_mass`: `drop` or `keep`. The pair is counted either way."""
 
 
 class MixConfig(Section):
-    """Which share of all batches is of pairs that the policy made, of those with an anchor, and of people's own."""
+    """Which share of all batches comes from which source."""
 
     online: Share = 1.0
+    """Share of the policy's own pairs."""
     half_online: Share = 0.0
+    """Share of pairs with an anchor. No stage makes them yet."""
     offline: Share = 0.0
+    """Share of people's own pairs, from `buffer.offline`."""
 
 
 class BufferConfig(Section):
-    """`capacity`, `capacity_gb`: generated pairs waiting to be learned from, and 10^9 bytes of their latents on disk.
+    """The pairs that wait to be learned from.
 
-    `when_full`: whether new pairs `wait` for room (that is the pace of a run) or the `drop_oldest` ones make it.
-    `offline`: a store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI.
-
-    `max_uses`: in how many steps a pair is learned from. `max_staleness`: how many policy versions it may be behind
-    when it is; 0 is strictly on-policy. `motion_share`: of the pairs kept, at most this share may have been decided by
-    motion (labels 3 and 4). A policy that makes few distorted videos makes mostly such pairs, and they would drown
-    the first criterion: faster subjects are distorted more often (docs/LOG.md). 1 keeps them all, as the paper does.
+    A policy that makes few distorted videos makes mostly pairs that motion decided. Without `motion_share` they would
+    drown the first criterion: faster subjects are distorted more often (docs/LOG.md).
     """
 
     capacity: Positive = 32
+    """Generated pairs that may wait to be learned from."""
     capacity_gb: Annotated[float, Field(gt=0)] = 1000.0
+    """10^9 bytes of their latents on disk."""
     when_full: Literal["wait", "drop_oldest"] = "wait"
+    """New pairs `wait` for room, which is the pace of the run; or `drop_oldest` makes room."""
     mix: MixConfig = MixConfig()
+    """From which sources a batch is drawn, exact over time. The three shares sum to 1."""
     offline: str | None = None
+    """A store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI."""
     max_uses: Positive = 1
+    """In how many steps a pair is learned from."""
     max_staleness: Annotated[int, Field(ge=0)] = 1
+    """How many policy versions a pair may be behind when it is learned from. 0: strictly on-policy."""
     motion_share: Share = 1.0
+    """At most this share of the kept pairs may be decided by motion (labels 3 and 4). 1, as in the paper, keeps all."""
 
 
 class EvaluationConfig(Section):
-    """Held-out prompts, the same seeds before and after; `videos` are made each time, two per condition.
-
-    `meter` is `module:function`, called with (frames, prompt) and answering a `Measurement`; without one the videos
-    are made and shown, and nothing is measured.
-    """
+    """Held-out prompts, with the same seeds before and after."""
 
     prompts: str
+    """Held-out prompts: a file or a store, another one than `prompts.train`."""
     videos: Positive = 256
+    """Videos made before and after, two per condition."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 90_000
+    """The first noise seed; the same before and after."""
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). Null: videos are shown, not
+    measured."""
     shown_videos: Annotated[int, Field(ge=0)] = 12
+    """Videos of each evaluation that the report plays."""
 
 
 class ClusterConfig(Section):
-    """`address: local` starts Ray here; `auto` joins the cluster the job was submitted to.
-
-    `max_failures`: dead actors that are replaced before the run gives up and shows the first error.
-    """
+    """The Ray that the run is on."""
 
     address: Literal["local", "auto"] = "local"
+    """`local` starts Ray here. `auto` joins the cluster that the job was submitted to."""
     num_cpus: Positive | None = None
+    """CPUs that a local Ray has. Null: those of the machine."""
     dashboard: bool = False
+    """Start the dashboard of a local Ray, on loopback."""
     max_failures: Annotated[int, Field(ge=0)] = 3
+    """Dead actors that are replaced before the run gives up and shows the first error."""

@@ -31,12 +31,14 @@ class OnlineStage(_Stage):
     """The policy's own videos, judged by the ranker; `buffer.mix` may add people's pairs."""
 
     kind: Literal["online"]
+    """The policy's own videos, judged."""
 
 
 class OfflineStage(_Stage):
     """People's own pairs alone, from the store `buffer.offline`. No video is generated and nothing is judged."""
 
     kind: Literal["offline"]
+    """People's own pairs alone."""
 
 
 Stage = Annotated[OnlineStage | OfflineStage, Field(discriminator="kind")]

@@ -40,6 +40,7 @@ def preflight(config: RunConfig) -> Preflight:
     _people(config, facts, problems)
     _ranker(config, problems)
     _meter(config, problems)
+    _start_from(config, problems)
     _gpus(config, problems)
     _room(config, problems)
     return Preflight(tuple(problems), facts, shape, prompts)
@@ -53,6 +54,8 @@ def check_judge(config: RankerConfig) -> None:
 
 def _ranker(config: RunConfig, problems: list[str]) -> None:
     ranker, sampling = config.ranker, config.sampling
+    if all(stage.kind == "offline" for stage in config.stages):
+        return  # nobody is asked
     if ranker.kind == "function":
         _module_of("ranker.function", ranker.function, problems)
         return
@@ -141,6 +144,16 @@ def _module_of(key: str, path: str | None, problems: list[str]) -> None:
         problems.append(
             f"{key} = {path}: there is no module {module}; write `package.module:function`, as it is "
             "imported from the working directory"
+        )
+
+
+def _start_from(config: RunConfig, problems: list[str]) -> None:
+    """An adapter is there; whether it fits the model is known when it is read."""
+    start = config.start_from
+    if start is not None and not any(Path(start).glob("*.safetensors")):
+        problems.append(
+            f"start_from = {start}: no adapter is there (a .safetensors file); name a folder such as the `adapter` that "
+            "a run leaves"
         )
 
 

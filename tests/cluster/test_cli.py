@@ -252,3 +252,17 @@ def test_nobodys_videos_meet_the_miniature_unasked(arguments: list[str], capsys:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
     assert stopped.value.code == 2 and "--config" in capsys.readouterr().err
+
+
+def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert cli.main(["check", "configs/miniature.yaml", f"start_from={tmp_path}"]) == 2
+    assert f"start_from = {tmp_path}: no adapter is there" in capsys.readouterr().err
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    assert cli.main(["check", "configs/miniature.yaml", f"start_from={tmp_path}"]) == 0
+
+
+def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]):
+    more = ["generator.gpus_per_actor=2", "learner.gpus_per_worker=2", "cluster.num_cpus=null"]
+    assert cli.main(["check", "configs/miniature.yaml", *more]) == 2
+    told = capsys.readouterr().err
+    assert "generator: 2 GPUs for one process" in told and "learner: 2 GPUs for one process" in told

@@ -152,8 +152,8 @@ def _start_from(config: RunConfig, problems: list[str]) -> None:
     start = config.start_from
     if start is not None and not any(Path(start).glob("*.safetensors")):
         problems.append(
-            f"start_from = {start}: no adapter is there (a .safetensors file); name a folder such as the `adapter` that "
-            "a run leaves"
+            f"start_from = {start}: no adapter is there (a .safetensors file); name a folder such as the `adapter` "
+            "that a run leaves"
         )
 
 

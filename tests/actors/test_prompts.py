@@ -117,3 +117,20 @@ def test_a_state_of_other_prompts_or_another_seed_is_refused():
 def test_no_conditions_is_an_error():
     with pytest.raises(ValueError, match="at least one condition"):
         PromptStream([], per_request=1, seed=0)
+
+
+def test_requests_are_numbered_and_finished_ones_are_not_asked_again():
+    conditions = [Condition(f"c{index}", f"prompt {index}") for index in range(5)]
+    whole = PromptStream(conditions, per_request=2, seed=3)
+    requests = [whole.next() for _ in range(5)]
+    assert [request.number for request in requests] == [0, 1, 2, 3, 4]
+    rest = PromptStream(conditions, per_request=2, seed=3, done={0, 2})
+    assert [rest.next() for _ in range(3)] == [requests[1], requests[3], requests[4]]
+
+
+def test_a_later_stage_goes_on_in_the_same_order_with_numbers_from_zero():
+    conditions = [Condition(f"c{index}", f"prompt {index}") for index in range(5)]
+    whole = PromptStream(conditions, per_request=2, seed=3)
+    third = [whole.next() for _ in range(3)][2]
+    later = PromptStream(conditions, per_request=2, seed=3, first=4).next()
+    assert (later.number, later.conditions, later.seeds) == (0, third.conditions, third.seeds)

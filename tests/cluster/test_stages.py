@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,7 @@ import yaml
 
 from benchmarks.run_killed import SETTINGS, killed, left_alone
 from cluster import run_state
-from cluster.launch import run
 from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
-from configs.load import load_config
 from tests.cluster.test_people_pairs import config as config  # what `people` is made for
 from tests.cluster.test_people_pairs import people as people  # the fixture
 
@@ -27,7 +27,11 @@ def test_the_second_stage_starts_from_the_first_ones_adapter_and_learns_from_peo
         {"kind": "offline", "steps": 2, "buffer": {"max_uses": 2}, "learner": {"beta": 500.0}},
     ]
     file.write_text(yaml.safe_dump(settings))
-    run(load_config(file, [*SETTINGS, "learner.checkpoint_every=50", f"buffer.offline={people}", f"out={out}"]))
+    overrides = [*SETTINGS, "learner.checkpoint_every=50", f"buffer.offline={people}", f"out={out}"]
+    # A process of its own: a Ray of this process may belong to other tests.
+    command = [sys.executable, "-m", "cluster.cli", "run", str(file), *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
     rows = read_metrics(out / "metrics.jsonl")
     steps = step_rows(rows)

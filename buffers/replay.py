@@ -71,6 +71,7 @@ class ReplayBuffer:
         self._admitted: dict[int, int] = {}
         self._reserved = self._reserved_bytes = 0
         self._closed = False
+        self._end: dict[str, int] = {}
         self._counts: Counter[str] = Counter(self._waiting.counts())
         self._kept_by = Counter({name: self._waiting.state(f"kept/{name}") for name in ("motion", "distortion")})
         self._calls: Counter[str] = Counter()
@@ -105,8 +106,11 @@ class ReplayBuffer:
         return self._waiting.finished()
 
     def cursor(self) -> dict[str, int]:
-        """How far the folder is: its last stored pair and the last step with a batch, for the state of a run."""
-        return {"stored": self._store.last_number, "drawn": self._waiting.last_step()}
+        """How far the folder is: its last stored pair and the last step with a batch, for the state of a run.
+
+        A closed buffer says how far it came: a learner that is stopped saves its state after that.
+        """
+        return self._end or {"stored": self._store.last_number, "drawn": self._waiting.last_step()}
 
     async def add(
         self, candidates: list[Candidates], preferences: Sequence[Preference], request: int | None = None
@@ -214,6 +218,7 @@ class ReplayBuffer:
             self._closed = True
             self._changed.notify_all()
         async with self._writing:
+            self._end = self.cursor()
             self._waiting.close()
             self._store.close()
             if self._offline is not None:

@@ -646,3 +646,16 @@ def test_a_stage_counts_its_mix_and_its_requests_from_zero(tmp_path):
         await following.close()
 
     play(scene())
+
+
+def test_a_closed_buffer_still_says_how_far_it_came(tmp_path):
+    async def scene():
+        replay = buffer(tmp_path)
+        await fill(replay, range(4))
+        await replay.take(7, 2)
+        here = replay.cursor()
+        assert (here["stored"], here["drawn"]) == (4, 7)
+        await replay.close()
+        assert replay.cursor() == here
+
+    play(scene())

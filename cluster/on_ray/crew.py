@@ -76,7 +76,7 @@ class Crew:
         if config.stages[0].kind == "offline":
             self.stop_rankers()
         else:
-            await self.start_rankers()
+            self.start_rankers()
 
     def start_generators(self, config: RunConfig) -> None:
         """`generator.num_actors` of them run with this config; those of another one are stopped first."""
@@ -90,10 +90,9 @@ class Crew:
         """Their CPUs and GPUs are free for others."""
         self.supervisor.stop("generator")
 
-    async def start_rankers(self) -> None:
-        """`ranker.num_actors` of them run. They go on with the buffer's counts, if a run goes on."""
+    def start_rankers(self) -> None:
+        """`ranker.num_actors` of them run."""
         if not self.rankers:
-            self._judged = await self.buffer.counts.remote() if self.buffer is not None else {}
             self.supervisor.watch("ranker", self._ranker, count=self._config.ranker.num_actors)
 
     def stop_rankers(self) -> None:

@@ -3,8 +3,8 @@
     python -m benchmarks.run_killed --kills 3 --out build/run_killed.json
 
 Two runs of the miniature, strictly on-policy, with one generator and a function as the judge: one is left alone, the
-other gets SIGKILL, with all of its processes, at random moments after its first optimizer step. Their adapters are
-compared byte for byte.
+other gets SIGKILL, with all of its processes, at random moments after its first optimizer step. Every tensor of their
+adapters is compared byte for byte. (Not the files: safetensors writes its metadata in an order that chance decides.)
 """
 
 import argparse
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from safetensors.numpy import load_file
 
 from cluster.monitor.rows import of_kind, read_metrics
 
@@ -47,13 +48,13 @@ def command(out: Path, steps: int) -> list[str]:
     return [*run, *SETTINGS, f"stages.0.steps={steps}", f"out={out}"]
 
 
-def left_alone(out: Path, *, steps: int) -> bytes:
-    """The adapter of a run that nobody disturbs."""
+def left_alone(out: Path, *, steps: int) -> dict[str, bytes]:
+    """The adapter of a run that nobody disturbs, tensor by tensor."""
     subprocess.run(command(out, steps), check=True, stdout=subprocess.DEVNULL)
-    return (out / ADAPTER).read_bytes()
+    return _tensors(out)
 
 
-def killed(out: Path, *, steps: int, kills: int, rng: random.Random) -> tuple[bytes, list[int]]:
+def killed(out: Path, *, steps: int, kills: int, rng: random.Random) -> tuple[dict[str, bytes], list[int]]:
     """The adapter of a run that is killed so many times, and how many steps were done at each kill."""
     at = []
     for _ in range(kills):
@@ -69,7 +70,13 @@ def killed(out: Path, *, steps: int, kills: int, rng: random.Random) -> tuple[by
         process.wait()
         at.append(_steps_done(out))
     subprocess.run(command(out, steps), check=True, stdout=subprocess.DEVNULL)
-    return (out / ADAPTER).read_bytes(), at
+    return _tensors(out), at
+
+
+def _tensors(out: Path) -> dict[str, bytes]:
+    tensors = load_file(out / ADAPTER)
+    assert tensors, f"{out / ADAPTER} holds an adapter"
+    return {name: f"{tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes() for name, tensor in tensors.items()}
 
 
 def _steps_done(out: Path) -> int:

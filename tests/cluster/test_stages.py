@@ -56,4 +56,5 @@ def test_a_killed_run_that_goes_on_ends_with_the_same_adapter(tmp_path: Path):
     alone = left_alone(tmp_path / "alone", steps=6)
     continued, at = killed(tmp_path / "killed", steps=6, kills=1, rng=random.Random(1))
     assert at[0] < 6, "it was killed before its end"
-    assert continued == alone
+    # Not `continued == alone`: a failure would print megabytes.
+    assert [name for name in alone.keys() | continued.keys() if alone.get(name) != continued.get(name)] == []

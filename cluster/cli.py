@@ -1,7 +1,7 @@
 """The command line: `apogee check` prints what a config would do, `apogee run` does it, `apogee rank` judges two files.
 
-torch and ray are loaded by `run` alone, vllm by `rank`, and only after the files have been found good. The same
-commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls.
+ray is loaded by `run` alone, vllm by `rank`, torch by both and by `check`, and only after the files have been found
+good. The same commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls.
 """
 
 import argparse
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import get_args
 
 from buffers.records import Domain
-from cluster.checks.plan import PATCH, plan, render
-from cluster.checks.run import Preflight, check_judge, preflight
+from cluster.checks.judge import check_judge
+from cluster.checks.run import Checked, check
+from cluster.commands.check import describe
 from cluster.commands.data.arguments import add_data_commands, run_data_command
 from configs.load import load_as, load_config
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
-from configs.schema import RunConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_data_command(options)
         if options.command == "ranker":
             return _train_ranker(options) if options.part == "train" else _score_ranker(options)
-        config = load_config(options.config, options.overrides)
-        found = preflight(config)
+        checked = check(load_config(options.config, options.overrides))
         if options.command == "check":
-            return _check(config, found)
-        if found.problems:
-            return _refuse(found.problems)
-        return _run(config)
+            print(describe(checked))
+            sys.stdout.flush()
+        if checked.problems:
+            return _refuse(checked.problems)
+        return _run(checked) if options.command == "run" else 0
     except (ValueError, OSError) as error:
         if getattr(error, "__notes__", None):
             raise  # the run had started and noted what it kept: not the user's mistake, so the traceback is shown
@@ -95,29 +95,10 @@ def _takes_config(command: argparse.ArgumentParser, file: str, override: str) ->
     command.add_argument("overrides", nargs="*", metavar="key=value", help=f"dotted keys, such as {override}")
 
 
-def _check(config: RunConfig, found: Preflight) -> int:
-    """The plan first, whatever is missing: it is what the files are needed for."""
-    patch = found.facts.patch if found.facts else PATCH
-    print(render(plan(config, latent_shape=found.latent_shape, patch=patch)))
-    print("\nfiles")
-    if found.facts:
-        experts = " and ".join(found.facts.experts)
-        print(f"  {config.model.path}: {found.facts.pipeline}, {experts}, flow shift {found.facts.flow_shift:g}")
-    else:
-        print(f"  {config.model.path}: could not be asked; tokens and bytes above are of Wan2.1's VAE")
-    for key, count in found.prompts.items():
-        print(f"  {key}: {count:,} prompts")
-    if found.problems:
-        sys.stdout.flush()
-        return _refuse(found.problems)
-    print("  everything that the config names is there")
-    return 0
-
-
-def _run(config: RunConfig) -> int:
+def _run(checked: Checked) -> int:
     from cluster.launch import run
 
-    folder = run(config)
+    folder = run(checked)
     print(f"done: {folder / 'report.html'}")
     return 0
 

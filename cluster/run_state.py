@@ -69,6 +69,17 @@ def save(root: Path, state: RunState, *, export: Callable[[Path], None]) -> Path
     return folder
 
 
+def keep_adapter(root: Path, folder: Path) -> None:
+    """The newest state's adapter, in diffusers' format, becomes `folder`; nothing changes if there is no state."""
+    states = folders(root)
+    if states:
+        unfinished = folder.with_name(f".{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(states[-1] / ADAPTER, unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+
+
 def newest(root: Path) -> RunState | None:
     """The newest whole state below `root`, or None if there is none. A damaged one is passed over and logged.
 

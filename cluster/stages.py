@@ -71,7 +71,7 @@ async def run_stages(run: Run) -> None:
             state = await run_stage(number, run, meanwhile=before)
             before = None
         assert state is not None, "a config has at least one stage, and a stage ends with a state"
-        run.folder.keep_adapter()
+        run_state.keep_adapter(run.folder.checkpoints, run.folder.adapter)
         if left or "after" not in measured:
             await _evaluate(run, "after", state)
     finally:

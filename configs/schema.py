@@ -1,6 +1,5 @@
 """The one typed configuration of a run: a section per role (`sections.py`) and the stages (`stages.py`)."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -77,16 +76,16 @@ class RunConfig(Section):
                 raise ValueError("\n".join(found)) from None
         return self.model_copy(update={**merged, "stages": [stage]})
 
+    def by_stage(self) -> "list[RunConfig]":
+        """`of_stage` of every stage."""
+        return [self.of_stage(number) for number in range(len(self.stages))]
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> "RunConfig":
         found = contradictions(self)
         if found:
             raise ValueError("\n".join(found))
         return self
-
-    @property
-    def run_folder(self) -> Path:
-        return Path(self.out)
 
 
 def _problem(section: type[Section], where: str, error: dict[str, Any]) -> str:

@@ -14,6 +14,11 @@ def user_function(path: str, *, key: str, example: str) -> Callable[..., Any]:
     try:
         function: Any = getattr(importlib.import_module(module), name) if colon and module and name else None
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"{key} = {path}: there is no module {module}; write `package.module:function`, as it is imported from "
+                "the working directory"
+            ) from error
         raise ValueError(f"{key} = {path}: cannot be imported ({error})") from error
     if not callable(function):
         raise ValueError(f"{key} = {path}: expected `module:function`, e.g. {example}")

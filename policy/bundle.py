@@ -20,8 +20,9 @@ class BundleFacts:
     """What the config files of a bundle say.
 
     `patch`: of the transformer, (frames, height, width); `vae_temporal`, `vae_spatial`: pixels per latent;
-    `flow_shift`: the scheduler's; `in_channels`: latent channels; `boundary_ratio`: the share of the training
-    timesteps below which `transformer_2` (low noise) takes over from `transformer`, None with one expert.
+    `flow_shift`: the scheduler's; `in_channels`: latent channels; `text_dim`: of a token's embedding; `boundary_ratio`:
+    the share of the training timesteps below which `transformer_2` (low noise) takes over from `transformer`, None if
+    there is one expert.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class BundleFacts:
     flow_shift: float
     num_train_timesteps: int
     in_channels: int
+    text_dim: int = 4096
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, latent_frames, latent_height, latent_width)` of a video of that size in frames and pixels.
@@ -53,6 +55,22 @@ class BundleFacts:
                 raise ValueError(f"sampling.{name} = {size}: must be a multiple of {unit} pixels for this bundle")
         frames = (num_frames - 1) // self.vae_temporal + 1
         return self.in_channels, frames, height // self.vae_spatial, width // self.vae_spatial
+
+
+WAN = BundleFacts(
+    path=Path(),
+    pipeline="WanPipeline",
+    experts=EXPERTS,
+    boundary_ratio=0.875,
+    patch=(1, 2, 2),
+    vae_temporal=4,
+    vae_spatial=8,
+    scheduler="UniPCMultistepScheduler",
+    flow_shift=3.0,
+    num_train_timesteps=1000,
+    in_channels=16,
+)
+"""Wan2.2-T2V-A14B's. Latents and tokens of Wan2.1 are the same; assumed if a bundle is not there to be asked."""
 
 
 def check_bundle(path: str | Path) -> BundleFacts:
@@ -94,6 +112,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
         flow_shift=shift,
         num_train_timesteps=train_timesteps,
         in_channels=channels,
+        text_dim=transformer.get("text_dim", 4096),
     )
 
 

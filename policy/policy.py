@@ -219,14 +219,11 @@ class VideoPolicy:
         )
 
 
-def skeleton(path: str | Path) -> tuple[dict[str, WanTransformer3DModel], Any]:
+def skeleton(facts: BundleFacts) -> tuple[dict[str, WanTransformer3DModel], Any]:
     """A bundle's transformers without their weights, for questions that shapes and names answer before any GPU time.
 
-    The experts on torch's meta device (no memory, no weights read) and the bundle's scheduler.
-
-    Raises what `check_bundle` raises.
+    The experts are on torch's meta device (no memory, no weights read); the scheduler is the bundle's own.
     """
-    facts = check_bundle(path)
     transformers = {}
     with torch.device("meta"):
         for name in facts.experts:

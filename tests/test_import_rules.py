@@ -31,6 +31,7 @@ def test_the_probe_sees_what_is_loaded() -> None:
     assert loaded_by("import policy.flow") == {"torch"}
 
 
-def test_check_loads_neither_torch_nor_ray_nor_any_of_the_others() -> None:
-    code = "from cluster.cli import main\nassert main(['check', 'configs/miniature.yaml']) in (0, 2)"
-    assert not loaded_by(code)
+def test_check_never_loads_ray_and_torch_only_once_the_files_are_good() -> None:
+    code = "from cluster.cli import main\nassert main(['check', 'configs/miniature.yaml'{}]) == {}"
+    assert not loaded_by(code.format(", 'prompts.train=absent.txt'", 2))
+    assert not loaded_by(code.format("", 0), names=("ray", "vllm"))

@@ -7,37 +7,28 @@ depend on the machine.
 from dataclasses import dataclass
 from math import prod
 
+from cluster.checks.resources import Need, needs
 from configs.schema import RunConfig
-
-LATENT_CHANNELS, TEMPORAL_FACTOR, SPATIAL_FACTOR, PATCH = 16, 4, 8, (1, 2, 2)
-"""Wan2.1 and Wan2.2-A14B, assumed where the bundle is not there to be asked."""
+from policy.bundle import WAN, BundleFacts
 
 LEARNING_PASSES = 4
 """Forward passes' worth of learning from one latent at one timestep: policy 1, reference 1, backward 2."""
 
 
 @dataclass(frozen=True)
-class RolePlan:
-    """One role: how many processes, what one of them asks Ray for, and its share of the work of one optimizer step.
-
-    `passes`: transformer forward passes of one video, or as much work; per process and step. 0 for the ranker.
-    """
-
-    role: str
-    count: int
-    cpus: float
-    gpus: float
-    passes: float
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The figures of a run. `latent_shape` is `[channels, frames, height, width]`; bytes are of one video."""
+    """The figures of a run, over all stages.
+
+    latent_shape: `[channels, frames, height, width]`. latent_bytes, pixel_bytes: of one video. embedding_bytes: of one
+    condition. roles: of the first stage. passes: transformer passes of one optimizer step per process of a role, or as
+    much work; a backward pass counts as two.
+    """
 
     config: RunConfig
     latent_shape: tuple[int, int, int, int]
     tokens: int
     latent_bytes: int
+    embedding_bytes: int
     pixel_bytes: int
     pairs: int
     training_videos: int
@@ -45,42 +36,44 @@ class Plan:
     learning_passes: int
     evaluation_passes: int
     rankings: int
-    roles: tuple[RolePlan, ...]
+    roles: tuple[Need, ...]
+    passes: dict[str, float]
     notes: tuple[str, ...]
 
 
-def plan(
-    config: RunConfig,
-    *,
-    latent_shape: tuple[int, int, int, int] | None = None,
-    patch: tuple[int, int, int] = PATCH,
-) -> Plan:
-    """Work out the plan. `latent_shape` and `patch` are the bundle's; without them Wan2.1's are assumed."""
-    sampling, learner = config.sampling, config.learner
-    shape = latent_shape or (
-        LATENT_CHANNELS,
-        (sampling.num_frames - 1) // TEMPORAL_FACTOR + 1,
-        sampling.height // SPATIAL_FACTOR,
-        sampling.width // SPATIAL_FACTOR,
-    )
-    steps = sum(stage.steps for stage in config.stages)
-    pairs = steps * learner.pairs_per_step
-    fresh_pairs = -(-pairs // config.buffer.max_uses)
-    video, pair = _passes_of_a_video(config), _passes_of_learning_a_pair(config)
+def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
+    """Work out the plan. Without facts of the bundle, those of Wan2.1 are assumed.
+
+    Raises ValueError if the bundle cannot make videos of that size.
+    """
+    sampling, first = config.sampling, config.of_stage(0)
+    shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    number_bytes = 2 if config.model.dtype == "bfloat16" else 4
+    pairs = videos = generation = learning = rankings = 0
+    for stage in config.by_stage():
+        learned = stage.stages[0].steps * stage.learner.pairs_per_step
+        judged = -(-learned // stage.buffer.max_uses) if stage.stages[0].kind == "online" else 0
+        pairs += learned
+        videos += 2 * judged
+        generation += 2 * judged * _passes_of_a_video(stage)
+        learning += learned * _passes_of_learning_a_pair(stage)
+        rankings += judged * (2 if config.ranker.both_orders else 1)
     return Plan(
         config=config,
         latent_shape=shape,
-        tokens=prod(shape[1:]) // prod(patch),
-        latent_bytes=prod(shape) * (2 if config.model.dtype == "bfloat16" else 4),
+        tokens=prod(shape[1:]) // prod(facts.patch),
+        latent_bytes=prod(shape) * number_bytes,
+        embedding_bytes=config.model.max_text_tokens * facts.text_dim * number_bytes,
         pixel_bytes=sampling.num_frames * sampling.height * sampling.width * 3,
         pairs=pairs,
-        training_videos=2 * fresh_pairs,
-        generation_passes=2 * fresh_pairs * video,
-        learning_passes=pairs * pair,
-        evaluation_passes=2 * config.evaluation.videos * video,
-        rankings=fresh_pairs * (2 if config.ranker.both_orders else 1),
-        roles=_roles(config),
-        notes=(*_freshness_notes(config), *_balance_notes(config)),
+        training_videos=videos,
+        generation_passes=generation,
+        learning_passes=learning,
+        evaluation_passes=2 * config.evaluation.videos * _passes_of_a_video(config),
+        rankings=rankings,
+        roles=tuple(needs(first)),
+        passes=_passes_of_a_step(first),
+        notes=tuple(note for stage in config.by_stage() for note in (*_freshness(stage), *_balance(stage))),
     )
 
 
@@ -94,34 +87,20 @@ def _passes_of_learning_a_pair(config: RunConfig) -> int:
     return config.learner.timesteps.count * 2 * (LEARNING_PASSES + (1 if config.learner.gradient_checkpointing else 0))
 
 
-def _roles(config: RunConfig) -> tuple[RolePlan, ...]:
-    generator, ranker, learner = config.generator, config.ranker, config.learner
+def _passes_of_a_step(config: RunConfig) -> dict[str, float]:
+    generator, learner = config.generator, config.learner
     made = 2 * learner.pairs_per_step / config.buffer.max_uses * _passes_of_a_video(config)
     learned = learner.pairs_per_step * _passes_of_learning_a_pair(config)
-    return (
-        RolePlan(
-            "generator",
-            generator.num_actors,
-            generator.cpus_per_actor,
-            generator.gpus_per_actor,
-            made / generator.num_actors,
-        ),
-        RolePlan("ranker", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor, 0.0),
-        RolePlan(
-            "learner",
-            learner.num_workers,
-            learner.cpus_per_worker,
-            learner.gpus_per_worker,
-            learned / learner.num_workers,
-        ),
-    )
+    return {"generator": made / generator.num_actors, "learner": learned / learner.num_workers}
 
 
-def _freshness_notes(config: RunConfig) -> list[str]:
+def _freshness(config: RunConfig) -> list[str]:
     """More pairs than can be learned from before they are too old are made for nothing."""
     buffer, generator = config.buffer, config.generator
-    a_version = config.learner.pairs_per_step * config.learner.publish_every
-    fresh = a_version * (buffer.max_staleness + 1) // buffer.max_uses
+    if config.stages[0].kind == "offline":
+        return []
+    pairs_of_a_version = config.learner.pairs_per_step * config.learner.publish_every
+    fresh = pairs_of_a_version * (buffer.max_staleness + 1) // buffer.max_uses
     notes = []
     if buffer.capacity > max(fresh, config.learner.pairs_per_step):
         notes.append(
@@ -137,62 +116,64 @@ def _freshness_notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def _balance_notes(config: RunConfig) -> list[str]:
+def _balance(config: RunConfig) -> list[str]:
     """How the GPUs would be split if a pass took as long in both roles."""
-    generator, _, learner = _roles(config)
-    made, learned = generator.passes * generator.count, learner.passes * learner.count
-    gpus = generator.count * generator.gpus + learner.count * learner.gpus
-    if not (generator.gpus and learner.gpus):
+    roles = {need.role: need for need in needs(config)}
+    generator, learner, passes = roles["generator"], roles["learner"], _passes_of_a_step(config)
+    if config.stages[0].kind == "offline" or not (generator.gpus and learner.gpus):
         return []
-    even = max(1, round(gpus * learned / (made + learned)))
+    made, learned = passes["generator"] * generator.count, passes["learner"] * learner.count
+    gpus = generator.count * generator.gpus + learner.count * learner.gpus
     return [
         f"a step is {made:,.0f} passes of generation and {learned:,.0f} of learning if every pair is kept: of "
-        f"{gpus:g} GPUs about {even} would learn. Every dropped pair asks for more generation"
+        f"{gpus:g} GPUs about {max(1, round(gpus * learned / (made + learned)))} would learn. Every dropped pair asks "
+        "for more generation"
     ]
 
 
 def render(plan: Plan) -> str:
     """The plan as text for a person, a dozen lines or two."""
-    config = plan.config
-    lines = [f"{config.name}: into {config.out}, seed {config.seed}", "", "stages"]
-    learner, sampling = config.learner, config.sampling
-    lines += [
-        f"  {number}. {stage.kind}: {stage.steps} steps of {learner.pairs_per_step} pairs, "
-        f"new weights every {_plural(learner.publish_every, 'step')}"
-        for number, stage in enumerate(config.stages)
-    ]
-    lines += ["", f"  {'roles':10} {'processes':>10} {'CPU each':>9} {'GPU each':>9} {'passes each step':>17}"]
-    for role in plan.roles:
-        passes = f"{role.passes:,.0f}" if role.passes else "-"
-        lines.append(f"  {role.role:10} {role.count:10} {role.cpus:9g} {role.gpus:9g} {passes:>17}")
-    cpus = sum(role.count * role.cpus for role in plan.roles)
-    gpus = sum(role.count * role.gpus for role in plan.roles)
-    lines.append(f"  in all: {cpus:g} CPU and {gpus:g} GPU, {_where(config)}")
-    lines += [
-        "",
-        "work, if every pair is kept",
-        f"  {plan.training_videos:,} videos to learn from and 2 x {config.evaluation.videos:,} to measure, "
-        f"{sampling.num_frames} frames of {sampling.height}x{sampling.width}",
-        f"  {plan.generation_passes:,} transformer passes to generate, {plan.learning_passes:,} passes' worth to "
-        f"learn, {plan.evaluation_passes:,} to measure",
-        f"  {plan.rankings:,} questions to the ranker, {config.ranker.frames} frames of each video",
-        "",
-        "size",
-        f"  a video is {plan.tokens:,} tokens; {_bytes(plan.latent_bytes)} as latents "
-        f"{'x'.join(map(str, plan.latent_shape))} in {config.model.dtype}, {_bytes(plan.pixel_bytes)} as pixels",
-        f"  latents waiting in a full buffer: {_bytes(config.buffer.capacity * 2 * plan.latent_bytes)}; "
-        f"of the whole run on disk: {_bytes(plan.training_videos * plan.latent_bytes)}",
-        f"  pixels between generators and rankers: up to {_bytes(_pixels_in_flight(plan))} in the object store",
-    ]
-    if plan.notes:
-        lines += ["", "notes", *(f"  - {note}" for note in plan.notes)]
-    return "\n".join(lines)
-
-
-def _pixels_in_flight(plan: Plan) -> int:
-    generator = plan.config.generator
+    config, sampling, generator = plan.config, plan.config.sampling, plan.config.generator
     videos = 2 * generator.conditions_per_request * generator.requests_in_flight * generator.num_actors
-    return videos * plan.pixel_bytes
+    stages = [
+        f"  {number}. {stage.stages[0].kind}: {stage.stages[0].steps} steps of {stage.learner.pairs_per_step} pairs, "
+        f"new weights every {_steps(stage.learner.publish_every)}"
+        for number, stage in enumerate(config.by_stage())
+    ]
+    roles = [
+        f"  {need.role:10} {need.count:10} {need.cpus:9g} {need.gpus:9g} {_passes(plan.passes.get(need.role)):>17}"
+        for need in plan.roles
+    ]
+    cpus = sum(need.count * need.cpus for need in plan.roles)
+    gpus = sum(need.count * need.gpus for need in plan.roles)
+    return "\n".join(
+        [
+            f"{config.name}: into {config.out}, seed {config.seed}",
+            "",
+            "stages",
+            *stages,
+            "",
+            f"  {'roles':10} {'processes':>10} {'CPU each':>9} {'GPU each':>9} {'passes each step':>17}",
+            *roles,
+            f"  in all: {cpus:g} CPU and {gpus:g} GPU, {_where(config)}",
+            "",
+            "work, if every pair is kept",
+            f"  {plan.training_videos:,} videos to learn from and 2 x {config.evaluation.videos:,} to measure, "
+            f"{sampling.num_frames} frames of {sampling.height}x{sampling.width}",
+            f"  {plan.generation_passes:,} transformer passes to generate, {plan.learning_passes:,} passes' worth to "
+            f"learn, {plan.evaluation_passes:,} to measure",
+            f"  {plan.rankings:,} questions to the ranker, {config.ranker.frames} frames of each video",
+            "",
+            "size",
+            f"  a video is {plan.tokens:,} tokens; {_bytes(plan.latent_bytes)} as latents "
+            f"{'x'.join(map(str, plan.latent_shape))} in {config.model.dtype}, {_bytes(plan.pixel_bytes)} as pixels",
+            f"  latents waiting in a full buffer: {_bytes(config.buffer.capacity * 2 * plan.latent_bytes)}; "
+            f"of the whole run on disk: {_bytes(plan.training_videos * plan.latent_bytes)}",
+            f"  pixels between generators and rankers: up to {_bytes(videos * plan.pixel_bytes)} in the object store",
+            *(["", "notes"] if plan.notes else []),
+            *(f"  - {note}" for note in plan.notes),
+        ]
+    )
 
 
 def _where(config: RunConfig) -> str:
@@ -202,8 +183,12 @@ def _where(config: RunConfig) -> str:
     return f"on this machine (cluster.num_cpus = {cpus})" if cpus else "on this machine"
 
 
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{count} {noun}s"
+def _steps(count: int) -> str:
+    return "step" if count == 1 else f"{count} steps"
+
+
+def _passes(count: float | None) -> str:
+    return "-" if count is None else f"{count:,.0f}"
 
 
 def _bytes(count: int) -> str:

@@ -1,8 +1,9 @@
-"""What a run needs against what the cluster has, before anything is started: a run that cannot fit says so at once.
+"""What a run needs of CPUs and GPUs, and whether the nodes have it: a run that cannot fit says so at once.
 
 Pure arithmetic: no ray is imported here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.schema import RunConfig
@@ -24,52 +25,48 @@ class Need:
 
 
 def needs(config: RunConfig) -> list[Need]:
-    """What every role asks Ray for, train workers included. A ranker only if a stage is online; the others always:
-    generators make the videos that are evaluated.
+    """What the roles ask Ray for, train workers included, in one stage; `config` is as that stage sees it.
+
+    A ranker only if the stage is online. Generators always: they make the videos that are evaluated.
     """
     generator, ranker, learner = config.generator, config.ranker, config.learner
     roles = [
-        _need("generator", "num_actors", generator.num_actors, generator.cpus_per_actor, generator.gpus_per_actor),
-        _need("ranker", "num_actors", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor),
-        _need("learner", "num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker),
+        Need(
+            "generator",
+            "generator.num_actors",
+            generator.num_actors,
+            generator.cpus_per_actor,
+            generator.gpus_per_actor,
+        ),
+        Need("ranker", "ranker.num_actors", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor),
+        Need("learner", "learner.num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker),
     ]
-    judged = any(stage.kind == "online" for stage in config.stages)
-    return [need for need in roles if judged or need.role != "ranker"]
+    return [need for need in roles if config.stages[0].kind == "online" or need.role != "ranker"]
 
 
-def _need(role: str, count_key: str, count: int, cpus: float, gpus: float) -> Need:
-    return Need(role, f"{role}.{count_key}", count, cpus, gpus)
-
-
-def check_resources(needed: list[Need], nodes: list[dict[str, float]]) -> None:
+def check_resources(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> None:
     """Raises ValueError, with what each role needs and what is there, unless everything fits on the nodes.
 
     nodes: `{"CPU": ..., "GPU": ...}` of every node. An actor lives on one node, so sums are not enough: the processes
     are placed one by one, the largest first, each on the first node with room.
     """
-    totals = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU")}
-    wanted = {
-        "CPU": sum(need.count * need.cpus for need in needed),
-        "GPU": sum(need.count * need.gpus for need in needed),
-    }
-    problem = None
-    if any(wanted[kind] > totals[kind] + 1e-6 for kind in totals):
+    required_cpus, required_gpus = sum(n.count * n.cpus for n in needed), sum(n.count * n.gpus for n in needed)
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    if required_cpus > cpus + 1e-6 or required_gpus > gpus + 1e-6:
         problem = "more than there is"
+    elif stuck := _unplaced(needed, nodes):
+        problem = f"no node has room left for a {stuck.role} of {stuck.cpus:g} CPU and {stuck.gpus:g} GPU"
     else:
-        stuck = _unplaced(needed, nodes)
-        if stuck is not None:
-            problem = f"no node has room left for a {stuck.role} of {stuck.cpus:g} CPU and {stuck.gpus:g} GPU"
-    if problem is None:
         return
     sizes = ", ".join(f"{node.get('CPU', 0):g} CPU / {node.get('GPU', 0):g} GPU" for node in nodes) or "none"
     raise ValueError(
-        f"the run does not fit on the cluster ({problem}): it needs {wanted['CPU']:g} CPU and {wanted['GPU']:g} GPU: "
-        f"{'; '.join(map(str, needed))}. There are {totals['CPU']:g} CPU and {totals['GPU']:g} GPU (nodes: {sizes}). "
+        f"the run does not fit on the cluster ({problem}): it needs {required_cpus:g} CPU and {required_gpus:g} GPU: "
+        f"{'; '.join(map(str, needed))}. There are {cpus:g} CPU and {gpus:g} GPU (nodes: {sizes}). "
         "Lower those keys, or raise cluster.num_cpus if the machine may be shared more finely"
     )
 
 
-def _unplaced(needed: list[Need], nodes: list[dict[str, float]]) -> Need | None:
+def _unplaced(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> Need | None:
     """The first process that finds no node, or None if all do."""
     room = [[node.get("CPU", 0.0), node.get("GPU", 0.0)] for node in nodes]
     for need in sorted(needed, key=lambda need: (need.gpus, need.cpus), reverse=True):

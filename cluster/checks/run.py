@@ -1,179 +1,164 @@
-"""What can be known to be wrong without torch or ray: the files a config names, and whether this machine is large
-enough. `apogee check` prints all of it at once; `start_checks.py` knows the rest and needs torch for it.
-"""
+"""The one pass of checks before a run: it finds every problem at once, and hands on what it read."""
 
-import importlib.util
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
+from actors.evaluator import Evaluator
 from actors.made_for import made_for
 from actors.prompts import read_prompts
+from buffers.records import Condition
 from buffers.store.pair_store import PairStore
-from cluster.checks.resources import check_resources, needs
+from cluster.checks.judge import check_judge, check_questions
+from cluster.checks.out_folder import check_disk, check_writable, goes_on
+from cluster.checks.plan import Plan, plan
+from cluster.checks.resources import Need, check_resources, needs
+from configs.paths import absolute
 from configs.schema import RunConfig
-from configs.sections import RankerConfig
 from policy.bundle import BundleFacts, check_bundle
-from ranker.judges.adapter_files import check_adapters, named_adapters
-from ranker.judges.checkpoint import check_checkpoint, longest_prompt
+from ranker.judges.function import FunctionRanker
+
+PATHS = (
+    "model.path",
+    "ranker.path",
+    "ranker.adapters.human",
+    "ranker.adapters.general",
+    "prompts.train",
+    "evaluation.prompts",
+    "start_from",
+)
+"""Keys of paths besides `out`. `buffer.offline` may be a URI."""
 
 
-@dataclass(frozen=True)
-class Preflight:
-    """`problems`: a sentence each that names the key or file and what would be right; empty if all is well.
+@dataclass
+class Checked:
+    """A config, what is wrong with it, and what was read to know that; nothing of it is read again.
 
-    `facts`: the bundle's, and `latent_shape` `[channels, frames, height, width]` of this config's videos in it; None
-    where there is no usable bundle. `prompts`: how many prompts each prompt key has.
+    config: with absolute paths. problems: a sentence each that names the key or file and what would be right; a run
+    needs it to be empty. facts: the bundle's, None if it cannot be used. encoded_by: what the bundle's latents belong
+    to (`PairStore`). goes_on: whether the run's folder holds a run of this config that was stopped.
     """
 
-    problems: tuple[str, ...]
-    facts: BundleFacts | None
-    latent_shape: tuple[int, int, int, int] | None
-    prompts: dict[str, int]
+    config: RunConfig
+    problems: list[str] = field(default_factory=list)
+    facts: BundleFacts | None = None
+    plan: Plan | None = None
+    training: list[Condition] = field(default_factory=list)
+    held_out: list[Condition] = field(default_factory=list)
+    encoded_by: dict[str, str] = field(default_factory=dict)
+    goes_on: bool = False
 
-
-def preflight(config: RunConfig) -> Preflight:
-    """Look at every file the config names. Collects all problems and raises none."""
-    problems: list[str] = []
-    facts, shape = _bundle(config, problems)
-    prompts = _prompts(config, problems)
-    _people(config, facts, problems)
-    _ranker(config, problems)
-    _meter(config, problems)
-    _start_from(config, problems)
-    _gpus(config, problems)
-    _room(config, problems)
-    return Preflight(tuple(problems), facts, shape, prompts)
-
-
-def check_judge(config: RankerConfig) -> None:
-    """Raises FileNotFoundError or ValueError unless the checkpoint and every adapter of it can be served."""
-    check_checkpoint(Path(config.path))
-    check_adapters(named_adapters(config.adapters), Path(config.path), key="ranker.adapters")
-
-
-def _ranker(config: RunConfig, problems: list[str]) -> None:
-    ranker, sampling = config.ranker, config.sampling
-    if all(stage.kind == "offline" for stage in config.stages):
-        return  # nobody is asked
-    if ranker.kind == "function":
-        _module_of("ranker.function", ranker.function, problems)
-        return
-    try:
-        check_judge(ranker)
-        tokens = longest_prompt(
-            Path(ranker.path),
-            frames=min(ranker.frames, sampling.num_frames),
-            height=sampling.height,
-            width=sampling.width,
-            fps=sampling.fps,
-            max_pixels_per_video=ranker.max_pixels_per_video,
-        )
-    except (ValueError, OSError) as error:
-        problems.append(str(error))
-        return
-    if tokens > ranker.max_model_len:
-        problems.append(
-            f"ranker.max_model_len = {ranker.max_model_len}: a question about two videos of this size takes up to "
-            f"{tokens} tokens; raise it, or lower ranker.frames or ranker.max_pixels_per_video"
-        )
-
-
-def _bundle(config: RunConfig, problems: list[str]) -> tuple[BundleFacts | None, tuple[int, int, int, int] | None]:
-    facts = None
-    sampling = config.sampling
-    try:
-        facts = check_bundle(config.model.path)
-        return facts, facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-    except (ValueError, OSError) as error:
-        message = str(error)
-        problems.append(message if "model.path" in message else f"model.path = {config.model.path}: {message}")
-        return facts, None
-
-
-def _prompts(config: RunConfig, problems: list[str]) -> dict[str, int]:
-    counts = {}
-    for key, path in (("prompts.train", config.prompts.train), ("evaluation.prompts", config.evaluation.prompts)):
+    @contextmanager
+    def collected(self, setting: str = "") -> Iterator[None]:
+        """A ValueError or OSError of the block is a problem; `setting`, `key = value`, goes before its sentence."""
         try:
-            counts[key] = len(read_prompts(path, max_characters=config.prompts.max_characters))
+            yield
         except (ValueError, OSError) as error:
-            problems.append(f"{key} = {path}: {error}")
-    return counts
+            self.problems.append(f"{setting}: {error}" if setting else str(error))
 
 
-def _people(config: RunConfig, facts: BundleFacts | None, problems: list[str]) -> None:
+def check(config: RunConfig) -> Checked:
+    """Look at every file the config names, at the machine, and at the folder that the run will write into.
+
+    Sentences have the paths as the config has them. The model's classes are asked last, and only if nothing else is
+    wrong: loading torch takes seconds.
+    """
+    checked = Checked(absolute(config, *PATHS, local=config.cluster.address == "local"))
+    _bundle(config, checked)
+    for key, path, conditions in (
+        ("prompts.train", config.prompts.train, checked.training),
+        ("evaluation.prompts", config.evaluation.prompts, checked.held_out),
+    ):
+        with checked.collected(f"{key} = {path}"):
+            conditions += read_prompts(path, max_characters=config.prompts.max_characters)
+    _people(config, checked)
+    _functions_and_judge(config, checked)
+    _processes(config, checked)
+    with checked.collected():
+        checked.goes_on = goes_on(checked.config)
+        check_writable(config.out)
+        if checked.plan is not None and not checked.goes_on:
+            check_disk(checked.plan, conditions=len(checked.training))
+    if checked.facts is not None and not checked.problems:
+        from cluster.checks.model import check_model
+
+        checked.problems += check_model(config, checked.facts)
+    return checked
+
+
+def _bundle(config: RunConfig, checked: Checked) -> None:
+    with checked.collected():
+        checked.facts = check_bundle(config.model.path)
+        checked.encoded_by = made_for(checked.facts, max_text_tokens=config.model.max_text_tokens)
+        for stage in config.by_stage():
+            checked.facts.latent_shape(stage.sampling.num_frames, stage.sampling.height, stage.sampling.width)
+        checked.plan = plan(config, checked.facts)
+
+
+def _people(config: RunConfig, checked: Checked) -> None:
     """The store of people's own pairs is there, is of this bundle, and holds as many as the run will take."""
-    where = config.buffer.offline
-    if where is None or facts is None:
+    if config.buffer.offline is None or checked.facts is None:
         return
-    try:
-        belongs = made_for(facts, max_text_tokens=config.model.max_text_tokens)
-        store = PairStore(where, write=False, made_for=belongs)
-        held = len(store)
+    with checked.collected(f"buffer.offline = {config.buffer.offline}"):
+        store = PairStore(config.buffer.offline, write=False, made_for=checked.encoded_by)
+        pairs = len(store)
         store.close()
-    except (ValueError, OSError) as error:
-        problems.append(f"buffer.offline = {where}: {error}")
+        wanted = 0
+        for stage in config.by_stage():
+            uses, share = stage.buffer.max_uses, stage.buffer.mix.offline
+            steps, per_step = stage.stages[0].steps, stage.learner.pairs_per_step
+            wanted += ceil(steps * per_step * share)
+            if share and wanted > pairs * uses:
+                raise ValueError(
+                    f"holds {pairs:,} pairs, which may be used {uses} times (buffer.max_uses); {steps:,} steps of "
+                    f"{per_step} pairs with buffer.mix.offline = {share:g} take {wanted:,} with those of earlier "
+                    "stages, and would wait for ever for the rest"
+                )
+
+
+def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
+    """The user's functions can be imported; the judge can be served, if a stage asks it."""
+    with checked.collected():
+        Evaluator(config.evaluation.meter, Path(config.out), 0, config.sampling.fps)  # imports the meter
+    if all(stage.kind == "offline" for stage in config.stages):
         return
-    wanted = 0
-    for number, stage in enumerate(config.stages):
-        merged = config.of_stage(number)
-        uses, share = merged.buffer.max_uses, merged.buffer.mix.offline
-        wanted += ceil(stage.steps * merged.learner.pairs_per_step * share)
-        if share and wanted > held * uses:
-            problems.append(
-                f"buffer.offline = {where}: holds {held:,} pairs, which may be used {uses} times (buffer.max_uses); "
-                f"{stage.steps:,} steps of {merged.learner.pairs_per_step} pairs with buffer.mix.offline = {share:g} "
-                f"take {wanted:,} with those of earlier stages, and would wait for ever for the rest"
-            )
+    with checked.collected():
+        if config.ranker.kind == "function":
+            FunctionRanker(config.ranker)  # imports the function
+        else:
+            check_judge(config.ranker)
+            for stage in config.by_stage():
+                check_questions(stage)
 
 
-def _meter(config: RunConfig, problems: list[str]) -> None:
-    """The module can be found; whether it holds the function is known when the evaluator imports it."""
-    _module_of("evaluation.meter", config.evaluation.meter, problems)
+def _processes(config: RunConfig, checked: Checked) -> None:
+    """Each process uses at most one GPU, and all of a stage's fit on this machine, if Ray is to run on it.
+
+    A cluster that is joined is asked once Ray is connected (`launch.py`).
+    """
+    found = Checked(config)
+    for stage in config.by_stage():
+        needed = needs(stage)
+        for need in needed:
+            if need.gpus > 1:
+                key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
+                found.problems.append(
+                    f"{key} = {need.gpus:g}: one process uses one GPU, and the others would stand idle; use 1, and "
+                    f"raise {need.key} for more processes"
+                )
+        if config.cluster.address == "local":
+            cpus = config.cluster.num_cpus
+            with found.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
+                check_resources(needed, [{"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}])
+    checked.problems += dict.fromkeys(found.problems)  # what holds for several stages is said once
 
 
-def _module_of(key: str, path: str | None, problems: list[str]) -> None:
-    if path is None:
-        return
-    module = path.partition(":")[0]
-    try:
-        found = importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        found = False
-    if not found:
-        problems.append(
-            f"{key} = {path}: there is no module {module}; write `package.module:function`, as it is "
-            "imported from the working directory"
-        )
+def _gpus_here(needed: list[Need]) -> float:
+    if not any(need.gpus for need in needed):
+        return 0.0
+    import torch  # takes seconds; only for a run on GPUs
 
-
-def _start_from(config: RunConfig, problems: list[str]) -> None:
-    """An adapter is there; whether it fits the model is known when it is read."""
-    start = config.start_from
-    if start is not None and not any(Path(start).glob("*.safetensors")):
-        problems.append(
-            f"start_from = {start}: no adapter is there (a .safetensors file); name a folder such as the `adapter` "
-            "that a run leaves"
-        )
-
-
-def _gpus(config: RunConfig, problems: list[str]) -> None:
-    """A generator, a learner worker and a ranker are one process on one device each."""
-    for need in needs(config):
-        if need.gpus > 1:
-            problems.append(
-                f"{need.role}: {need.gpus:g} GPUs for one process ({need.role}.gpus_per_*), which uses one, and the "
-                f"others would stand idle; use 1, and raise {need.key} for more processes"
-            )
-
-
-def _room(config: RunConfig, problems: list[str]) -> None:
-    """Only where the config itself says how large the machine is; otherwise Ray is asked when it is there."""
-    cpus = config.cluster.num_cpus
-    if cpus is None:
-        return
-    gpus = sum(need.count * need.gpus for need in needs(config))
-    try:
-        check_resources(needs(config), [{"CPU": float(cpus), "GPU": gpus}])
-    except ValueError as error:
-        problems.append(f"cluster.num_cpus = {cpus}: {error}")
+    return float(torch.cuda.device_count())

@@ -31,7 +31,7 @@ def write_report(folder: Path | str) -> Path:
 
     Raises FileNotFoundError where the folder holds no run.
     """
-    run = RunFolder(Path(folder))
+    run = RunFolder(folder)
     config, rows = read_config(run), read_metrics(run.metrics_file)
     # What only the run itself knew (packages, machine) is in its summary; a killed run has none.
     written = json.loads(run.summary_file.read_text(encoding="utf-8")) if run.summary_file.exists() else {}

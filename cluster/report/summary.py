@@ -72,7 +72,7 @@ def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any
     Packages and machine are added. Raises FileNotFoundError where there is no run, ValueError where a fact would
     cover a figure.
     """
-    run = RunFolder(Path(folder))
+    run = RunFolder(folder)
     summary = summarise(read_metrics(run.metrics_file), read_config(run))
     summary |= {"packages": package_versions(), "machine": machine_facts()}
     if covered := sorted(set(facts) & set(summary)):

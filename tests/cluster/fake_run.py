@@ -34,7 +34,8 @@ def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFol
             "stages": [{"kind": "online", "steps": 2}],
         }
     )
-    run = RunFolder.create(path, config)
+    run = RunFolder(path)
+    run.begin(config)
     rows = [
         {"time": 40, "kind": "phase", "name": "start", "seconds": 40.0},
         evaluation(run, "before", time=90, distorted=55, motion=1.2, meter=meter),

@@ -11,7 +11,10 @@ import pytest
 from buffers.records import TensorData
 from buffers.store.pair_store import PairStore
 from cluster import cli
-from policy.bundle import BundleFacts
+from configs.load import load_config
+from policy.bundle import BundleFacts, check_bundle
+from policy.lora.adapters import add_adapters, save_lora
+from policy.policy import skeleton
 from tests.buffers.samples import conditioning, pair
 
 JUDGE = Path("examples/miniature/weights/judge").resolve()
@@ -29,7 +32,7 @@ cluster: {{num_cpus: 3}}
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A config all of whose files are there; the bundle's facts are told, not read."""
+    """A config all of whose files are there; what the bundle is, is told, not read."""
     (tmp_path / "small.yaml").write_text(CONFIG.format(folder=tmp_path))
     (tmp_path / "train.txt").write_text("a red circle\nhuman\ta blue person\n")
     (tmp_path / "held_out.txt").write_text("a green square\n")
@@ -51,6 +54,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         in_channels=8,
     )
     monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
+    monkeypatch.setattr("cluster.checks.run.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
+    monkeypatch.setattr("cluster.checks.model.check_model", lambda config, facts: [])
     return tmp_path / "small.yaml"
 
 
@@ -59,9 +64,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """`cluster.launch` as a list of the configs it was given; a test may put an error in its place."""
     given: list[Any] = []
 
-    def run(config: Any) -> Path:
-        given.append(config)
-        return Path(config.out)
+    def run(checked: Any) -> Path:
+        given.append(checked.config)
+        return Path(checked.config.out)
 
     monkeypatch.setitem(sys.modules, "cluster.launch", SimpleNamespace(run=run))
     return given
@@ -80,8 +85,6 @@ def test_check_prints_plan_and_files(config: Path, launched: list[Any], capsys: 
 def test_check_prints_the_plan_and_then_every_problem(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from policy.bundle import check_bundle
-
     monkeypatch.setattr("cluster.checks.run.check_bundle", check_bundle)  # the real one: there is no such folder
     (config.parent / "train.txt").write_text("fine\n\n")
     overrides = ["evaluation.prompts=absent.txt", "evaluation.meter=nowhere.to:be", "generator.num_actors=9"]
@@ -134,7 +137,6 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Missing, of another bundle, or empty before the run is over."""
-    monkeypatch.setattr("cluster.checks.run.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
     people = config.parent / "people"
     overrides = ["stages.0.steps=10", "learner.pairs_per_step=4", "buffer.mix.online=0.75", "buffer.mix.offline=0.25"]
     overrides.append(f"buffer.offline={people}")
@@ -208,7 +210,7 @@ def test_a_bad_config_is_one_line_and_no_traceback(
 
 
 def failing(error: BaseException) -> SimpleNamespace:
-    def run(config: Any) -> Path:
+    def run(checked: Any) -> Path:
         raise error
 
     return SimpleNamespace(run=run)
@@ -255,14 +257,26 @@ def test_nobodys_videos_meet_the_miniature_unasked(arguments: list[str], capsys:
 
 
 def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert cli.main(["check", "configs/miniature.yaml", f"start_from={tmp_path}"]) == 2
-    assert f"start_from = {tmp_path}: no adapter is there" in capsys.readouterr().err
-    (tmp_path / "pytorch_lora_weights.safetensors").touch()
-    assert cli.main(["check", "configs/miniature.yaml", f"start_from={tmp_path}"]) == 0
+    command = ["check", "configs/miniature.yaml", f"out={tmp_path / 'run'}", f"start_from={tmp_path}"]
+    assert cli.main(command) == 2
+    assert f"start_from = {tmp_path}: no adapter file" in capsys.readouterr().err
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    file.touch()
+    assert cli.main(command) == 2
+    assert f"start_from = {tmp_path}: " in capsys.readouterr().err
+    transformers, _ = skeleton(check_bundle("examples/miniature/weights/bundle"))
+    lora = load_config("configs/miniature.yaml").learner.lora
+    for transformer in transformers.values():
+        transformer.to_empty(device="cpu")
+    add_adapters(transformers, lora, seed=0)
+    save_lora(tmp_path, transformers, lora)
+    assert cli.main(command) == 0
 
 
 def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]):
     more = ["generator.gpus_per_actor=2", "learner.gpus_per_worker=2", "cluster.num_cpus=null"]
     assert cli.main(["check", "configs/miniature.yaml", *more]) == 2
     told = capsys.readouterr().err
-    assert "generator: 2 GPUs for one process" in told and "learner: 2 GPUs for one process" in told
+    assert (
+        "generator.gpus_per_actor = 2: one process uses" in told and "learner.gpus_per_worker = 2: one process" in told
+    )

@@ -7,7 +7,8 @@ import torch
 
 from buffers.tensors import decode
 from cluster import run_state
-from cluster.run_folder import RunFolder, different_keys
+from cluster.checks.out_folder import different_keys, goes_on
+from cluster.run_folder import RunFolder
 from cluster.run_state import Position, RunState
 from learner.checkpoint import LearnerState
 from tests.cluster.test_run_folder import small_config
@@ -71,25 +72,26 @@ def test_a_snapshot_of_a_state_is_its_adapter_under_its_version():
 
 def test_the_same_config_goes_on_and_steps_may_grow(tmp_path: Path):
     config = small_config(tmp_path / "run")
-    _, goes_on = RunFolder.open(config.out, config)
-    assert not goes_on
-    folder, goes_on = RunFolder.open(config.out, config)
-    assert goes_on
+    assert not goes_on(config)
+    folder = RunFolder(config.out)
+    folder.begin(config)
+    assert goes_on(config)
     longer = small_config(tmp_path / "run", stages=[{"kind": "online", "steps": 400}])
-    assert RunFolder.open(longer.out, longer)[1]
+    assert goes_on(longer)
+    folder.begin(longer)
     with pytest.raises(FileExistsError, match=r"already holds a run.*stages\.0\.steps.*out=.*run-2"):
-        RunFolder.open(config.out, config)  # 400 were written down; fewer are not a run that goes on
+        goes_on(config)  # 400 were written down; fewer are not a run that goes on
     folder.summary_file.write_text('{"complete": true}')
     with pytest.raises(FileExistsError, match=r"it is finished.*Raise stages\.N\.steps.*out=.*run-2"):
-        RunFolder.open(longer.out, longer)
+        goes_on(longer)
 
 
 def test_another_config_is_refused_with_the_keys_that_differ(tmp_path: Path):
     config = small_config(tmp_path / "run")
-    RunFolder.open(config.out, config)
+    RunFolder(config.out).begin(config)
     other = small_config(tmp_path / "run", seed=1, learner={"beta": 7.0})
     with pytest.raises(FileExistsError, match=r"Different: learner\.beta, seed\."):
-        RunFolder.open(other.out, other)
+        goes_on(other)
 
 
 def test_keys_that_differ_are_dotted():

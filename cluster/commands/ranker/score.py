@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import track
 
 from buffers.people.labelled_pairs import LabelledPair
-from cluster.checks.run import check_judge
+from cluster.checks.judge import check_judge
 from cluster.commands.ranker.pair_files import usable_pairs
 from cluster.report.judge_scores import write_ranker_report
 from configs.ranker import RankerScoringConfig

@@ -22,7 +22,6 @@ from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from buffers.people.labelled_pairs import LabelledPair
 from cluster.checks.resources import Need, check_resources
-from cluster.checks.start import adapters_here, here
 from cluster.commands.ranker.pair_files import usable_pairs
 from cluster.learn_steps import in_thread
 from cluster.monitor.log_file import logs_to
@@ -32,12 +31,14 @@ from cluster.on_ray.connect import connected
 from cluster.on_ray.crew import nodes, ray_gauge
 from cluster.on_ray.learner_worker import sum_over_ranks, worker_group
 from cluster.report.judge_training import write_training_report
+from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
 from ranker.judges.adapter_files import check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.training.examples import ExampleStream
 from ranker.training.finetune import FIGURES, Finetune, check_targets
 
+PATHS = ("path", "pairs", "start_from.human", "start_from.general")
 SHOWN_EVERY_SECONDS = 1.0
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -48,7 +49,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     Raises ValueError or OSError before Ray starts where config, checkpoint, manifest or a video file is wrong, or where
     `out` holds a run of another config.
     """
-    config = _absolute(config)
+    config = absolute(config, *PATHS, local=config.cluster.address == "local")
     check_checkpoint(Path(config.path), key="path")
     with torch.device("meta"):
         check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
@@ -151,15 +152,6 @@ def _report(finetune: Finetune, *, rank: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         finetune.save(Path(folder))
         ray.train.report({"step": finetune.steps}, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def _absolute(config: RankerTrainingConfig) -> RankerTrainingConfig:
-    """Paths of this machine; on a cluster that is joined only `out`: the others mean the same on every node."""
-    keys = ("out", "path", "pairs") if config.cluster.address == "local" else ("out",)
-    absolute: dict[str, Any] = {key: here(getattr(config, key)) for key in keys}
-    if config.cluster.address == "local":
-        absolute["start_from"] = adapters_here(config.start_from)
-    return config.model_copy(update=absolute)
 
 
 def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.checks.plan import plan, render
 from configs.load import load_config
+from policy.bundle import WAN
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -43,8 +45,7 @@ def test_the_papers_size_by_hand() -> None:
     gpus = {role.role: role.count * role.gpus for role in figures.roles}
     assert sum(gpus.values()) == 192
     # The split keeps the two busy alike, within a fifth, where 6 of 10 pairs are kept.
-    generator, _, learner = figures.roles
-    assert generator.passes / 0.6 == pytest.approx(learner.passes, rel=0.2)
+    assert figures.passes["generator"] / 0.6 == pytest.approx(figures.passes["learner"], rel=0.2)
 
 
 def test_no_guidance_no_checkpointing_and_uniform_timesteps_are_cheaper(small: Path) -> None:
@@ -69,13 +70,27 @@ def test_pairs_used_twice_need_half_the_videos(small: Path) -> None:
     config = load_config(small, ["buffer.max_uses=2", "stages.0.steps=4"])
     figures = plan(config)
     assert figures.training_videos == 64 and figures.pairs == 64
-    assert figures.roles[0].passes == 16 * 10 * 2
+    assert figures.passes["generator"] == 16 * 10 * 2
 
 
 def test_the_bundles_own_shape_wins(small: Path) -> None:
-    figures = plan(load_config(small), latent_shape=(8, 3, 16, 16), patch=(1, 4, 4))
+    facts = replace(WAN, in_channels=8, vae_temporal=4, vae_spatial=2, patch=(1, 4, 4), text_dim=100)
+    figures = plan(load_config(small), facts)
     assert figures.tokens == 3 * 4 * 4
     assert figures.latent_bytes == 8 * 3 * 16 * 16 * 4  # float32
+    assert figures.embedding_bytes == 512 * 100 * 4
+
+
+def test_each_stage_counts_with_its_own_overrides(small: Path) -> None:
+    """Two steps of 16 pairs, then three of 4 with guidance off, then people's own, which nobody generates or judges."""
+    stages = (
+        "stages=[{kind: online, steps: 2}, {kind: online, steps: 3, learner: {pairs_per_step: 4, microbatch_pairs: 4}, "
+        "sampling: {guidance_scale: 1.0}}, {kind: offline, steps: 5}]"
+    )
+    figures = plan(load_config(small, [stages, "buffer.offline=people"]))
+    assert figures.pairs == 2 * 16 + 3 * 4 + 5 * 16
+    assert figures.training_videos == 2 * (2 * 16 + 3 * 4) and figures.rankings == figures.training_videos
+    assert figures.generation_passes == 2 * (2 * 16 * 20 + 3 * 4 * 10)
 
 
 @pytest.mark.parametrize(

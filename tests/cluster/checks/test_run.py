@@ -1,10 +1,12 @@
 """What is refused before Ray starts, on the miniature's own files."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from cluster.checks.start import start_checks
+from cluster.checks.run import check
 from configs.load import load_config
 
 
@@ -19,11 +21,38 @@ from configs.load import load_config
 )
 def test_a_learner_that_could_not_work_is_refused_before_anything_starts(override: str, right: str, tmp_path: Path):
     config = load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}", override])
-    with pytest.raises(ValueError, match=right):
-        start_checks(config)
+    (problem,) = check(config).problems
+    assert re.search(right, problem)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_miniature_passes(tmp_path: Path):
-    training, held_out, _ = start_checks(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
-    assert not {condition.prompt for condition in training} & {condition.prompt for condition in held_out}
+    checked = check(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
+    assert checked.problems == [] and not checked.goes_on
+    assert not {each.prompt for each in checked.training} & {each.prompt for each in checked.held_out}
+
+
+def test_every_problem_is_found_at_once_and_nothing_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: Counter[str] = Counter()
+    read_text = Path.read_text
+
+    def counting(path: Path, *arguments, **named) -> str:
+        opened[str(path)] += 1
+        return read_text(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", counting)
+    config = load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"])
+    opened.clear()
+    check(config)
+    assert {path: count for path, count in opened.items() if count > 1 and path.endswith((".txt", "index.json"))} == {}
+    wrong = ["evaluation.prompts=absent.txt", "evaluation.meter=nowhere.to:be", "sampling.height=30", "out=README.md"]
+    problems = check(load_config("configs/miniature.yaml", wrong)).problems
+    assert len(problems) == 4, problems
+    for key in ("evaluation.prompts", "evaluation.meter", "sampling.height", "out="):
+        assert any(problem.startswith(key) for problem in problems), key
+
+
+def test_a_stage_that_would_not_fit_is_found(tmp_path: Path):
+    stages = "stages=[{kind: online, steps: 4}, {kind: online, steps: 4, generator: {num_actors: 40}}]"
+    (problem,) = check(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}", stages])).problems
+    assert "40 x generator" in problem

@@ -1,0 +1,32 @@
+"""Whether the judge can be served, and whether its context holds a question. Reads small files, no torch."""
+
+from pathlib import Path
+
+from configs.schema import RunConfig
+from configs.sections import RankerConfig
+from ranker.judges.adapter_files import check_adapters, named_adapters
+from ranker.judges.checkpoint import check_checkpoint, longest_prompt
+
+
+def check_judge(config: RankerConfig) -> None:
+    """Raises FileNotFoundError or ValueError unless the checkpoint and every adapter of it can be served."""
+    check_checkpoint(Path(config.path))
+    check_adapters(named_adapters(config.adapters), Path(config.path), key="ranker.adapters")
+
+
+def check_questions(config: RunConfig) -> None:
+    """Raises ValueError if a question about two videos of the run is longer than `ranker.max_model_len`."""
+    ranker, sampling = config.ranker, config.sampling
+    tokens = longest_prompt(
+        Path(ranker.path),
+        frames=min(ranker.frames, sampling.num_frames),
+        height=sampling.height,
+        width=sampling.width,
+        fps=sampling.fps,
+        max_pixels_per_video=ranker.max_pixels_per_video,
+    )
+    if tokens > ranker.max_model_len:
+        raise ValueError(
+            f"ranker.max_model_len = {ranker.max_model_len}: a question about two videos of this size takes up to "
+            f"{tokens} tokens; raise it, or lower ranker.frames or ranker.max_pixels_per_video"
+        )

@@ -1,0 +1,137 @@
+"""Whether a run may be written into its folder: what is there already, permissions, and the space on the disk."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.checks.plan import Plan
+from cluster.run_folder import RunFolder
+from configs.schema import RunConfig
+
+MP4_BYTES_PER_PIXEL = 0.1
+"""A generous bound for H.264 of moving pictures."""
+
+SLACK, FIXED_BYTES = 1.25, 200 * 2**20
+"""For file formats and filling; for checkpoints, logs and the tracker, which hardly grow with the run."""
+
+
+def goes_on(config: RunConfig) -> bool:
+    """Whether a run of the same config is in the folder `config.out`, not finished, to be gone on with.
+
+    Raises FileExistsError if the folder holds a finished run, or one whose config differs in more than a number of
+    steps that has grown, or parts of a run without a config.
+    """
+    folder = RunFolder(config.out)
+    if not os.path.isfile(folder.config_file):  # Path.is_file raises if a folder on the way may not be entered
+        parts = [item.name for item in folder.parts if os.path.exists(item)]
+        if parts:
+            raise FileExistsError(
+                f"out={folder.path}: this folder already holds a run ({', '.join(parts)}); it was left as it is. "
+                f"Choose another folder, for example out={_free_name(folder.path)}"
+            )
+        return False
+    before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+    now = config.model_dump(mode="json")
+    if differing := different_keys(before, now):
+        raise FileExistsError(
+            f"out={folder.path}: this folder already holds a run (config.yaml) of another config; it was left as "
+            f"it is. Different: {', '.join(differing)}. A run goes on with the config that it began with; only "
+            "stages.N.steps may grow. Give that config, or another folder, for example "
+            f"out={_free_name(folder.path)}"
+        )
+    if before == now and _is_finished(folder):
+        raise FileExistsError(
+            f"out={folder.path}: this folder already holds a run, and it is finished (config.yaml, summary.json); "
+            "it was left as it is. Raise stages.N.steps to go on with it, or choose another folder, for example "
+            f"out={_free_name(folder.path)}"
+        )
+    return True
+
+
+def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
+    """Dotted keys whose values differ between two resolved configs. A `stages.N.steps` that has grown is no difference.
+
+    Example: different_keys({"seed": 0, "stages": [{"steps": 3}]}, {"seed": 1, "stages": [{"steps": 9}]}) == ["seed"]
+    """
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = (dict(enumerate(values)) for values in (before, now))
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        may_grow = isinstance(before, int) and isinstance(now, int) and re.fullmatch(r"stages\.\d+\.steps", key)
+        return [] if before == now or (may_grow and before < now) else [key]  # pyright: ignore[reportOperatorIssue]
+    inside = f"{key}." if key else ""
+    names = sorted(before.keys() | now.keys())
+    return [k for name in names for k in different_keys(before.get(name), now.get(name), f"{inside}{name}")]
+
+
+def check_writable(out: str) -> None:
+    """Raises NotADirectoryError or PermissionError that names the folder; nothing is left behind."""
+    existing = _nearest_existing(out)
+    if not existing.is_dir():
+        raise NotADirectoryError(f"out={out}: {existing} is a file; out= has to name a folder")
+    try:
+        # Really writing is the only answer that also holds for read-only mounts and quotas.
+        with tempfile.TemporaryFile(dir=existing) as probe:
+            probe.write(b"apogee")
+    except OSError as error:
+        raise PermissionError(
+            f"out={out}: cannot write in {existing} ({error.strerror}); choose a folder that you may write to, "
+            "for example out=runs/NAME, or change its permissions"
+        ) from error
+
+
+def check_disk(plan: Plan, *, conditions: int) -> None:
+    """Raises OSError if the disk of `out` has less free than the run needs.
+
+    conditions: how many there are to make videos of.
+    """
+    out = plan.config.out
+    existing = _nearest_existing(out)
+    free, needed = shutil.disk_usage(existing).free, needed_bytes(plan, conditions=conditions)
+    if free < needed:
+        raise OSError(
+            f"out={out}: {existing} has {free / 2**30:.1f} GiB free and this run needs about {needed / 2**30:.1f} GiB "
+            "(latents and prompt embeddings of the buffer, and videos); free some space, choose another out=, or "
+            "shorten stages.*.steps or learner.pairs_per_step"
+        )
+
+
+def needed_bytes(plan: Plan, *, conditions: int) -> int:
+    """Upper estimate of disk use: latents of every generated pair and of a full buffer, embeddings, and mp4 files.
+
+    The embeddings of a condition are stored once, however many pairs were made of it.
+    """
+    videos = plan.training_videos + 2 * plan.config.buffer.capacity
+    latents = videos * plan.latent_bytes
+    embeddings = min(conditions, videos // 2) * plan.embedding_bytes
+    mp4 = 2 * plan.config.evaluation.shown_videos * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
+    return int(SLACK * (latents + embeddings + mp4)) + FIXED_BYTES
+
+
+def _is_finished(folder: RunFolder) -> bool:
+    """Whether the summary says that all steps were done and measured."""
+    try:
+        return bool(json.loads(folder.summary_file.read_text(encoding="utf-8"))["complete"])
+    except FileNotFoundError:
+        return False
+
+
+def _nearest_existing(out: str) -> Path:
+    """The folder (or file) on the way to `out` that is already there."""
+    # os.path.exists, since Path.exists raises if a folder on the way may not be entered.
+    path = Path(out).expanduser().absolute()
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _free_name(path: Path) -> Path:
+    number = 2
+    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return candidate

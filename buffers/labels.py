@@ -1,77 +1,81 @@
-"""From candidates and the ranker's verdict to a pair, and the running tally of verdicts."""
+"""The four answers to a question about two videos, A and B, and the reasons why an answer is not learned from.
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import get_args
+    label   means                               names
+    1       A is less distorted                 A
+    2       B is less distorted                 B
+    3       distortion alike, A moves better    A
+    4       distortion alike, B moves better    B
 
-from buffers.records import Candidates, DropReason, Pair, Preference, Verdict
+An annotator may give a choice instead of a label: `a` or `b`, without what decided it.
+"""
+
+from typing import Any, Literal, TypeVar
 
 LABELS = (1, 2, 3, 4)
 BY_MOTION = (3, 4)
-"""Distortion is comparable, and one of the two moves more."""
+"""Distortion is comparable, and one of the two videos moves better."""
 
-TALLY = (
-    "judged",
-    "scored",
-    *(f"label_{label}" for label in LABELS),
-    "agreed",
-    "first_shown",
-    *(f"dropped_{reason}" for reason in get_args(DropReason)),
-)
-"""What is counted of answers: all of them (judged), a function's scores among them (scored), each label, both orders
-agreeing, orders that chose the video shown first, and each reason for which an answer is not learned from. Dropped ones
-count in all of these, except `lost`: nobody judged them."""
+LABELS_OF = {"a": (1, 3), "b": (2, 4)}
+"""Choice -> the labels that name the same video."""
+
+MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better", "alike, B moves better")
+"""Of the labels 1 to 4, in words."""
+
+Four = tuple[float, float, float, float]
+"""A number for each of the labels 1 to 4."""
+
+DropReason = Literal[
+    "disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share", "tie", "not_finite"
+]
+"""Why a preference is not learned from. It is counted, and never guessed around."""
+
+WHY_DROPPED: dict[DropReason, str] = {
+    "disagreement": "the two orders name different videos",
+    "low_confidence": "the better video is not sure enough (ranker.min_confidence)",
+    "low_label_mass": "the judge would rather say something else (ranker.min_label_mass)",
+    "invalid_label": "the judge's own answer is none of the four",
+    "lost": "the judge's engine died twice over it",
+    "motion_share": "motion decided it, and enough such pairs are kept already (buffer.motion_share)",
+    "tie": "the function gives both videos the same score",
+    "not_finite": "the function gives a video a score that is not a finite number",
+}
+"""Every drop reason, in words."""
+
+LABEL_COUNTS = tuple(f"label_{label}" for label in LABELS)
+DROP_COUNTS = tuple(f"dropped_{reason}" for reason in WHY_DROPPED)
+
+TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", "first_shown", *DROP_COUNTS)
+"""What is counted of answers (`Preference.counts`): all of them (judged), a function's scores among them (scored), each
+label, both orders agreeing, orders that chose the video shown first, and each drop reason.
+
+A dropped answer counts in all of these. One that was `lost` counts as dropped alone: nobody judged it.
+`first_shown / (2 judged)` far from one half is a position bias."""
+
+Answer = TypeVar("Answer", bound=int | str)
+_SWAPPED: dict[Any, Any] = {1: 2, 2: 1, 3: 4, 4: 3, "a": "b", "b": "a"}
 
 
-def tally(preferences: Sequence[Preference]) -> Counter[str]:
-    """The keys of TALLY summed over the answers. `first_shown / (2 judged)` far from one half is a position bias.
+def choice_of(answer: int | str) -> str:
+    """The video that a label or a choice names: `a` or `b`."""
+    return "a" if answer in ("a", *LABELS_OF["a"]) else "b"
 
-    A function's scores have no label and no order: they count as judged, as scored, and as dropped by their reason.
+
+def swapped(answer: Answer) -> Answer:
+    """The label or choice that says the same if the two videos change places."""
+    return _SWAPPED[answer]
+
+
+def swapped_probabilities(probabilities: Four) -> Four:
+    """The probabilities of the labels 1 to 4 if the two videos change places."""
+    one, two, three, four = probabilities
+    return (two, one, four, three)
+
+
+def a_is_likelier(probabilities: Four) -> bool:
+    """Whether the labels that name A outweigh those that name B.
+
+    The two labels of a video are added first. A judge that is torn between "less distorted" and "moves better" for the
+    same video is still sure of the video.
     """
-    verdicts = [each for each in preferences if isinstance(each, Verdict)]
-    scores = [each for each in preferences if not isinstance(each, Verdict)]
-    return (
-        _tally(verdicts)
-        + Counter(judged=len(scores), scored=len(scores))
-        + Counter(f"dropped_{each.dropped}" for each in scores if each.dropped)
-    )
-
-
-def _tally(verdicts: list[Verdict]) -> Counter[str]:
-    judged = [verdict for verdict in verdicts if verdict.dropped != "lost"]
-    counts = Counter(judged=len(judged))
-    if len(judged) < len(verdicts):
-        counts["dropped_lost"] = len(verdicts) - len(judged)
-    for verdict in judged:
-        if verdict.label in LABELS:
-            counts[f"label_{verdict.label}"] += 1
-        counts["agreed"] += verdict.agreed
-        counts["first_shown"] += verdict.first_shown
-        if verdict.dropped is not None:
-            counts[f"dropped_{verdict.dropped}"] += 1
-    return counts
-
-
-def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
-    """The pair as the learner takes it. Its id names condition and noise: `{condition id}-{seed a}-{seed b}`.
-
-    Raises ValueError if the label is none of 1 to 4: a verdict without a choice must be dropped, not guessed around.
-    """
-    seed_a, seed_b = candidates.seeds
-    pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
-    verdict = preference if isinstance(preference, Verdict) else None
-    if verdict is not None and verdict.label not in LABELS:
-        raise ValueError(f"pair {pair_id} has the label {verdict.label}; one that is learned from has 1, 2, 3 or 4")
-    a, b = (candidates.latents_a, seed_a), (candidates.latents_b, seed_b)
-    (chosen, chosen_seed), (rejected, rejected_seed) = (a, b) if preference.a_is_chosen else (b, a)
-    return Pair(
-        id=pair_id,
-        condition_id=candidates.condition.id,
-        chosen_id=f"{candidates.condition.id}-{chosen_seed}",
-        rejected_id=f"{candidates.condition.id}-{rejected_seed}",
-        chosen=chosen,
-        rejected=rejected,
-        policy_version=candidates.policy_version,
-        source="online",
-        verdict=verdict,
-    )
+    one, two, three, four = probabilities
+    return one + three >= two + four

@@ -7,21 +7,17 @@ This is the public interface of the project. numpy only: no torch, no ray, no vl
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
 
+from buffers.labels import LABELS, DropReason, Four, choice_of, swapped, swapped_probabilities
 from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline"]
 """Where a pair comes from. Paper, section 3.3."""
-
-DropReason = Literal[
-    "disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share", "tie", "not_finite"
-]
-"""Why a preference is not learned from. Counted, never guessed around. `lost`: the judge's engine died twice over it.
-`tie`, `not_finite`: of a function's two scores."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,8 @@ class Preference(Protocol):
     """What loop and buffer need of a judge's answer about two videos, A and B.
 
     a_is_chosen: which of the two is the better one. confidence: how sure the judge is, in [0, 1]. dropped: why the pair
-    must not be learned from, or None. What else an answer holds is the judge's evidence: `Verdict` or `Scores`.
+    must not be learned from, or None. counts: what is counted of the answer, keys of `buffers.labels.TALLY`. What else
+    an answer holds is the judge's evidence: `Verdict` or `Scores`.
     """
 
     @property
@@ -136,6 +133,8 @@ class Preference(Protocol):
 
     @property
     def dropped(self) -> DropReason | None: ...
+
+    def counts(self) -> Counter[str]: ...
 
 
 @dataclass(frozen=True)
@@ -155,18 +154,21 @@ class Scores:
 
     @property
     def confidence(self) -> float:
-        """1: a score says nothing of how sure it is."""
+        """1: a score does not say how sure it is."""
         return 1.0
+
+    def counts(self) -> Counter[str]:
+        """It has no label and no order: it counts as judged, as scored, and by its drop reason."""
+        return Counter(["judged", "scored", *([f"dropped_{self.dropped}"] if self.dropped else [])])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The ranker's answer about one pair of videos, A and B, in the order (A, B).
+    """A judge's answer about two videos in the order (A, B), as one of four labels (`buffers/labels.py`).
 
-    `label`: 1 = A less distorted, 2 = B less distorted, 3 = distortion alike and A moves better, 4 = B moves better.
-    `probabilities`: of the labels 1 to 4, normalised over the four, averaged over both orders (the swapped
-    order mapped back: 1<->2, 3<->4). `label_mass`: the smaller of the two orders' sums of full-vocabulary
-    probability on the four labels; what is missing from 1 went to tokens that are no verdict.
+    `probabilities`: of the labels 1 to 4, normalised over the four, averaged over both orders (the swapped order mapped
+    back). `label_mass`: the smaller of the two orders' sums of full-vocabulary probability on the four labels. What is
+    missing from 1 went to tokens that are not a label.
     `agreed`: both orders named the same video. `first_shown`: how many of the two orders (0, 1, 2) chose the video
     shown first; an unbiased judge gives 1 whenever it agrees with itself.
     `dropped`: why the pair must not be learned from, or None.
@@ -175,7 +177,7 @@ class Verdict:
     """
 
     label: int
-    probabilities: tuple[float, float, float, float]
+    probabilities: Four
     label_mass: float
     agreed: bool
     first_shown: int
@@ -186,18 +188,28 @@ class Verdict:
 
     @property
     def a_is_chosen(self) -> bool:
-        return self.label in (1, 3)
+        return choice_of(self.label) == "a"
 
     @property
     def confidence(self) -> float:
-        """Probability that the chosen video is the better one, whichever of its two labels says so; in [0, 1]."""
+        """Probability that the chosen video is the better one, by either of its two labels; in [0, 1]."""
         p1, p2, p3, p4 = self.probabilities
         return p1 + p3 if self.a_is_chosen else p2 + p4
 
     def swapped(self) -> "Verdict":
         """The same verdict about the same videos in the order (B, A)."""
-        p1, p2, p3, p4 = self.probabilities
-        return replace(self, label={1: 2, 2: 1, 3: 4, 4: 3}[self.label], probabilities=(p2, p1, p4, p3))
+        return replace(self, label=swapped(self.label), probabilities=swapped_probabilities(self.probabilities))
+
+    def counts(self) -> Counter[str]:
+        """Its label, agreement, orders that chose the video shown first, and drop reason. `lost` alone if it is."""
+        if self.dropped == "lost":
+            return Counter(dropped_lost=1)
+        counts = Counter(judged=1, agreed=int(self.agreed), first_shown=self.first_shown)
+        if self.label in LABELS:
+            counts[f"label_{self.label}"] += 1
+        if self.dropped:
+            counts[f"dropped_{self.dropped}"] += 1
+        return counts
 
 
 @dataclass(frozen=True)

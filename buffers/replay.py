@@ -19,8 +19,9 @@ from time import perf_counter
 
 import numpy as np
 
-from buffers.labels import BY_MOTION, TALLY, judged_pair, tally
+from buffers.labels import BY_MOTION, TALLY
 from buffers.mixing import quotas
+from buffers.pairing import judged_pair
 from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source, Verdict
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
@@ -135,7 +136,8 @@ class ReplayBuffer:
             if not preference.dropped
         ]
         pairs, conditionings = [pair for pair, _ in kept], [conditioning for _, conditioning in kept]
-        return await self.add_pairs(pairs, conditionings, request, tally(preferences))
+        counted = sum((preference.counts() for preference in preferences), Counter())
+        return await self.add_pairs(pairs, conditionings, request, counted)
 
     async def add_pairs(
         self,

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from buffers.labels import LABELS
 from buffers.records import Domain
 from ranker.frames import Footage
-from ranker.rubric import LABELS, prompt_text
+from ranker.rubric import prompt_text
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ def model_inputs(processor: Any, questions: Sequence[Question], *, max_pixels_pe
 
 
 def label_ids(tokenizer: Any) -> list[int]:
-    """The four labels' token ids. Raises ValueError where one of them is not a single token."""
-    ids = [tokenizer.encode(label, add_special_tokens=False) for label in LABELS]
-    for label, tokens in zip(LABELS, ids, strict=True):
+    """The four labels' token ids. Raises ValueError if a label is not a single token."""
+    ids = []
+    for label in map(str, LABELS):
+        tokens = tokenizer.encode(label, add_special_tokens=False)
         if len(tokens) != 1:
             raise ValueError(f"the judge's tokenizer makes {len(tokens)} tokens of the label {label!r}, want one")
-    return [tokens[0] for tokens in ids]
+        ids += tokens
+    return ids

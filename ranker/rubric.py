@@ -10,7 +10,6 @@ from buffers.records import Domain
 RUBRIC_VERSION = "2"
 """Changes whenever a word that the judge reads changes: verdicts of different rubrics must not be mixed unknowingly."""
 
-LABELS = ("1", "2", "3", "4")
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 """One video's place in the prompt; the processor puts its timestamps and patches there."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from buffers.figures import wilson_interval
+from buffers.labels import BY_MOTION, LABELS
 from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Verdict
 
@@ -55,7 +56,7 @@ def score(scored: Sequence[Scored]) -> dict[str, Any]:
             name: _accuracy(part)
             for name, part in _parts(
                 [s for s in scored if s.right_label is not None],
-                lambda s: f"{s.pair.domain}, {'distortion' if s.pair.right[0] <= 2 else 'motion'}",
+                lambda s: f"{s.pair.domain}, {'motion' if s.pair.right[0] in BY_MOTION else 'distortion'}",
             ).items()
         },
         "by_label": _by_label(scored),
@@ -112,7 +113,7 @@ def _by_label(scored: Sequence[Scored]) -> dict[str, dict[str, Any]]:
             "precision": _rate([bool(s.right_label) for s in part if s.verdict.label == label]),
         }
         for domain, part in _parts(labelled, lambda s: s.pair.domain).items()
-        for label in (1, 2, 3, 4)
+        for label in LABELS
     }
 
 

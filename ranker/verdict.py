@@ -3,13 +3,9 @@
 import math
 from dataclasses import dataclass, replace
 
-from buffers.records import Domain, DropReason, Verdict
+from buffers.labels import DropReason, Four, a_is_likelier, swapped_probabilities
+from buffers.records import Domain, Verdict
 from configs.sections import RankerConfig
-
-Four = tuple[float, float, float, float]
-
-MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better", "alike, B moves better")
-"""Of the labels 1 to 4, in words."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +36,6 @@ class Reading:
         return (one / total, two / total, three / total, four / total)
 
 
-def swapped(probabilities: Four) -> Four:
-    """The same answer with the two videos' names exchanged: 1 <-> 2, 3 <-> 4."""
-    one, two, three, four = probabilities
-    return (two, one, four, three)
-
-
-def first_is_better(probabilities: Four) -> bool:
-    """Whether the labels that name the first video (1 and 3) outweigh those that name the second (2 and 4).
-
-    The two labels of a video are added before they are compared: a judge that wavers between "less distorted" and
-    "moves better" for the same video is still sure of the video.
-    """
-    one, two, three, four = probabilities
-    return one + three >= two + four
-
-
 def decide(
     forth: Reading,
     back: Reading | None,
@@ -70,10 +50,10 @@ def decide(
     The chosen video is the one with more probability, averaged over the orders; the label is the likelier of its two.
     `dropped` is the gravest doubt that `config` does not keep.
     """
-    seen = [forth.probabilities] if back is None else [forth.probabilities, swapped(back.probabilities)]
+    seen = [forth.probabilities] if back is None else [forth.probabilities, swapped_probabilities(back.probabilities)]
     one, two, three, four = (sum(column) / len(seen) for column in zip(*seen, strict=True))
-    a_named = [first_is_better(probabilities) for probabilities in seen]
-    a_chosen = first_is_better((one, two, three, four))
+    a_named = [a_is_likelier(probabilities) for probabilities in seen]
+    a_chosen = a_is_likelier((one, two, three, four))
     readings = [forth] if back is None else [forth, back]
     verdict = Verdict(
         label=(1 if one >= three else 3) if a_chosen else (2 if two >= four else 4),
@@ -88,9 +68,9 @@ def decide(
     )
     if not all(reading.answered for reading in readings):
         return replace(verdict, dropped="invalid_label")
-    kept = {"low_label_mass": config.low_label_mass, "disagreement": config.disagreement}
-    kept["low_confidence"] = config.low_confidence
-    return replace(verdict, dropped=next((doubt for doubt in doubts(verdict, config) if kept[doubt] == "drop"), None))
+    # The key that decides about a doubt has the doubt's name.
+    reasons = (doubt for doubt in doubts(verdict, config) if getattr(config, doubt) == "drop")
+    return replace(verdict, dropped=next(reasons, None))
 
 
 def doubts(verdict: Verdict, config: RankerConfig) -> list[DropReason]:

@@ -4,10 +4,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from buffers.labels import LABELS, LABELS_OF
 from buffers.records import Domain
-
-CHOICES = {"a": (1, 3), "b": (2, 4)}
-"""Choice -> the labels that name the same video."""
 
 
 def check_names(row: Mapping[str, Any], known: Collection[str]) -> None:
@@ -52,9 +50,9 @@ def answer_of(row: Mapping[str, Any]) -> int | str:
     if (label is None) == (choice is None):
         raise ValueError("want either a label (1 to 4) or a choice ('a' or 'b')")
     if label is None:
-        if choice not in CHOICES:
+        if choice not in LABELS_OF:
             raise ValueError(f"choice = {choice!r}; want 'a' or 'b'")
         return cast(str, choice)
-    if type(label) is not int or not 1 <= label <= 4:
+    if type(label) is not int or label not in LABELS:
         raise ValueError(f"label = {label!r}; want 1, 2, 3 or 4")
     return label

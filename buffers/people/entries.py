@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from buffers.people.columns import CHOICES, answer_of, check_names, domain_of, file_of, text_of
+from buffers.labels import LABELS_OF
+from buffers.people.columns import answer_of, check_names, domain_of, file_of, text_of
 from buffers.people.manifests import Row
 from buffers.records import Domain, Source
 
@@ -158,7 +159,7 @@ def _probabilities(values: Mapping[str, Any], answer: int | str) -> tuple[float,
         raise ValueError(f"probabilities are given and choice = {answer!r}: they are of the four labels; want a label")
     share: dict[int, float] = dict(enumerate(numbers, start=1))
     fitting = _likeliest(share, share)
-    for labels in CHOICES.values():
+    for labels in LABELS_OF.values():
         if 2 * sum(share[label] for label in labels) >= sum(numbers):
             fitting |= _likeliest(share, labels)
     if answer not in fitting:

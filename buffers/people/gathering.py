@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from buffers.labels import LABELS, LABELS_OF, Four, choice_of, swapped, swapped_probabilities
 from buffers.people.agreement import Agreement, majority
-from buffers.people.columns import CHOICES
 from buffers.people.entries import ConditionFiles, Entry, Kind, VideoFiles
 from buffers.people.fingerprints import fingerprint
 from buffers.records import Condition, Verdict, condition_id
@@ -24,7 +24,6 @@ from buffers.store.database import Database
 READERS = 16
 """Threads that look at files: they mostly wait for the disk."""
 
-SWAPPED: dict[int | str, int | str] = {1: 2, 2: 1, 3: 4, 4: 3, "a": "b", "b": "a"}
 PEOPLE = "people"
 """Rubric and ranker of a verdict that no model gave."""
 
@@ -159,17 +158,17 @@ class Gathered:
         # In an order that has nothing to do with who is better, or a manifest that names the winner first would look
         # as if chance alone agreed.
         neutral = [_in_order(answer, sorted(first["videos"])) for answer in answers]
-        self.kappa["video"].add(Counter(_choice(answer) for answer, _ in neutral))
+        self.kappa["video"].add(Counter(choice_of(answer) for answer, _ in neutral))
         self.kappa["label"].add(Counter(answer for answer, _ in neutral if isinstance(answer, int)))
-        choices = Counter(_choice(answer) for answer, _ in in_order)
+        choices = Counter(choice_of(answer) for answer, _ in in_order)
         choice = majority(choices)
         if choice is None:
             return Skipped(item.rows, "its annotators are split evenly over which video is better")
         labels = [(answer, given) for answer, given in in_order if isinstance(answer, int)]
-        label = majority(Counter(label for label, _ in labels if label in CHOICES[choice]))
+        label = majority(Counter(label for label, _ in labels if label in LABELS_OF[choice]))
         facts, verdict = first["facts"], None
         if label is not None:
-            shares = [given or [float(label == each) for each in (1, 2, 3, 4)] for label, given in labels]
+            shares = [given or [float(label == each) for each in LABELS] for label, given in labels]
             one, two, three, four = (sum(share) / len(shares) for share in zip(*shares, strict=True))
             verdict = Verdict(
                 label=label,
@@ -212,19 +211,12 @@ class Gathered:
         return self._db.rows(f"SELECT count(*) FROM {table}")[0][0]
 
 
-def _in_order(answer: dict[str, Any], videos: list[str]) -> tuple[int | str, list[float] | None]:
+def _in_order(answer: dict[str, Any], videos: list[str]) -> tuple[int | str, Four | None]:
     """Answer and probabilities as if the videos had been shown in this order."""
     given, probabilities = answer["answer"], answer["probabilities"]
     if answer["videos"] == videos:
         return given, probabilities
-    if probabilities is not None:
-        one, two, three, four = probabilities
-        probabilities = [two, one, four, three]
-    return SWAPPED[given], probabilities
-
-
-def _choice(answer: int | str) -> str:
-    return answer if isinstance(answer, str) else "a" if answer in CHOICES["a"] else "b"
+    return swapped(given), swapped_probabilities(probabilities) if probabilities else None
 
 
 def _hashed(*parts: str) -> str:

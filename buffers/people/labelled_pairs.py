@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buffers.people.columns import CHOICES, answer_of, check_names, domain_of, file_of, text_of
+from buffers.labels import LABELS_OF, choice_of
+from buffers.people.columns import answer_of, check_names, domain_of, file_of, text_of
 from buffers.people.manifests import manifest_folder, read_rows
 from buffers.records import Domain
 
@@ -36,7 +37,7 @@ class LabelledPair:
 
     @property
     def a_is_better(self) -> bool:
-        return self.right[0] in CHOICES["a"]
+        return choice_of(self.right[0]) == "a"
 
 
 def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple[list[LabelledPair], list[str]]:
@@ -69,4 +70,4 @@ def _pair(row: dict[str, Any], folder: Path) -> LabelledPair:
     if a.samefile(b):
         raise ValueError(f"a and b are the same file, {row['a']}")
     domain, criterion, answer = domain_of(row), text_of(row, "criterion"), answer_of(row)
-    return LabelledPair(a, b, domain, CHOICES[answer] if isinstance(answer, str) else (answer,), criterion)
+    return LabelledPair(a, b, domain, LABELS_OF[answer] if isinstance(answer, str) else (answer,), criterion)

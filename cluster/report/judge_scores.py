@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from buffers.labels import MEANINGS
 from cluster.monitor.wording import percent
 from cluster.report import plots
 from cluster.report.page import tile, write_page
@@ -15,9 +16,6 @@ from configs.ranker import RankerScoringConfig
 from media.video_write import mp4_bytes
 from ranker.frames import Footage
 from ranker.scoring import Scored
-from ranker.verdict import MEANINGS
-
-CHOICES: dict[tuple[int, ...], str] = {(1, 3): "A is better", (2, 4): "B is better"}
 
 Shown = tuple[Scored, Footage, Footage]
 
@@ -156,7 +154,8 @@ def _failures(shown: Sequence[Shown]) -> str:
         return '<p class="soft">It named the wrong video of no pair, or none was to be shown.</p>'
     figures = []
     for scored, a, b in shown:
-        people = CHOICES.get(scored.pair.right) or MEANINGS[scored.pair.right[0] - 1]
+        (right, *others), choice = scored.pair.right, "A" if scored.pair.a_is_better else "B"
+        people = f"{choice} is better" if others else MEANINGS[right - 1]
         why = f" ({scored.pair.criterion})" if scored.pair.criterion else ""
         caption = escape(
             f"People: {people}{why}. Judge: {MEANINGS[scored.verdict.label - 1]}, confidence "

@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
+from buffers.labels import DROP_COUNTS, LABEL_COUNTS, WHY_DROPPED
 from cluster.monitor.balance import step_seconds
 from cluster.monitor.rows import Row, of_kind, recent_shares, step_rows
 from cluster.monitor.wording import duration, percent
 from cluster.report import plots
-from cluster.report.summary import DROPS, LABELS, PHASES, agreement, first_shown_share
+from cluster.report.summary import PHASES, agreement, first_shown_share
 from learner.noise_levels import LEVELS, by_noise_level
 
 LABEL_NAMES = ("1: A less distorted", "2: B less distorted", "3: alike, A moves better", "4: alike, B moves better")
@@ -98,13 +99,14 @@ def ranker_section(rows: list[Row], summary: dict[str, Any]) -> str:
     time = [row["time"] for row in seen]
     # What was lost was never judged.
     fates = [
-        {**row, "kept": row["judged"] + row["dropped_lost"] - sum(row.get(key, 0) for key in DROPS)} for row in seen
+        {**row, "kept": row["judged"] + row["dropped_lost"] - sum(row.get(key, 0) for key in DROP_COUNTS)}
+        for row in seen
     ]
-    reasons = [key.removeprefix("dropped_").replace("_", " ") for key in DROPS]
+    reasons = [reason.replace("_", " ") for reason in WHY_DROPPED]
     drawn = []
     for title, mix, keys, names, colors in (
-        ("Verdict mix, latest verdicts", seen, LABELS, LABEL_NAMES, LABEL_COLORS),
-        ("Kept and dropped, latest verdicts", fates, ("kept", *DROPS), ("kept", *reasons), FATE_COLORS),
+        ("Verdict mix, latest verdicts", seen, LABEL_COUNTS, LABEL_NAMES, LABEL_COLORS),
+        ("Kept and dropped, latest verdicts", fates, ("kept", *DROP_COUNTS), ("kept", *reasons), FATE_COLORS),
     ):
         parts = zip(names, recent_shares(mix, keys), colors, strict=True)
         if any_part := [part for part in parts if any(part[1])]:

@@ -22,21 +22,6 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-c
 PHASES = ("before", "after")
 """The two evaluations of a run."""
 
-LABELS = ("label_1", "label_2", "label_3", "label_4")
-"""Keys of a "verdicts" row: all verdicts by label, those that are not learned from included."""
-
-DROPS = (
-    "dropped_disagreement",
-    "dropped_low_confidence",
-    "dropped_low_label_mass",
-    "dropped_invalid_label",
-    "dropped_lost",
-    "dropped_motion_share",
-    "dropped_tie",
-    "dropped_not_finite",
-)
-"""Keys of a "verdicts" row: verdicts that are not learned from, by reason."""
-
 INTERVAL = "95%: Wilson for rates, normal for means"
 
 

@@ -10,15 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from buffers.labels import swapped
 from buffers.people.labelled_pairs import LabelledPair
 from configs.ranker import RankerTrainingConfig
 from ranker.frames import Footage
 from ranker.frames_of_file import read_footage
 from ranker.questions import Question
 from ranker.training.slow_motion import slow_motion_pair
-
-SWAPPED = {1: 2, 2: 1, 3: 4, 4: 3}
-"""Each label once the two videos have changed places."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Example:
     right: tuple[int, ...]
 
     def turned(self) -> "Example":
-        return Example(self.question.turned(), tuple(SWAPPED[label] for label in self.right))
+        return Example(self.question.turned(), tuple(map(swapped, self.right)))
 
 
 class ExampleStream:

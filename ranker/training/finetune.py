@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
+from buffers.labels import LABELS_OF, choice_of
 from configs.ranker import RankerTrainingConfig
 from policy.lora.optimizer import LoraOptimizer
 from ranker.questions import label_ids, model_inputs
@@ -156,7 +157,7 @@ class Finetune:
         better = torch.zeros_like(right)
         for row, example in enumerate(examples):
             right[row, [label - 1 for label in example.right]] = True
-            better[row, [0, 2] if example.right[0] in (1, 3) else [1, 3]] = True
+            better[row, [label - 1 for label in LABELS_OF[choice_of(example.right[0])]]] = True
         losses = -labels.masked_fill(~right, -math.inf).logsumexp(-1)
         with torch.no_grad():
             said = labels.argmax(-1, keepdim=True)

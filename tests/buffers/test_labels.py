@@ -1,32 +1,46 @@
-import dataclasses
 import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import get_args
 
 import pytest
 
-from buffers.labels import TALLY, judged_pair, tally
-from buffers.records import Scores
-from tests.buffers.samples import candidates, pair, same, verdict
+from buffers.labels import (
+    LABELS,
+    LABELS_OF,
+    TALLY,
+    WHY_DROPPED,
+    DropReason,
+    a_is_likelier,
+    choice_of,
+    swapped,
+    swapped_probabilities,
+)
+from buffers.records import Preference, Scores
+from tests.buffers.samples import verdict
 
 
-@pytest.mark.parametrize(("label", "chosen"), [(1, 0), (2, 1), (3, 0), (4, 1)])
-def test_the_label_says_which_side_is_chosen(label, chosen):
-    sides = candidates(5, version=3)
-    judged = judged_pair(sides, verdict(label))
-    latents, seeds = (sides.latents_a, sides.latents_b), (10, 11)
-    assert judged.chosen is latents[chosen] and judged.rejected is latents[1 - chosen]
-    assert (judged.chosen_id, judged.rejected_id) == (f"c0-{seeds[chosen]}", f"c0-{seeds[1 - chosen]}")
-    assert (judged.id, judged.condition_id, judged.policy_version, judged.source) == ("c0-10-11", "c0", 3, "online")
-    assert judged.verdict == verdict(label)
+def tally(preferences: Sequence[Preference]) -> Counter[str]:
+    return sum((preference.counts() for preference in preferences), Counter())
 
 
-def test_the_sample_pair_is_what_the_sample_candidates_become():
-    assert same(judged_pair(candidates(5, version=3), verdict()), pair(5, version=3))
+def test_every_drop_reason_has_words():
+    assert tuple(WHY_DROPPED) == get_args(DropReason)
 
 
-@pytest.mark.parametrize("label", [0, 5, -1])
-def test_a_label_without_a_choice_is_an_error(label):
-    with pytest.raises(ValueError, match=rf"c0-10-11 has the label {label}"):
-        judged_pair(candidates(5), dataclasses.replace(verdict(), label=label))
+@pytest.mark.parametrize("label", LABELS)
+def test_a_label_names_the_other_video_once_the_two_have_changed_places(label):
+    assert swapped(swapped(label)) == label and {choice_of(label), choice_of(swapped(label))} == {"a", "b"}
+    assert swapped(choice_of(label)) == choice_of(swapped(label)) and label in LABELS_OF[choice_of(label)]
+    assert (label in (1, 2)) is (swapped(label) in (1, 2))  # the kind of the answer stays
+
+
+def test_swapping_exchanges_the_videos_and_keeps_the_kind() -> None:
+    assert swapped_probabilities((0.4, 0.3, 0.2, 0.1)) == (0.3, 0.4, 0.1, 0.2)
+
+
+def test_the_two_labels_of_a_video_are_added_before_they_are_compared() -> None:
+    assert a_is_likelier((0.25, 0.4, 0.3, 0.05)) and not a_is_likelier((0.05, 0.3, 0.25, 0.4))
 
 
 def test_the_tally_counts_every_verdict_once():
@@ -64,8 +78,3 @@ def test_a_functions_scores_count_as_judged_and_by_their_reason():
     counts = tally([Scores(0.2, 0.9), Scores(1.0, 1.0, "tie"), Scores(math.nan, 1.0, "not_finite"), verdict(3)])
     assert (counts["scored"], counts["agreed"], counts["first_shown"]) == (3, 1, 1)  # the verdict's alone
     assert (counts["judged"], counts["dropped_tie"], counts["dropped_not_finite"], counts["label_3"]) == (4, 1, 1, 1)
-
-
-def test_the_larger_score_is_chosen():
-    pair = judged_pair(candidates(2), Scores(0.2, 0.9))
-    assert (pair.chosen_id, pair.rejected_id, pair.verdict) == ("c0-5", "c0-4", None)

@@ -4,9 +4,36 @@ from collections import Counter
 import pytest
 
 from actors.streams import AnchorStream
-from buffers.pairing import anchored_pairs
+from buffers.pairing import anchored_pairs, judged_pair
+from buffers.records import Scores
 from buffers.store.pair_store import PairStore
-from tests.buffers.samples import anchor, candidates, conditioning, same, tensor
+from tests.buffers.samples import anchor, candidates, conditioning, pair, same, tensor, verdict
+
+
+@pytest.mark.parametrize(("label", "chosen"), [(1, 0), (2, 1), (3, 0), (4, 1)])
+def test_the_label_says_which_side_is_chosen(label, chosen):
+    sides = candidates(5, version=3)
+    judged = judged_pair(sides, verdict(label))
+    latents, seeds = (sides.latents_a, sides.latents_b), (10, 11)
+    assert judged.chosen is latents[chosen] and judged.rejected is latents[1 - chosen]
+    assert (judged.chosen_id, judged.rejected_id) == (f"c0-{seeds[chosen]}", f"c0-{seeds[1 - chosen]}")
+    assert (judged.id, judged.condition_id, judged.policy_version, judged.source) == ("c0-10-11", "c0", 3, "online")
+    assert judged.verdict == verdict(label)
+
+
+def test_the_sample_pair_is_what_the_sample_candidates_become():
+    assert same(judged_pair(candidates(5, version=3), verdict()), pair(5, version=3))
+
+
+@pytest.mark.parametrize("label", [0, 5, -1])
+def test_a_label_without_a_choice_is_an_error(label):
+    with pytest.raises(ValueError, match=rf"c0-10-11 has the label {label}"):
+        judged_pair(candidates(5), dataclasses.replace(verdict(), label=label))
+
+
+def test_the_larger_score_is_chosen():
+    pair = judged_pair(candidates(2), Scores(0.2, 0.9))
+    assert (pair.chosen_id, pair.rejected_id, pair.verdict) == ("c0-5", "c0-4", None)
 
 
 @pytest.fixture
@@ -61,9 +88,9 @@ def test_a_positive_anchor_is_chosen_and_a_negative_one_rejected(positive):
     assert [one.id, two.id] == ["anchor1-10", "anchor1-11"]
     generated = [("c0-10", made.latents_a), ("c0-11", made.latents_b)]
     for pair, (id_, latents) in zip((one, two), generated, strict=True):
-        sides = [(pair.chosen_id, pair.chosen), (pair.rejected_id, pair.rejected)]
+        sides = [(each.chosen_id, each.chosen), (each.rejected_id, each.rejected)]
         assert same(tuple(sides if positive else sides[::-1]), (("video1", labelled.latents), (id_, latents)))
-        assert (pair.source, pair.policy_version, pair.condition_id, pair.verdict) == ("half-online", 3, "c0", None)
+        assert (each.source, each.policy_version, each.condition_id, each.verdict) == ("half-online", 3, "c0", None)
 
 
 def test_what_cannot_be_a_pair_is_refused():

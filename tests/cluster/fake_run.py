@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from buffers.records import DropReason
+from buffers.labels import DROP_COUNTS
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
 
@@ -123,6 +123,6 @@ def roles(role: str, index: int, *, time: float, busy: float, waiting: float) ->
 
 def verdicts(*, time: float, **counts: int) -> dict[str, Any]:
     keys = [*(f"label_{label}" for label in (1, 2, 3, 4)), "judged", "agreed", "first_shown", "added"]
-    keys += [f"dropped_{reason}" for reason in get_args(DropReason)]
+    keys += DROP_COUNTS
     keys += ["duplicate", "late", "stale", "taken"]
     return {"time": time, "kind": "verdicts", **dict.fromkeys(keys, 0), **counts}

@@ -2,9 +2,10 @@ import re
 
 import pytest
 
+from buffers.labels import LABELS
 from buffers.records import Domain
 from examples.miniature.judge_model import SPECIALS, processor
-from ranker.rubric import DOMAIN_LABELS, LABELS, WHICH_DOMAIN, domain_prompt, messages, passages, prompt_text
+from ranker.rubric import DOMAIN_LABELS, WHICH_DOMAIN, domain_prompt, messages, passages, prompt_text
 
 DOMAINS: tuple[Domain, Domain] = ("human", "general")
 CRITERIA: dict[str, list[str]] = {  # of the paper's appendix C, in its order of severity
@@ -65,7 +66,7 @@ def test_every_criterion_of_the_paper_is_there_in_its_order(domain: Domain) -> N
 def test_the_prompt_shows_two_named_videos_and_offers_the_four_labels(domain: Domain) -> None:
     text = prompt_text(domain)
     assert re.findall(r"Video (\d): <\|vision_start\|><\|video_pad\|><\|vision_end\|>", text) == ["1", "2"]
-    assert tuple(re.findall(r"^(\d) - ", text, re.MULTILINE)) == LABELS
+    assert tuple(re.findall(r"^(\d) - ", text, re.MULTILINE)) == tuple(map(str, LABELS))
     assert text.endswith("<|im_start|>assistant\n")
 
 

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from buffers.labels import DropReason
 from buffers.people.labelled_pairs import LabelledPair
-from buffers.records import Domain, DropReason, Verdict
+from buffers.records import Domain, Verdict
 from ranker.scoring import Scored, calibration, failures, score
 
 

@@ -3,9 +3,10 @@ from typing import Any
 
 import pytest
 
+from buffers.labels import a_is_likelier
 from buffers.records import Verdict
 from configs.sections import RankerConfig
-from ranker.verdict import Reading, decide, first_is_better, swapped
+from ranker.verdict import Reading, decide
 
 
 def reading(*probabilities: float, answered: bool = True) -> Reading:
@@ -31,10 +32,6 @@ def test_a_reading_is_normalised_over_the_labels_and_keeps_the_mass_that_they_ha
     said = reading(0.4, 0.1, 0.2, 0.1)  # 0.2 went to tokens that are no label
     assert said.mass == pytest.approx(0.8)
     assert said.probabilities == pytest.approx((0.5, 0.125, 0.25, 0.125))
-
-
-def test_swapping_exchanges_the_videos_and_keeps_the_kind() -> None:
-    assert swapped((0.4, 0.3, 0.2, 0.1)) == (0.3, 0.4, 0.1, 0.2)
 
 
 def test_both_orders_are_averaged_in_the_order_a_b() -> None:
@@ -68,7 +65,7 @@ def test_the_video_is_chosen_before_the_label() -> None:
     # the single likeliest label names B (0.4), but A has 0.55 of the probability
     said = verdict(reading(0.25, 0.4, 0.3, 0.05), None, confidence=0.5)
     assert (said.a_is_chosen, said.label) == (True, 3)
-    assert first_is_better((0.25, 0.4, 0.3, 0.05))
+    assert a_is_likelier((0.25, 0.4, 0.3, 0.05))
 
 
 def test_low_confidence_is_dropped_at_the_bound_only() -> None:

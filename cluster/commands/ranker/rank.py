@@ -5,20 +5,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from buffers.labels import MEANINGS, WHY_DROPPED, Four, swapped_probabilities
 from buffers.records import Domain
 from configs.sections import RankerConfig
 from ranker.frames import Footage
 from ranker.frames_of_file import read_footage
 from ranker.questions import Question
 from ranker.ranker import DEFAULT_DOMAIN, Opinion, Ranker
-from ranker.verdict import MEANINGS, Four, swapped
-
-WHY_DROPPED = {
-    "disagreement": "the two orders name different videos",
-    "low_confidence": "the better video is not sure enough (ranker.min_confidence)",
-    "low_label_mass": "the judge would rather say something else (ranker.min_label_mass)",
-    "invalid_label": "the judge's own answer is none of the four",
-}
 
 
 def rank_by_hand(
@@ -61,7 +54,7 @@ def _table(opinion: Opinion) -> Table:
     table = Table(*("", *MEANINGS, "label mass"), box=None, pad_edge=False)
     rows: list[tuple[str, Four, float]] = [("A first", opinion.forth.probabilities, opinion.forth.mass)]
     if opinion.back is not None:
-        rows.append(("B first", swapped(opinion.back.probabilities), opinion.back.mass))
+        rows.append(("B first", swapped_probabilities(opinion.back.probabilities), opinion.back.mass))
         rows.append(("both", opinion.verdict.probabilities, opinion.verdict.label_mass))
     for name, probabilities, mass in rows:
         table.add_row(name, *(f"{value:.3f}" for value in probabilities), f"{mass:.3f}")

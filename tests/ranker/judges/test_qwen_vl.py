@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from buffers.labels import WHY_DROPPED
 from buffers.records import Clips, Condition, Domain
-from cluster.commands.ranker.rank import WHY_DROPPED
 from configs.sections import RankerConfig
 from examples.miniature.world import FPS, Scene, render
 from ranker.frames import sample_frames

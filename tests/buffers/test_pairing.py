@@ -87,7 +87,7 @@ def test_a_positive_anchor_is_chosen_and_a_negative_one_rejected(positive):
     one, two = anchored_pairs(labelled, made)
     assert [one.id, two.id] == ["anchor1-10", "anchor1-11"]
     generated = [("c0-10", made.latents_a), ("c0-11", made.latents_b)]
-    for pair, (id_, latents) in zip((one, two), generated, strict=True):
+    for each, (id_, latents) in zip((one, two), generated, strict=True):
         sides = [(each.chosen_id, each.chosen), (each.rejected_id, each.rejected)]
         assert same(tuple(sides if positive else sides[::-1]), (("video1", labelled.latents), (id_, latents)))
         assert (each.source, each.policy_version, each.condition_id, each.verdict) == ("half-online", 3, "c0", None)

@@ -9,7 +9,7 @@
 An annotator may give a choice instead of a label: `a` or `b`, without what decided it.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 LABELS = (1, 2, 3, 4)
 BY_MOTION = (3, 4)
@@ -24,6 +24,9 @@ MEANINGS = ("A is less distorted", "B is less distorted", "alike, A moves better
 Four = tuple[float, float, float, float]
 """A number for each of the labels 1 to 4."""
 
+DecidedBy = Literal["distortion", "motion"]
+"""What a label compares. Motion decides only if distortion is alike."""
+
 DropReason = Literal[
     "disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share", "tie", "not_finite"
 ]
@@ -35,20 +38,22 @@ WHY_DROPPED: dict[DropReason, str] = {
     "low_label_mass": "the judge would rather say something else (ranker.min_label_mass)",
     "invalid_label": "the judge's own answer is none of the four",
     "lost": "the judge's engine died twice over it",
-    "motion_share": "motion decided it, and enough such pairs are kept already (buffer.motion_share)",
+    "motion_share": "motion decided it, and enough such pairs are kept already (ranker.motion_share)",
     "tie": "the function gives both videos the same score",
     "not_finite": "the function gives a video a score that is not a finite number",
 }
 """Every drop reason, in words."""
 
 LABEL_COUNTS = tuple(f"label_{label}" for label in LABELS)
+KEPT_COUNTS = tuple(f"kept_{kind}" for kind in get_args(DecidedBy))
 DROP_COUNTS = tuple(f"dropped_{reason}" for reason in WHY_DROPPED)
 
-TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", "first_shown", *DROP_COUNTS)
+TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", "first_shown", *KEPT_COUNTS, *DROP_COUNTS)
 """What is counted of answers (`Preference.counts`): all of them (judged), a function's scores among them (scored), each
-label, both orders agreeing, orders that chose the video shown first, and each drop reason.
+label, both orders agreeing, orders that chose the video shown first, labels that are not dropped by what decided them
+(distortion or motion), and each drop reason.
 
-A dropped answer counts in all of these. One that was `lost` counts as dropped alone: nobody judged it.
+A dropped answer counts in all of these but `kept_`. One that was `lost` counts as dropped alone: nobody judged it.
 `first_shown / (2 judged)` far from one half is a position bias."""
 
 Answer = TypeVar("Answer", bound=int | str)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from buffers.labels import LABELS, DropReason, Four, choice_of, swapped, swapped_probabilities
+from buffers.labels import BY_MOTION, LABELS, DecidedBy, DropReason, Four, choice_of, swapped, swapped_probabilities
 from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline"]
@@ -196,19 +196,24 @@ class Verdict:
         p1, p2, p3, p4 = self.probabilities
         return p1 + p3 if self.a_is_chosen else p2 + p4
 
+    @property
+    def decided_by(self) -> DecidedBy:
+        """What the label compares."""
+        return "motion" if self.label in BY_MOTION else "distortion"
+
     def swapped(self) -> "Verdict":
         """The same verdict about the same videos in the order (B, A)."""
         return replace(self, label=swapped(self.label), probabilities=swapped_probabilities(self.probabilities))
 
     def counts(self) -> Counter[str]:
-        """Its label, agreement, orders that chose the video shown first, and drop reason. `lost` alone if it is."""
+        """Its label, agreement, orders that chose the video shown first, and drop reason or what decided it. If it is
+        lost, that alone."""
         if self.dropped == "lost":
             return Counter(dropped_lost=1)
         counts = Counter(judged=1, agreed=int(self.agreed), first_shown=self.first_shown)
         if self.label in LABELS:
             counts[f"label_{self.label}"] += 1
-        if self.dropped:
-            counts[f"dropped_{self.dropped}"] += 1
+        counts[f"dropped_{self.dropped}" if self.dropped else f"kept_{self.decided_by}"] += 1
         return counts
 
 

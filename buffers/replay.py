@@ -12,17 +12,16 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from buffers.labels import BY_MOTION, TALLY
+from buffers.labels import TALLY
 from buffers.mixing import quotas
 from buffers.pairing import judged_pair
-from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source, Verdict
+from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
@@ -74,7 +73,6 @@ class ReplayBuffer:
         self._closed = False
         self._end: dict[str, int] = {}
         self._counts: Counter[str] = Counter(self._waiting.counts())
-        self._kept_by = Counter({name: self._waiting.state(f"kept/{name}") for name in ("motion", "distortion")})
         self._calls: Counter[str] = Counter()
         self._busy_s = self._add_wait_s = self._take_wait_s = 0.0
         # Both bind to the event loop at their first wait, not here: an actor is made outside of its loop.
@@ -116,7 +114,7 @@ class ReplayBuffer:
     async def add(
         self, candidates: list[Candidates], preferences: Sequence[Preference], request: int | None = None
     ) -> int:
-        """Keeps the pairs that were not dropped and are within `motion_share`; returns how many, once they are on disk.
+        """Keeps the pairs that were not dropped; returns how many, once they are on disk.
 
         Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. `request`:
         the number of the request that all of them came from; from then on it is finished. Raises ValueError if the
@@ -128,7 +126,6 @@ class ReplayBuffer:
             raise ValueError(f"{len(candidates)} candidates but {count} verdicts: there must be one for each")
         if self._closed:
             return 0
-        preferences = self._within_motion_share(preferences)
         together = zip(candidates, preferences, strict=True)
         kept = [
             (judged_pair(each, preference), each.conditioning)
@@ -255,26 +252,6 @@ class ReplayBuffer:
             },
         )
 
-    def _within_motion_share(self, preferences: Sequence[Preference]) -> list[Preference]:
-        """Drops those that motion decided beyond their share of all that the run has kept."""
-        within = list(preferences)
-
-        def by_motion(index: int) -> bool:
-            return getattr(preferences[index], "label", None) in BY_MOTION
-
-        # Those that distortion decided first: they make room for the others of the same call.
-        for index in sorted(range(len(within)), key=by_motion):
-            verdict = within[index]
-            if verdict.dropped or not isinstance(verdict, Verdict):
-                continue
-            criterion = "motion" if by_motion(index) else "distortion"
-            kept = self._kept_by.total() + 1
-            if criterion == "motion" and self._kept_by["motion"] + 1 > self._config.motion_share * kept:
-                within[index] = replace(verdict, dropped="motion_share")
-            else:
-                self._kept_by[criterion] += 1
-        return within
-
     def _recall(self) -> None:
         """Takes up what was stored and is not waiting yet: by a process that was killed, or by people since then."""
         for name, store in (("store", self._store), ("offline", self._offline)):
@@ -360,9 +337,8 @@ class ReplayBuffer:
         return here + coming < one or self._waiting.uses_left("online", uses) + coming * uses < every
 
     def _remembered(self, **more: int) -> dict[str, int]:
-        """Counts and quotas as `WaitingPairs` keeps them, so that a run that goes on counts on."""
-        counts = {f"count/{name}": value for name, value in (self._counts + Counter(more)).items()}
-        return counts | {f"kept/{name}": value for name, value in self._kept_by.items()}
+        """The counts as `WaitingPairs` keeps them, so that a run that goes on counts on."""
+        return {f"count/{name}": value for name, value in (self._counts + Counter(more)).items()}
 
     def _generated(self) -> tuple[int, int]:
         """Pairs and bytes that wait or are being stored, without people's own."""

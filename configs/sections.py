@@ -183,9 +183,11 @@ class AdaptersConfig(Section):
 
 
 class RankerConfig(Section):
-    """The judge, and what is done with pairs that it is in doubt about.
+    """The judge, and which of the pairs that it has judged are kept.
 
-    An answer that is none of the four labels is always dropped.
+    An answer that is none of the four labels is always dropped. A policy that makes few distorted videos makes mostly
+    pairs that motion decided. Without `motion_share` they would drown the first criterion: faster subjects are
+    distorted more often (docs/LOG.md).
     """
 
     kind: Literal["qwen_vl", "function"] = "qwen_vl"
@@ -224,6 +226,9 @@ class RankerConfig(Section):
     """Below `min_confidence`: `drop` or `keep`. The pair is counted either way."""
     low_label_mass: Doubtful = "drop"
     """Below `min_label_mass`: `drop` or `keep`. The pair is counted either way."""
+    motion_share: Share = 1.0
+    """At most this share of the kept pairs may be decided by motion (labels 3 and 4); the others are dropped. 1, as in
+    the paper, keeps all. Of several rankers each keeps its own share. `kind: function` does not read it."""
 
 
 class MixConfig(Section):
@@ -238,11 +243,7 @@ class MixConfig(Section):
 
 
 class BufferConfig(Section):
-    """The pairs that wait to be learned from.
-
-    A policy that makes few distorted videos makes mostly pairs that motion decided. Without `motion_share` they would
-    drown the first criterion: faster subjects are distorted more often (docs/LOG.md).
-    """
+    """The pairs that wait to be learned from."""
 
     capacity: Positive = 32
     """Generated pairs that may wait to be learned from."""
@@ -258,8 +259,6 @@ class BufferConfig(Section):
     """In how many steps a pair is learned from."""
     max_staleness: Annotated[int, Field(ge=0)] = 1
     """How many policy versions a pair may be behind when it is learned from. 0: strictly on-policy."""
-    motion_share: Share = 1.0
-    """At most this share of the kept pairs may be decided by motion (labels 3 and 4). 1, as in the paper, keeps all."""
 
 
 class EvaluationConfig(Section):

@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_args
 
+from buffers.labels import DecidedBy
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.sections import RankerConfig
 from ranker.frames import sample_frames
@@ -63,10 +64,21 @@ def open_judge(config: RankerConfig) -> Judge:
 
 
 class Ranker:
-    """Asks the judge about every pair in both orders and gives verdicts, usable or dropped with a reason."""
+    """Asks the judge about every pair in both orders and gives verdicts, usable or dropped with a reason.
 
-    def __init__(self, config: RankerConfig, *, open_judge: Callable[[RankerConfig], Judge] = open_judge) -> None:
+    counted: what the run has counted so far (`ReplayBuffer.counts`), so that a ranker of a run that goes on, or one in
+    place of a dead one, goes on with its part of the run's `motion_share`.
+    """
+
+    def __init__(
+        self,
+        config: RankerConfig,
+        counted: Mapping[str, int] | None = None,
+        *,
+        open_judge: Callable[[RankerConfig], Judge] = open_judge,
+    ) -> None:
         self.config = config
+        self._kept = {kind: (counted or {}).get(f"kept_{kind}", 0) / config.num_actors for kind in get_args(DecidedBy)}
         self._open_judge = open_judge
         self._judge = open_judge(config)
         self._lock = threading.Lock()
@@ -81,6 +93,7 @@ class Ranker:
         with self._timed():
             verdicts = self._rank(clips)
         with self._lock:
+            verdicts = self._within_motion_share(verdicts)
             self._counts["pairs"] += len(verdicts)
             for verdict in verdicts:
                 self._counts[verdict.dropped or "usable"] += 1
@@ -135,6 +148,21 @@ class Ranker:
         questions = [self._question(pair, domain) for pair, domain in zip(clips, domains, strict=True) if domain]
         opinions = iter(self.compare(questions))
         return [next(opinions).verdict if domain else self._lost(self._judge, DEFAULT_DOMAIN) for domain in domains]
+
+    def _within_motion_share(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Drops those that motion decided beyond their share of all that this ranker has kept."""
+        within = list(verdicts)
+        # Those that distortion decided come first: they make room for the others of the same call.
+        for place in sorted(range(len(within)), key=lambda place: within[place].decided_by):
+            verdict = within[place]
+            if verdict.dropped:
+                continue
+            room = self.config.motion_share * (sum(self._kept.values()) + 1)
+            if verdict.decided_by == "motion" and self._kept["motion"] + 1 > room:
+                within[place] = replace(verdict, dropped="motion_share")
+            else:
+                self._kept[verdict.decided_by] += 1
+        return within
 
     def _question(self, pair: Clips, domain: Domain) -> Question:
         videos = (pair.video_a, pair.video_b)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from buffers.labels import DropReason, Four, a_is_likelier, swapped_probabilities
 from buffers.records import Domain, Verdict
-from configs.sections import RankerConfig
+from configs.sections import Doubtful, RankerConfig
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,18 @@ def decide(
     )
     if not all(reading.answered for reading in readings):
         return replace(verdict, dropped="invalid_label")
-    # The key that decides about a doubt has the doubt's name.
-    reasons = (doubt for doubt in doubts(verdict, config) if getattr(config, doubt) == "drop")
+    reasons = (doubt for doubt, action in doubts(verdict, config).items() if action == "drop")
     return replace(verdict, dropped=next(reasons, None))
 
 
-def doubts(verdict: Verdict, config: RankerConfig) -> list[DropReason]:
-    """What speaks against learning from an answered verdict, the gravest first: too little mass on the labels, orders
-    that name different videos, too little confidence."""
-    found: list[tuple[DropReason, bool]] = [
-        ("low_label_mass", verdict.label_mass < config.min_label_mass),
-        ("disagreement", not verdict.agreed),
-        ("low_confidence", verdict.confidence < config.min_confidence),
+def doubts(verdict: Verdict, config: RankerConfig) -> dict[DropReason, Doubtful]:
+    """What speaks against learning from an answered verdict, the gravest doubt first, and what the config does then.
+
+    Too little mass on the labels, orders that name different videos, too little confidence.
+    """
+    doubts: list[tuple[DropReason, bool, Doubtful]] = [
+        ("low_label_mass", verdict.label_mass < config.min_label_mass, config.low_label_mass),
+        ("disagreement", not verdict.agreed, config.disagreement),
+        ("low_confidence", verdict.confidence < config.min_confidence, config.low_confidence),
     ]
-    return [doubt for doubt, holds in found if holds]
+    return {doubt: action for doubt, holds, action in doubts if holds}

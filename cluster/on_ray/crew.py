@@ -133,10 +133,11 @@ class Crew:
         name = f"ranker-{index}.{next(self._numbers)}"
         # Every call that can be under way, and one for `times`: the engine batches what they ask.
         threads = ceil(generator.num_actors * generator.requests_in_flight / section.num_actors) + 1
-        role = FunctionRanker if section.kind == "function" else Ranker
-        return _actor(role, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor, threads=threads).remote(
-            section
-        )
+        settings = {"cpus": section.cpus_per_actor, "gpus": section.gpus_per_actor, "threads": threads}
+        if section.kind == "function":
+            return _actor(FunctionRanker, name, **settings).remote(section)
+        # A reference: the ranker is built with the counts that the buffer's folder holds then.
+        return _actor(Ranker, name, **settings).remote(section, self.buffer.counts.remote())
 
 
 def _videos_of(config: RunConfig) -> tuple[object, ...]:

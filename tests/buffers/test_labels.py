@@ -62,6 +62,8 @@ def test_the_tally_counts_every_verdict_once():
         "label_4": 0,
         "agreed": 2,
         "first_shown": 3,
+        "kept_distortion": 0,
+        "kept_motion": 1,
         "dropped_disagreement": 1,
         "dropped_low_confidence": 1,
         "dropped_low_label_mass": 0,

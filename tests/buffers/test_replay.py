@@ -64,32 +64,14 @@ def test_a_batch_holds_the_pairs_that_were_added_with_their_conditionings(tmp_pa
     play(scene())
 
 
-def test_motion_decides_no_more_pairs_than_its_share(tmp_path):
+def test_how_many_pairs_motion_decided_is_known_when_the_folder_is_opened_again(tmp_path):
     async def scene():
-        replay = buffer(tmp_path, motion_share=0.25, capacity=100)
-        # Three that motion decided before one that distortion decided: that one has room for none of them.
-        labels = [3, 4, 3, 1]
-        assert await replay.add([candidates(n) for n in range(4)], [verdict(label) for label in labels]) == 1
-        # Two more make room for one; the disagreeing one makes none.
-        verdicts = [verdict(4), verdict(2), verdict(3), verdict(1), verdict(2, dropped="disagreement")]
-        assert await replay.add([candidates(n) for n in range(4, 9)], verdicts) == 3
-        assert numbers_of(await replay.take(0, 4)) == [3, 4, 5, 7]
-        counts = replay.counts()
-        assert (counts["judged"], counts["added"], counts["dropped_motion_share"]) == (9, 4, 4)
-
-    def numbers_of(batch: Batch | None) -> list[int]:
-        assert batch is not None
-        return sorted(int(pair.id.split("-")[1]) // 2 for pair in batch.pairs)
-
-    play(scene())
-
-
-@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (1.0, 4)])
-def test_a_motion_share_of_0_keeps_none_and_of_1_keeps_all(tmp_path, share, kept):
-    async def scene():
-        replay = buffer(tmp_path, motion_share=share)
-        added = await replay.add([candidates(n) for n in range(4)], [verdict(label) for label in (3, 4, 3, 1)])
-        assert added == kept
+        replay = buffer(tmp_path)
+        labels = [verdict(3), verdict(4, dropped="motion_share"), verdict(1), verdict(2, dropped="disagreement")]
+        assert await replay.add([candidates(n) for n in range(4)], labels, request=0) == 2
+        await replay.close()
+        counts = buffer(tmp_path).counts()
+        assert (counts["kept_motion"], counts["kept_distortion"], counts["dropped_motion_share"]) == (1, 1, 1)
 
     play(scene())
 
@@ -417,6 +399,8 @@ def test_counts_are_all_there_from_the_start_and_add_up(tmp_path):
             "label_4": 1,
             "agreed": 3,
             "first_shown": 5,
+            "kept_distortion": 1,
+            "kept_motion": 2,
             "dropped_low_label_mass": 1,
             "added": 3,
             "taken": 2,

@@ -23,7 +23,7 @@ SMALL = (
     "buffer.capacity=12",
     "buffer.max_uses=1",
     "buffer.max_staleness=1",
-    "buffer.motion_share=1.0",
+    "ranker.motion_share=1.0",
     "ranker.min_confidence=0.5",  # nothing is to be waited for
 )
 

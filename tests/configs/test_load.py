@@ -145,6 +145,7 @@ def test_unknown_key_names_the_nearest(small: Path) -> None:
 def test_unknown_key_in_the_wrong_section_names_the_right_one(small: Path) -> None:
     assert "did you mean learner.timesteps.offset_variance?" in error_of(small, "learner.offset_variance=3")
     assert "did you mean stages.0.steps?" in error_of(small, "stages.0.step=3")
+    assert "did you mean ranker.motion_share?" in error_of(small, "buffer.motion_share=0.1")
     assert "did you mean learner?" in error_of(small, "lerner.beta=3")
 
 

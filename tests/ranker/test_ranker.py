@@ -1,18 +1,23 @@
+import asyncio
 import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from buffers.records import Clips, Condition, Domain
-from configs.sections import RankerConfig
+from buffers.labels import LABELS
+from buffers.records import Clips, Condition, Domain, Verdict
+from buffers.replay import ReplayBuffer
+from configs.sections import BufferConfig, RankerConfig
 from ranker.judges.qwen_vl import EngineDied
 from ranker.questions import Question
 from ranker.ranker import Ranker
 from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading
+from tests.buffers.samples import candidates
 
 
 class BrightnessJudge:
@@ -39,6 +44,26 @@ class BrightnessJudge:
 class FirstJudge(BrightnessJudge):
     def _answer(self, first: bool) -> Reading:
         return super()._answer(True)
+
+
+class LabelJudge(BrightnessJudge):
+    """Says the labels in the order in which it was given them, whatever it is shown."""
+
+    def __init__(self, *labels: int) -> None:
+        super().__init__()
+        self._labels = iter(labels)
+
+    def _answer(self, first: bool) -> Reading:
+        label = next(self._labels)
+        one, two, three, four = (math.log(0.9 if each == label else 0.02) for each in LABELS)
+        return Reading((one, two, three, four), True)
+
+
+def kept(ranker: Ranker, count: int) -> list[bool]:
+    """Which of the next so many pairs are learned from."""
+    verdicts = ranker.rank([clips(10, 200)] * count)
+    assert {verdict.dropped for verdict in verdicts} <= {None, "motion_share"}
+    return [verdict.dropped is None for verdict in verdicts]
 
 
 def clips(
@@ -122,6 +147,64 @@ def test_a_doubt_that_is_kept_is_counted() -> None:
     (verdict,) = ranker.rank([clips(1, 2)])
     assert (verdict.dropped, verdict.agreed) == (None, False)
     assert ranker.times().counts == {"usable": 1, "disagreement_kept": 1, "low_confidence_kept": 1, "pairs": 1}
+
+
+def test_motion_decides_no_more_pairs_than_its_share() -> None:
+    # Three that motion decided before one that distortion decided: that one has room for none of them.
+    judge = LabelJudge(3, 4, 3, 1, 4, 2, 3, 1)
+    config = RankerConfig(path="x", motion_share=0.25, both_orders=False)
+    ranker = Ranker(config, open_judge=lambda config: judge)
+    assert kept(ranker, 4) == [False, False, False, True]
+    # Two more make room for one.
+    assert kept(ranker, 4) == [True, True, False, True]
+    counts = ranker.times().counts
+    assert (counts["pairs"], counts["usable"], counts["motion_share"]) == (8, 4, 4)
+
+
+def test_a_dropped_pair_makes_no_room_for_motion() -> None:
+    judge = FirstJudge()
+    ranker = Ranker(RankerConfig(path="x", motion_share=0.5), open_judge=lambda config: judge)
+    assert {verdict.dropped for verdict in ranker.rank([clips(10, 200)] * 3)} == {"disagreement"}
+    ranker._judge = LabelJudge(3, 4)
+    assert [verdict.dropped for verdict in ranker.rank([clips(10, 200)])] == ["motion_share"]
+
+
+@pytest.mark.parametrize(("share", "usable"), [(0.0, 1), (1.0, 4)])
+def test_a_motion_share_of_0_keeps_none_and_of_1_keeps_all(share: float, usable: int) -> None:
+    judge = LabelJudge(3, 4, 3, 1)
+    config = RankerConfig(path="x", motion_share=share, both_orders=False)
+    assert sum(kept(Ranker(config, open_judge=lambda config: judge), 4)) == usable
+
+
+def test_a_ranker_of_a_run_that_goes_on_keeps_what_the_run_would_have_kept(tmp_path: Path) -> None:
+    labels = [1, 3, 2, 3, 4, 1, 3, 2, 2, 4, 3, 1]
+    config = RankerConfig(path="x", motion_share=0.4, both_orders=False)
+    alone = Ranker(config, open_judge=lambda config: LabelJudge(*labels))
+    undisturbed = [verdict for _ in range(6) for verdict in alone.rank([clips(10, 200)] * 2)]
+
+    async def killed_after_every_request() -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        for number in range(6):
+            buffer = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0)
+            counted = buffer.counts()
+            asked = labels[2 * number : 2 * number + 2]
+            ranker = Ranker(config, counted, open_judge=lambda config, asked=asked: LabelJudge(*asked))
+            said = ranker.rank([clips(10, 200)] * 2)
+            await buffer.add([candidates(2 * number), candidates(2 * number + 1)], said, number)
+            await buffer.close()
+            verdicts += said
+        return verdicts
+
+    assert asyncio.run(killed_after_every_request()) == undisturbed
+    dropped = [verdict.dropped for verdict in undisturbed]
+    assert 0 < dropped.count("motion_share") < 6, "the share decides about some of these pairs"
+
+
+def test_of_several_rankers_each_takes_up_its_part_of_the_share() -> None:
+    config = RankerConfig(path="x", motion_share=0.5, both_orders=False, num_actors=2)
+    counted = {"kept_motion": 2, "kept_distortion": 4}  # of the run: each ranker has kept one and two
+    ranker = Ranker(config, counted, open_judge=lambda config: LabelJudge(3, 3))
+    assert kept(ranker, 2) == [True, False]
 
 
 def test_one_order_is_asked_where_the_config_says_so() -> None:

@@ -48,22 +48,21 @@ class Generator:
         holds after the swap.
         """
         with self._busy():
-            if checksum(snapshot.adapters) != snapshot.checksum:
+            if checksum(snapshot.adapter) != snapshot.checksum:
                 raise ValueError(f"policy version {snapshot.version} was damaged on the way: its checksum differs")
-            state = {
-                expert: {name: decode(tensor) for name, tensor in tensors.items()}
-                for expert, tensors in snapshot.adapters.items()
-            }
-            bound = load_adapter_state(self._policy.transformers, state)
-            held = self._held(snapshot)
-            if held != snapshot.checksum:
+            transformers = self._policy.transformers
+            state = {name: decode(tensor) for name, tensor in snapshot.adapter.items()}
+            overwritten = load_adapter_state(transformers, state)
+            # The checksum of what the adapter holds now, in the dtypes of the snapshot.
+            now = checksum({name: encode(t.to(state[name].dtype)) for name, t in adapter_state(transformers).items()})
+            if now != snapshot.checksum:
                 raise ValueError(
-                    f"after loading policy version {snapshot.version} the adapter's checksum is {held}, "
+                    f"after loading policy version {snapshot.version} the adapter's checksum is {now}, "
                     f"the snapshot's is {snapshot.checksum}"
                 )
             self.version = snapshot.version
             self._counts["weight_loads"] += 1
-            return Receipt(snapshot.version, bound, held)
+            return Receipt(snapshot.version, overwritten, now)
 
     def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
         """Two videos of every condition, sampled and decoded as one batch; in the order of the request.
@@ -113,18 +112,6 @@ class Generator:
         """Busy inside a call, waiting between calls, since it was built."""
         waiting = time.monotonic() - self._started - self._busy_s
         return RoleTimes(self._busy_s, max(0.0, waiting), dict(self._counts))
-
-    def _held(self, snapshot: Snapshot) -> str:
-        """The checksum of the adapter as it stands, in the dtypes of the snapshot."""
-        return checksum(
-            {
-                expert: {
-                    name: encode(tensor.to(getattr(torch, snapshot.adapters[expert][name].dtype)))
-                    for name, tensor in tensors.items()
-                }
-                for expert, tensors in adapter_state(self._policy.transformers).items()
-            }
-        )
 
     @contextmanager
     def _busy(self) -> Iterator[None]:

@@ -288,26 +288,26 @@ class Batch:
 class Snapshot:
     """The policy's adapter at one version: published whole or not at all.
 
-    `adapters`: expert name (`transformer`, `transformer_2`) -> parameter name -> `TensorData`.
+    `adapter`: parameter name, which begins with the expert's (`transformer`, `transformer_2`), -> `TensorData`.
     `checksum`: sha256 over names, dtypes, shapes and bytes, in sorted order (`buffers.tensors.checksum`).
 
-    Example: Snapshot(3, {"transformer": {"blocks.0.attn1.to_q.lora_A.weight": ...}}, "9f2c...")
+    Example: Snapshot(3, {"transformer.blocks.0.attn1.to_q.lora_A.weight": ...}, "9f2c...")
     """
 
     version: int
-    adapters: dict[str, dict[str, TensorData]]
+    adapter: dict[str, TensorData]
     checksum: str
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A generator's answer to new weights; the sender compares it and stops the run where it differs.
+    """A generator's answer to new weights; the sender compares it and stops the run if it differs.
 
-    `modules_bound`: expert name -> how many LoRA parameters were really overwritten.
+    `parameters`: how many LoRA parameters were really overwritten.
     """
 
     version: int
-    modules_bound: dict[str, int]
+    parameters: int
     checksum: str
 
 

@@ -1,6 +1,7 @@
-"""torch tensors <-> `TensorData`, bit for bit, and the checksum that a weight swap is held to."""
+"""torch tensors <-> `TensorData`, bit for bit, and the checksum that a weight swap is checked against."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -32,12 +33,10 @@ def decode(tensor: TensorData) -> torch.Tensor:
     return torch.from_numpy(np.array(tensor.data)).view(dtype).reshape(tensor.shape)
 
 
-def checksum(adapters: dict[str, dict[str, TensorData]]) -> str:
-    """sha256 over expert, parameter name, dtype, shape and bytes, in sorted order; hexadecimal."""
+def checksum(adapter: Mapping[str, TensorData]) -> str:
+    """sha256 over parameter name, dtype, shape and bytes, in the order of the names; hexadecimal."""
     digest = hashlib.sha256()
-    for expert in sorted(adapters):
-        for name in sorted(adapters[expert]):
-            tensor = adapters[expert][name]
-            digest.update(f"{expert}/{name}:{tensor.dtype}:{tensor.shape}".encode())
-            digest.update(np.ascontiguousarray(tensor.data).data)
+    for name, tensor in sorted(adapter.items()):
+        digest.update(f"{name}:{tensor.dtype}:{tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor.data).data)
     return digest.hexdigest()

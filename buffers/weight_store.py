@@ -28,16 +28,15 @@ class WeightStore:
     async def publish(self, snapshot: Snapshot) -> int:
         """Make this the newest snapshot and return its version.
 
-        Raises ValueError if the version is not above the newest one's, or an expert has no parameters (an adapter
-        that binds to nothing would be "in sync" with everything).
+        Raises ValueError if the version is not above the newest one's, or if there are no parameters (an adapter that
+        binds to nothing would be "in sync" with everything).
         """
         newest = self.version()
         if snapshot.version <= newest:
             raise ValueError(f"weights version {snapshot.version} cannot follow version {newest}: versions only rise")
-        bound = {expert: len(parameters) for expert, parameters in snapshot.adapters.items()}
-        if not bound or not all(bound.values()):
-            raise ValueError(f"weights version {snapshot.version} has an expert without LoRA parameters: {bound}")
-        published = Receipt(snapshot.version, bound, snapshot.checksum)
+        if not snapshot.adapter:
+            raise ValueError(f"weights version {snapshot.version} is without LoRA parameters")
+        published = Receipt(snapshot.version, len(snapshot.adapter), snapshot.checksum)
         async with self._changed:
             self._kept = [*self._kept, (self._put(snapshot), published)][-KEPT:]
             self._changed.notify_all()

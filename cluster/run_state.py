@@ -105,11 +105,8 @@ def load(folder: Path) -> RunState:
 
 def snapshot(state: RunState) -> Snapshot:
     """The state's adapter as generators take it."""
-    adapters = {
-        expert: {name: encode(tensor) for name, tensor in tensors.items()}
-        for expert, tensors in state.learner.adapters.items()
-    }
-    return Snapshot(state.position.version, adapters, checksum(adapters))
+    adapter = {name: encode(tensor) for name, tensor in state.learner.adapter.items()}
+    return Snapshot(state.position.version, adapter, checksum(adapter))
 
 
 def folders(root: Path) -> list[Path]:

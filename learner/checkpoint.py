@@ -1,7 +1,8 @@
 """A learner on disk: safetensors and json, written whole or not at all, never a pickle.
 
-A checkpoint is a folder: `adapter.safetensors`, `optimizer.safetensors`, and `learner.json`, which is written last and
-holds the size and sha256 of both. A folder without it, or one that differs from it, is not loaded.
+A checkpoint is a folder: `tensors.safetensors` with `adapter/NAME`, `reference/NAME` and `optimizer/NAME`; and
+`learner.json`, which is written last and holds the size and sha256 of the other file. A folder without it, or one that
+differs from it, is not loaded.
 """
 
 import contextlib
@@ -18,24 +19,25 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-FORMAT = 2
-ADAPTER_FILE, OPTIMIZER_FILE, MANIFEST = "adapter.safetensors", "optimizer.safetensors", "learner.json"
+FORMAT = 3
+TENSORS, MANIFEST = "tensors.safetensors", "learner.json"
+GROUPS = ("adapter", "reference", "optimizer")
 
 
 @dataclass(frozen=True)
 class LearnerState:
     """All that a learner needs to go on bit for bit; there is no random state, since draws are keyed by (seed, step).
 
-    `adapters`, `reference`: expert -> parameter name -> CPU tensor, as `policy.lora.adapters.adapter_state` names them;
-    the reference has no parameters if it is the base. `optimizer`: what `LoraOptimizer.state` gives; its step counts
-    fall behind `steps` if an expert was not in every window. `run`: what the run around the learner needs, as JSON.
+    `adapter`, `reference`: parameter name -> CPU tensor, as `policy.lora.adapters.adapter_state` names them; the
+    reference is empty if it is the base. `optimizer`: what `LoraOptimizer.state` gives; its step counts fall behind
+    `steps` if an expert was not in every window. `run`: what the run around the learner needs, as JSON.
     """
 
     seed: int
     steps: int
     version: int
-    adapters: dict[str, dict[str, Tensor]]
-    reference: dict[str, dict[str, Tensor]]
+    adapter: dict[str, Tensor]
+    reference: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     run: dict[str, Any]
 
@@ -43,16 +45,17 @@ class LearnerState:
 def save_checkpoint(folder: Path, state: LearnerState) -> None:
     """Writes `folder` whole, as `whole_folder` does, and raises what that raises."""
     with whole_folder(folder) as unfinished:
-        save_file(_flatten({"adapter": state.adapters, "reference": state.reference}), unfinished / ADAPTER_FILE)
-        save_file(state.optimizer, unfinished / OPTIMIZER_FILE)
+        tensors = {
+            f"{group}/{name}": tensor.contiguous() for group in GROUPS for name, tensor in getattr(state, group).items()
+        }
+        save_file(tensors, unfinished / TENSORS)
         manifest = {
             "format": FORMAT,
             "seed": state.seed,
             "steps": state.steps,
             "version": state.version,
-            "experts": sorted(state.adapters),
             "run": state.run,
-            "files": {name: _fingerprint(unfinished / name) for name in (ADAPTER_FILE, OPTIMIZER_FILE)},
+            "tensors": _fingerprint(unfinished / TENSORS),
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
@@ -82,33 +85,29 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def load_checkpoint(folder: Path) -> LearnerState:
-    """Reads a checkpoint and checks its files' sizes and sha256.
+    """Reads a checkpoint and checks size and sha256 of its tensors.
 
     Raises FileNotFoundError that names the missing folder or file, ValueError that names the file that is torn or the
     format that is unknown.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    for name in (MANIFEST, ADAPTER_FILE, OPTIMIZER_FILE):
+    for name in (MANIFEST, TENSORS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
     manifest = _read_manifest(folder / MANIFEST)
-    for name in (ADAPTER_FILE, OPTIMIZER_FILE):
-        written, found = manifest["files"][name], _fingerprint(folder / name)
-        if written != found:
-            raise ValueError(
-                f"{folder / name} is torn or was changed: {found['bytes']} bytes, sha256 {found['sha256']:.12}; "
-                f"{MANIFEST} says {written['bytes']} bytes, sha256 {written['sha256']:.12}"
-            )
-    adapters = _nest(load_file(folder / ADAPTER_FILE), manifest["experts"])
+    written, found = manifest["tensors"], _fingerprint(folder / TENSORS)
+    if written != found:
+        raise ValueError(
+            f"{folder / TENSORS} is torn or was changed: {found['bytes']} bytes, sha256 {found['sha256']:.12}; "
+            f"{MANIFEST} says {written['bytes']} bytes, sha256 {written['sha256']:.12}"
+        )
+    groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
+    for key, tensor in load_file(folder / TENSORS).items():
+        group, name = key.split("/", 1)
+        groups[group][name] = tensor
     return LearnerState(
-        seed=manifest["seed"],
-        steps=manifest["steps"],
-        version=manifest["version"],
-        adapters=adapters["adapter"],
-        reference=adapters["reference"],
-        optimizer=load_file(folder / OPTIMIZER_FILE),
-        run=manifest["run"],
+        seed=manifest["seed"], steps=manifest["steps"], version=manifest["version"], run=manifest["run"], **groups
     )
 
 
@@ -120,28 +119,10 @@ def _read_manifest(path: Path) -> dict:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise ValueError(f"{path} has checkpoint format {found!r}; this version reads {FORMAT}")
-    missing = {"seed", "steps", "version", "experts", "run", "files"} - manifest.keys()
+    missing = {"seed", "steps", "version", "run", "tensors"} - manifest.keys()
     if missing:
         raise ValueError(f"{path} lacks {sorted(missing)}")
     return manifest
-
-
-def _flatten(groups: dict[str, dict[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """`group/expert/name` -> tensor; none of the three holds a slash."""
-    return {
-        f"{group}/{expert}/{name}": tensor.contiguous()
-        for group, experts in groups.items()
-        for expert, tensors in experts.items()
-        for name, tensor in tensors.items()
-    }
-
-
-def _nest(flat: dict[str, Tensor], experts: list[str]) -> dict[str, dict[str, dict[str, Tensor]]]:
-    nested = {group: {expert: {} for expert in experts} for group in ("adapter", "reference")}
-    for key, tensor in flat.items():
-        group, expert, name = key.split("/", 2)
-        nested[group][expert][name] = tensor
-    return nested
 
 
 def _fingerprint(path: Path) -> dict[str, int | str]:

@@ -201,23 +201,21 @@ class Learner:
 
     def snapshot(self) -> Snapshot:
         """The policy's adapter as it is now, as bytes, with the checksum that its receivers must answer with."""
-        adapters = {
-            expert: {name: encode(tensor) for name, tensor in tensors.items()}
-            for expert, tensors in _cpu(adapter_state(self.policy.transformers)).items()
-        }
-        return Snapshot(self.version, adapters, checksum(adapters))
+        adapter = {name: encode(tensor) for name, tensor in adapter_state(self.policy.transformers).items()}
+        return Snapshot(self.version, adapter, checksum(adapter))
 
     def state(self, run: dict[str, Any] | None = None) -> LearnerState:
         """A copy on the CPU of everything that a restart needs; for `learner.checkpoint`.
 
         `run`: what the run around the learner needs to go on; plain JSON, kept in the same commit.
         """
+        transformers = self.policy.transformers
         return LearnerState(
             seed=self.seed,
             steps=self.steps,
             version=self.version,
-            adapters=_cpu(adapter_state(self.policy.transformers)),
-            reference=_cpu(adapter_state(self.policy.transformers, REFERENCE)),
+            adapter={name: tensor.cpu() for name, tensor in adapter_state(transformers).items()},
+            reference={name: tensor.cpu() for name, tensor in adapter_state(transformers, REFERENCE).items()},
             optimizer=self._optimizer.state(),
             run=run or {},
         )
@@ -231,14 +229,14 @@ class Learner:
         if state.seed != self.seed:
             raise ValueError(f"the checkpoint was made with seed {state.seed}, this run has seed {self.seed}")
         transformers = self.policy.transformers
-        if any(state.reference.values()):
+        if state.reference:
             kept = adapter_state(transformers)
             load_adapter_state(transformers, state.reference)
             freeze_as_reference(transformers)
             load_adapter_state(transformers, kept)
-        elif any(adapter_state(transformers, REFERENCE).values()):
+        elif adapter_state(transformers, REFERENCE):
             raise ValueError("the checkpoint's reference is the base, this learner's is an adapter")
-        load_adapter_state(transformers, state.adapters)
+        load_adapter_state(transformers, state.adapter)
         self._optimizer.load(state.optimizer)
         self.steps = state.steps
 
@@ -304,7 +302,3 @@ class Learner:
             "policy is as it was. Latents that are not finite are bad data; otherwise lower learner.learning_rate or "
             "learner.beta"
         )
-
-
-def _cpu(tensors: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    return {expert: {name: tensor.cpu() for name, tensor in named.items()} for expert, named in tensors.items()}

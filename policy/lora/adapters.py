@@ -55,11 +55,7 @@ def add_adapters(transformers: Transformers, lora: LoraConfig, *, seed: int) -> 
 
 def policy_parameters(transformers: Transformers) -> list[tuple[str, nn.Parameter]]:
     """The float32 masters to optimise, as (`expert.name`, parameter), in a fixed order."""
-    return [
-        (f"{expert}.{name}", parameter)
-        for expert, transformer in transformers.items()
-        for name, parameter in _named(transformer, POLICY).items()
-    ]
+    return list(_parameters(transformers, POLICY).items())
 
 
 @contextmanager
@@ -82,33 +78,23 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
             layer._active_adapter, layer._disable_adapters = active, disabled
 
 
-def adapter_state(transformers: Transformers, adapter: str = POLICY) -> dict[str, dict[str, Tensor]]:
-    """A copy of an adapter: expert -> `blocks.0.attn1.to_q.lora_A.weight` -> float32 tensor.
-
-    Experts without that adapter have no names.
-    """
-    return {
-        expert: {name: parameter.detach().clone() for name, parameter in _named(transformer, adapter).items()}
-        for expert, transformer in transformers.items()
-    }
+def adapter_state(transformers: Transformers, adapter: str = POLICY) -> dict[str, Tensor]:
+    """A copy of an adapter: `transformer.blocks.0.attn1.to_q.lora_A.weight` -> float32; empty if there is none."""
+    return {name: parameter.detach().clone() for name, parameter in _parameters(transformers, adapter).items()}
 
 
 @torch.no_grad()
-def load_adapter_state(transformers: Transformers, state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
-    """Overwrite the adapter "policy" in place; expert -> how many parameters were overwritten.
+def load_adapter_state(transformers: Transformers, state: Mapping[str, Tensor]) -> int:
+    """Overwrite the adapter "policy" in place; returns how many parameters were overwritten.
 
-    All of it or nothing: raises ValueError naming the first missing, unexpected or misshapen parameter before any
+    All of it or nothing: raises ValueError that names the first missing, unexpected or misshapen parameter before any
     is written.
     """
-    if set(state) != set(transformers):
-        raise ValueError(f"the adapter is for experts {sorted(state)}, the model has {sorted(transformers)}")
-    targets = {expert: _named(transformer, POLICY) for expert, transformer in transformers.items()}
-    for expert, parameters in targets.items():
-        _check_state(expert, parameters, state[expert])
-    for expert, parameters in targets.items():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[expert][name])
-    return {expert: len(parameters) for expert, parameters in targets.items()}
+    parameters = _parameters(transformers, POLICY)
+    _check_state(parameters, state)
+    for name, parameter in parameters.items():
+        parameter.copy_(state[name])
+    return len(parameters)
 
 
 @torch.no_grad()
@@ -130,8 +116,8 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
     """
     # peft keeps the targets as a set: sorted, the same adapter is the same file in every process.
     metadata = {**_peft_config(lora).to_dict(), "target_modules": sorted(lora.targets)}
-    for expert, state in adapter_state(transformers).items():
-        weights: dict[str, nn.Module | Tensor] = {**state}
+    for expert, transformer in transformers.items():
+        weights: dict[str, nn.Module | Tensor] = {**_named(transformer, POLICY)}
         place = _place(folder, expert)
         place.mkdir(parents=True, exist_ok=True)
         WanPipeline.save_lora_weights(
@@ -142,18 +128,18 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
         )
 
 
-def load_lora(folder: str | Path, transformers: Transformers) -> dict[str, int]:
-    """Load what `save_lora` wrote into the adapter "policy"; expert -> how many parameters were overwritten.
+def load_lora(folder: str | Path, transformers: Transformers) -> int:
+    """Load what `save_lora` wrote into the adapter "policy"; returns how many parameters were overwritten.
 
-    Raises FileNotFoundError naming the file that is missing, ValueError naming the file's and the model's rank,
-    alpha or targets where they differ, and what `load_adapter_state` raises.
+    Raises FileNotFoundError that names the file that is missing, ValueError that names the file's and the model's rank,
+    alpha or targets if they differ, and what `load_adapter_state` raises.
     """
     return load_adapter_state(transformers, check_lora(folder, transformers))
 
 
-def check_lora(folder: str | Path, transformers: Transformers) -> dict[str, dict[str, Tensor]]:
-    """What `save_lora` wrote, once it fits the adapter "policy": expert -> name -> tensor. Raises as `load_lora`."""
-    state: dict[str, dict[str, Tensor]] = {}
+def check_lora(folder: str | Path, transformers: Transformers) -> dict[str, Tensor]:
+    """What `save_lora` wrote, named as in `adapter_state`, if it fits the adapter "policy". Raises as `load_lora`."""
+    state: dict[str, Tensor] = {}
     for expert, transformer in transformers.items():
         file = _place(folder, expert) / LORA_FILE
         if not file.is_file():
@@ -165,9 +151,10 @@ def check_lora(folder: str | Path, transformers: Transformers) -> dict[str, dict
             local_files_only=True,
             return_lora_metadata=True,
         )
-        state[expert] = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-        _check_metadata(file, transformer.peft_config[POLICY], metadata or {}, state[expert])
-        _check_state(expert, _named(transformer, POLICY), state[expert])
+        # diffusers writes `transformer.` before the names of either expert.
+        state |= {f"{expert}.{name.removeprefix('transformer.')}": tensor for name, tensor in weights.items()}
+        _check_metadata(file, transformer.peft_config[POLICY], metadata or {}, weights)
+    _check_state(_parameters(transformers, POLICY), state)
     return state
 
 
@@ -223,6 +210,15 @@ def _named(transformer: WanTransformer3DModel, adapter: str) -> dict[str, nn.Par
     }
 
 
+def _parameters(transformers: Transformers, adapter: str) -> dict[str, nn.Parameter]:
+    """The adapter's parameters on all experts, `expert.name` -> parameter, in a fixed order."""
+    return {
+        f"{expert}.{name}": parameter
+        for expert, transformer in transformers.items()
+        for name, parameter in _named(transformer, adapter).items()
+    }
+
+
 def _layers(transformer: WanTransformer3DModel) -> list[BaseTunerLayer]:
     return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
 
@@ -237,16 +233,17 @@ def _check_targets(expert: str, transformer: WanTransformer3DModel, lora: LoraCo
             )
 
 
-def _check_state(expert: str, parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+def _check_state(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
     missing, unexpected = sorted(set(parameters) - set(state)), sorted(set(state) - set(parameters))
     if missing or unexpected:
         raise ValueError(
-            f"the adapter does not fit {expert}: {len(missing)} parameters are missing (first: {missing[:1]}), "
-            f"{len(unexpected)} are unexpected (first: {unexpected[:1]}); it was made with other learner.lora.targets"
+            f"the adapter does not fit: {len(missing)} parameters are missing (first: {missing[:1]}), "
+            f"{len(unexpected)} are unexpected (first: {unexpected[:1]}); it was made with other learner.lora.targets "
+            "or for another model"
         )
     for name, parameter in parameters.items():
         if state[name].shape != parameter.shape:
             raise ValueError(
-                f"the adapter does not fit {expert}: {name} has shape {list(state[name].shape)}, the model's has "
+                f"the adapter does not fit: {name} has shape {list(state[name].shape)}, the model's has "
                 f"{list(parameter.shape)}; it was made with another learner.lora.rank or for another model"
             )

@@ -106,7 +106,7 @@ def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no.such.module:measure", "cannot be imported"),
+        ("no.such.module:measure", "there is no module no.such.module"),
         ("math:no_such_function", "cannot be imported"),
         ("math", "expected `module:function`"),
         ("math:pi", "expected `module:function`"),

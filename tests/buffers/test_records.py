@@ -41,8 +41,8 @@ EXAMPLES = [
     dataclasses.replace(pair(1), verdict=None, source="offline"),
     Judged("c0-1", "c0-2", verdict()),
     Batch(7, (pair(1), pair(2)), {"c0": conditioning(0)}, (0, 1)),
-    Snapshot(3, {"transformer": {"blocks.0.lora_A": tensor(4)}}, "9f2c"),
-    Receipt(3, {"transformer": 1}, "9f2c"),
+    Snapshot(3, {"transformer.blocks.0.lora_A": tensor(4)}, "9f2c"),
+    Receipt(3, 1, "9f2c"),
     Measurement(True, 1.5, "jump"),
     RoleTimes(1.0, 2.0, {"videos": 8}),
 ]

@@ -47,19 +47,23 @@ def test_bytes_that_do_not_fit_are_an_error():
         decode(TensorData("bfloat16", (3,), np.zeros(8, np.uint8)))
 
 
-ADAPTERS = {
-    "transformer": {"a": encode(torch.tensor([1.0, 2.0])), "b": encode(torch.tensor([[3.0]]))},
-    "transformer_2": {"a": encode(torch.tensor([1.0, 2.0]))},
+ADAPTER = {
+    "transformer.a": encode(torch.tensor([1.0, 2.0])),
+    "transformer.b": encode(torch.tensor([[3.0]])),
+    "transformer_2.a": encode(torch.tensor([4.0, 5.0])),
 }
 
 
-def changed(expert: str, name: str, **values) -> dict[str, dict[str, TensorData]]:
-    tensors = {**ADAPTERS[expert], name: dataclasses.replace(ADAPTERS[expert][name], **values)}
-    return {**ADAPTERS, expert: tensors}
+def changed(name: str, **values) -> dict[str, TensorData]:
+    return {**ADAPTER, name: dataclasses.replace(ADAPTER[name], **values)}
+
+
+def swapped(one: str, other: str) -> dict[str, TensorData]:
+    return {**ADAPTER, one: ADAPTER[other], other: ADAPTER[one]}
 
 
 def flipped(position: int) -> np.ndarray:
-    data = ADAPTERS["transformer"]["a"].data.copy()
+    data = ADAPTER["transformer.a"].data.copy()
     data[position] ^= 1
     return data
 
@@ -67,22 +71,22 @@ def flipped(position: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "other",
     [
-        *(changed("transformer", "a", data=flipped(position)) for position in (0, 3, 7)),
-        changed("transformer", "a", shape=(2, 1)),
-        changed("transformer", "a", dtype="int32"),
-        {**ADAPTERS, "transformer": {"a": ADAPTERS["transformer"]["a"]}},
-        {**ADAPTERS, "transformer": {"b": ADAPTERS["transformer"]["a"], "a": ADAPTERS["transformer"]["b"]}},
-        {"transformer": ADAPTERS["transformer_2"], "transformer_2": ADAPTERS["transformer"]},
-        {"transformer": ADAPTERS["transformer"]},
+        *(changed("transformer.a", data=flipped(position)) for position in (0, 3, 7)),
+        changed("transformer.a", shape=(2, 1)),
+        changed("transformer.a", dtype="int32"),
+        {name: tensor for name, tensor in ADAPTER.items() if name != "transformer.b"},
+        swapped("transformer.a", "transformer.b"),
+        swapped("transformer.a", "transformer_2.a"),
+        {name: tensor for name, tensor in ADAPTER.items() if name.startswith("transformer.")},
     ],
 )
 def test_the_checksum_sees_every_change(other):
-    assert checksum(other) != checksum(ADAPTERS)
+    assert checksum(other) != checksum(ADAPTER)
 
 
 def test_the_checksum_does_not_depend_on_order_or_on_where_the_bytes_lie():
-    backwards = {e: dict(reversed(list(t.items()))) for e, t in reversed(list(ADAPTERS.items()))}
-    assert list(backwards) != list(ADAPTERS)
-    assert checksum(backwards) == checksum(ADAPTERS)
-    apart = changed("transformer", "a", data=np.repeat(ADAPTERS["transformer"]["a"].data, 2)[::2])
-    assert checksum(apart) == checksum(ADAPTERS)
+    backwards = dict(reversed(ADAPTER.items()))
+    assert list(backwards) != list(ADAPTER)
+    assert checksum(backwards) == checksum(ADAPTER)
+    apart = changed("transformer.a", data=np.repeat(ADAPTER["transformer.a"].data, 2)[::2])
+    assert checksum(apart) == checksum(ADAPTER)

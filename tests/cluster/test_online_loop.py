@@ -40,7 +40,7 @@ def tensor(value: int) -> TensorData:
 
 
 def snapshot(version: int) -> Snapshot:
-    return Snapshot(version, {"transformer": {"lora_A": tensor(version)}}, f"sum of {version}")
+    return Snapshot(version, {"transformer.lora_A": tensor(version)}, f"sum of {version}")
 
 
 @dataclass
@@ -54,7 +54,7 @@ class FakeGenerator:
     def load_weights(self, snapshot: Snapshot) -> Receipt:
         self.version = snapshot.version
         self.loads.append(snapshot.version)
-        honest = {"version": snapshot.version, "modules_bound": {"transformer": 1}, "checksum": snapshot.checksum}
+        honest = {"version": snapshot.version, "parameters": 1, "checksum": snapshot.checksum}
         return Receipt(**{**honest, **self.wrong})
 
     def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
@@ -218,7 +218,7 @@ def test_the_learners_failure_is_raised_and_everything_is_closed(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"checksum": "other"}, {"version": 7}, {"modules_bound": {"transformer": 0}}, {"modules_bound": {}}]
+    "wrong", [{"checksum": "other"}, {"version": 7}, {"parameters": 0}, {"parameters": 2}]
 )
 def test_a_receipt_that_is_not_what_was_published_stops_the_run(tmp_path: Path, wrong: dict[str, Any]):
     scene = Scene(tmp_path, generators=[FakeGenerator(wrong=wrong)])

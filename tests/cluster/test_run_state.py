@@ -15,8 +15,8 @@ from tests.cluster.test_run_folder import small_config
 
 
 def state(step: int, *, stage: int = 0) -> RunState:
-    def tensors() -> dict[str, dict[str, torch.Tensor]]:
-        return {"transformer": {"blocks.0.to_q.lora_A.weight": torch.full((2, 3), float(step))}}
+    def tensors() -> dict[str, torch.Tensor]:
+        return {"transformer.blocks.0.to_q.lora_A.weight": torch.full((2, 3), float(step))}
 
     optimizer = {"exp_avg": torch.full((2, 3), float(step))}
     learner = LearnerState(5, step, step, tensors(), tensors(), optimizer, {})
@@ -38,7 +38,7 @@ def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
     assert newest is not None
     assert (newest.step, newest.position) == (6, state(6, stage=1).position)
     learner = newest.learner
-    for tensors in (learner.adapters["transformer"], learner.reference["transformer"], learner.optimizer):
+    for tensors in (learner.adapter, learner.reference, learner.optimizer):
         (tensor,) = tensors.values()
         assert torch.equal(tensor, torch.full((2, 3), 6.0))
     assert (tmp_path / "00000006" / run_state.ADAPTER / "adapter.txt").read_text() == "for people"
@@ -49,7 +49,7 @@ def test_a_damaged_state_is_passed_over_and_all_damaged_ones_are_an_error(tmp_pa
     for step in (2, 4):
         run_state.save(tmp_path, state(step), export=export)
     for step in (4, 2):
-        (tmp_path / f"{step:08d}" / run_state.STATE / "adapter.safetensors").write_bytes(b"torn")
+        (tmp_path / f"{step:08d}" / run_state.STATE / "tensors.safetensors").write_bytes(b"torn")
         if step == 4:
             newest = run_state.newest(tmp_path)
             assert newest is not None and newest.step == 2
@@ -66,7 +66,7 @@ def test_a_step_that_is_repeated_replaces_its_state(tmp_path: Path):
 
 def test_a_snapshot_of_a_state_is_its_adapter_under_its_version():
     made = run_state.snapshot(state(3))
-    (tensor,) = made.adapters["transformer"].values()
+    (tensor,) = made.adapter.values()
     assert made.version == 3 and torch.equal(decode(tensor), torch.full((2, 3), 3.0))
 
 

@@ -43,11 +43,11 @@ def test_the_second_stage_starts_from_the_first_ones_adapter_and_learns_from_peo
     assert set(evaluation_rows(rows)) == {"before", "after"}
 
     first, second = (run_state.load(folder) for folder in run_state.folders(out / "checkpoints")[-2:])
-    left = first.learner.adapters["transformer"]
+    left = first.learner.adapter
     assert max(float(tensor.abs().max()) for name, tensor in left.items() if "lora_B" in name) > 1e-5  # not the base
-    assert not first.learner.reference["transformer"]
+    assert not first.learner.reference
     assert second.position.first_step == 2
-    assert all(torch.equal(tensor, left[name]) for name, tensor in second.learner.reference["transformer"].items())
+    assert all(torch.equal(tensor, left[name]) for name, tensor in second.learner.reference.items())
     offline = [row for row in of_kind(rows, "roles") if row["role"] == "ranker" and row["time"] > steps[2]["time"] + 11]
     assert not offline, "a ranker was asked for its times while the offline stage ran"
 

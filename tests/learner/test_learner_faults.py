@@ -28,7 +28,7 @@ def make_learner(policy, *, sampling_steps=20, seed=3, rank=0, world_size=1, red
 def everything(learner):
     """Weights, both moments and step counts as one comparable value."""
     state = learner.state()
-    tensors = [t for e in (*state.adapters.values(), *state.reference.values(), state.optimizer) for t in e.values()]
+    tensors = [tensor for group in (state.adapter, state.reference, state.optimizer) for tensor in group.values()]
     return state.steps, state.version, [*state.optimizer], torch.cat([tensor.flatten() for tensor in tensors])
 
 
@@ -153,7 +153,7 @@ def shares(whole):
 @pytest.mark.parametrize("fault", ["poison", "wrong step", "no conditioning", "out of memory"])
 def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, fault):
     policies = [make_policy(), make_policy()]
-    before = [adapter_state(policy.transformers)["transformer"] for policy in policies]
+    before = [adapter_state(policy.transformers) for policy in policies]
     batches = shares(make_batch(poison=3 if fault == "poison" else None))
     expected: type[Exception] = ValueError
     if fault == "poison":
@@ -175,7 +175,7 @@ def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, 
     if fault == "poison":
         assert "pair0-3" in str(errors[1])
     for policy, weights in zip(policies, before, strict=True):
-        after = adapter_state(policy.transformers)["transformer"]
+        after = adapter_state(policy.transformers)
         assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
 
 
@@ -187,7 +187,7 @@ def test_ranks_may_need_different_numbers_of_microbatches(make_policy, make_batc
     batches[1] = replace(batches[1], pairs=(replace(pair, **small), batches[1].pairs[1]))
     found = two_ranks(policies, batches)
     assert found[0]["levels"] == found[1]["levels"] and found[0]["grad_norm"] == found[1]["grad_norm"]
-    one, other = (adapter_state(policy.transformers)["transformer"] for policy in policies)
+    one, other = (adapter_state(policy.transformers) for policy in policies)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 def snapshot(version: int) -> Snapshot:
     tensor = TensorData("uint8", (300_000,), np.full(300_000, version, np.uint8))
-    return Snapshot(version, {"transformer": {"lora_A": tensor}}, f"sum of {version}")
+    return Snapshot(version, {"transformer.lora_A": tensor}, f"sum of {version}")
 
 
 def test_published_weights_outlive_the_process_that_published_them(ray_here: None):
@@ -38,10 +38,10 @@ def test_published_weights_outlive_the_process_that_published_them(ray_here: Non
     time.sleep(1)
     reference, published = ray.get(store.newest.remote(0))
     assert isinstance(reference, ray.ObjectRef)
-    assert published == Receipt(1, {"transformer": 1}, "sum of 1")
+    assert published == Receipt(1, 1, "sum of 1")
     read: Snapshot = ray.get(reference, timeout=20)
-    assert read.adapters["transformer"]["lora_A"].data.sum() == 300_000
-    assert not read.adapters["transformer"]["lora_A"].data.flags.writeable  # shared memory, not a copy
+    assert read.adapter["transformer.lora_A"].data.sum() == 300_000
+    assert not read.adapter["transformer.lora_A"].data.flags.writeable  # shared memory, not a copy
     assert ray.get(store.newest.remote(1)) is None
 
 
@@ -53,7 +53,7 @@ class Generator:
 
     def load_weights(self, snapshot: Snapshot) -> Receipt:
         self.version = snapshot.version
-        return Receipt(snapshot.version, {"transformer": 1}, snapshot.checksum)
+        return Receipt(snapshot.version, 1, snapshot.checksum)
 
     def generate(self, request: Request) -> tuple[Any, Any]:
         from tests.cluster.test_online_loop import FakeGenerator

@@ -94,8 +94,8 @@ def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tm
     two, rows_of_two, _ = learn(tiny_bundle, tmp_path / "two", workers=2)
     assert one.version == two.version == STEPS
     moved = 0.0
-    for name, tensor in one.adapters["transformer"].items():
-        ours, theirs = decode(tensor), decode(two.adapters["transformer"][name])
+    for name, tensor in one.adapter.items():
+        ours, theirs = decode(tensor), decode(two.adapter[name])
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
         if "lora_B" in name:
             moved = max(moved, float(ours.abs().max()))

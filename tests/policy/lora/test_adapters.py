@@ -64,21 +64,23 @@ def test_a_new_adapter_changes_nothing(policy: VideoPolicy, tiny_bundle: Path):
 def test_the_adapter_is_the_low_rank_sum(policy: VideoPolicy):
     shake(policy, 1)
     layer = policy.transformers["transformer"].get_submodule(Q)
-    state = adapter_state(policy.transformers)["transformer"]
+    state = adapter_state(policy.transformers)
     x = torch.randn(3, 24)
-    delta = state[f"{Q}.lora_B.weight"].double() @ state[f"{Q}.lora_A.weight"].double() * (8 / 4)
+    delta = (
+        state[f"transformer.{Q}.lora_B.weight"].double() @ state[f"transformer.{Q}.lora_A.weight"].double() * (8 / 4)
+    )
     wanted = layer.base_layer(x).double() + x.double() @ delta.T  # type: ignore[operator]
     torch.testing.assert_close(layer(x).double(), wanted, atol=1e-5, rtol=0)
 
 
 def test_first_weights_are_keyed_by_the_seed(tiny_bundle: Path):
     torch.manual_seed(1)
-    first = adapter_state(load(tiny_bundle, seed=5).transformers)["transformer"]
+    first = adapter_state(load(tiny_bundle, seed=5).transformers)
     torch.manual_seed(2)
-    again = adapter_state(load(tiny_bundle, seed=5).transformers)["transformer"]
-    other = adapter_state(load(tiny_bundle, seed=6).transformers)["transformer"]
+    again = adapter_state(load(tiny_bundle, seed=5).transformers)
+    other = adapter_state(load(tiny_bundle, seed=6).transformers)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    assert not torch.equal(first[f"{Q}.lora_A.weight"], other[f"{Q}.lora_A.weight"])
+    assert not torch.equal(first[f"transformer.{Q}.lora_A.weight"], other[f"transformer.{Q}.lora_A.weight"])
 
 
 def test_every_targeted_layer_of_every_expert_has_masters(policy_two: VideoPolicy):
@@ -158,7 +160,7 @@ def test_state_is_a_copy_and_loads_in_place(policy: VideoPolicy, tiny_bundle: Pa
     shake(policy, 2)
     assert (velocity(policy) - wanted).abs().max() > 1e-2
     held = [parameter.data_ptr() for _, parameter in policy_parameters(policy.transformers)]
-    assert load_adapter_state(policy.transformers, state) == {"transformer": 20}
+    assert load_adapter_state(policy.transformers, state) == 20
     assert torch.equal(velocity(policy), wanted)
     assert [parameter.data_ptr() for _, parameter in policy_parameters(policy.transformers)] == held
     other = load(tiny_bundle, seed=9)
@@ -168,23 +170,24 @@ def test_state_is_a_copy_and_loads_in_place(policy: VideoPolicy, tiny_bundle: Pa
 
 def test_a_state_that_does_not_fit_is_refused_whole(policy_two: VideoPolicy):
     good = adapter_state(policy_two.transformers)
-    name = f"{Q}.lora_A.weight"
+    name = f"transformer_2.{Q}.lora_A.weight"
     missing, unexpected, misshapen = copy.deepcopy(good), copy.deepcopy(good), copy.deepcopy(good)
-    del missing["transformer_2"][name]
-    unexpected["transformer_2"]["blocks.0.attn1.to_v.lora_A.weight"] = torch.zeros(4, 24)
-    misshapen["transformer_2"][name] = torch.zeros(2, 24)
+    del missing[name]
+    unexpected["transformer_2.blocks.0.attn1.to_v.lora_A.weight"] = torch.zeros(4, 24)
+    misshapen[name] = torch.zeros(2, 24)
+    one_expert = {name: tensor for name, tensor in good.items() if name.startswith("transformer.")}
     shake(policy_two, 3)
     held = adapter_state(policy_two.transformers)
     for state, message in (
-        (missing, rf"transformer_2: 1 parameters are missing \(first: \['{name}'\]"),
-        (unexpected, r"1 are unexpected \(first: \['blocks.0.attn1.to_v.lora_A.weight'\]"),
+        (missing, rf"1 parameters are missing \(first: \['{name}'\]"),
+        (unexpected, r"1 are unexpected \(first: \['transformer_2.blocks.0.attn1.to_v.lora_A.weight'\]"),
         (misshapen, rf"{name} has shape \[2, 24\], the model's has \[4, 24\].*learner.lora.rank"),
-        ({"transformer": good["transformer"]}, r"experts \['transformer'\], the model has"),
+        (one_expert, r"20 parameters are missing \(first: \['transformer_2\.blocks"),
     ):
         with pytest.raises(ValueError, match=message):
             load_adapter_state(policy_two.transformers, state)
     now = adapter_state(policy_two.transformers)
-    assert all(torch.equal(now[expert][key], held[expert][key]) for expert in held for key in held[expert])
+    assert all(torch.equal(now[key], held[key]) for key in held)
 
 
 def test_files_carry_alpha_and_load_back(policy_two: VideoPolicy, tiny_bundle_two_experts: Path, tmp_path: Path):
@@ -194,7 +197,7 @@ def test_files_carry_alpha_and_load_back(policy_two: VideoPolicy, tiny_bundle_tw
         metadata = json.loads(file.metadata()["lora_adapter_metadata"])
     assert (metadata["transformer.r"], metadata["transformer.lora_alpha"]) == (4, 8)
     other = load(tiny_bundle_two_experts, seed=1)
-    assert load_lora(tmp_path / "adapter", other.transformers) == {"transformer": 20, "transformer_2": 20}
+    assert load_lora(tmp_path / "adapter", other.transformers) == 40
     for expert in other.transformers:
         assert torch.equal(velocity(other, expert), velocity(policy_two, expert))
 

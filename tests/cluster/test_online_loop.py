@@ -217,9 +217,7 @@ def test_the_learners_failure_is_raised_and_everything_is_closed(tmp_path: Path)
     assert scene.left_over == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"checksum": "other"}, {"version": 7}, {"parameters": 0}, {"parameters": 2}]
-)
+@pytest.mark.parametrize("wrong", [{"checksum": "other"}, {"version": 7}, {"parameters": 0}, {"parameters": 2}])
 def test_a_receipt_that_is_not_what_was_published_stops_the_run(tmp_path: Path, wrong: dict[str, Any]):
     scene = Scene(tmp_path, generators=[FakeGenerator(wrong=wrong)])
     with pytest.raises(ValueError, match="does not hold the weights it was sent"):

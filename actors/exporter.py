@@ -1,7 +1,5 @@
 """The role that turns what is stored back into files: a video to look at, and beside it the exact tensors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +11,7 @@ from buffers.tensors import decode
 from configs.sections import ModelConfig
 from media.pictures import write_png
 from media.video_write import write_mp4
+from media.whole import whole_file
 from policy.policy import VideoPolicy
 
 VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES = "videos", "exact", "conditions", "first_frames"
@@ -37,9 +36,9 @@ class Exporter:
             if video.exists() and exact.exists():
                 continue
             latents = decode(self._store.latents([id_])[id_])
-            with _whole(exact) as path:
+            with whole_file(exact) as path:
                 save_file({LATENTS: latents}, path)
-            with _whole(video) as path:
+            with whole_file(video) as path:
                 write_mp4(path, self._policy.decode(latents[None])[0], fps=self._fps)
         return len(ids)
 
@@ -48,16 +47,8 @@ class Exporter:
         exact = {id_: self._out / exported(CONDITIONS, id_, ".safetensors") for id_ in ids}
         for id_, conditioning in self._store.conditionings(id_ for id_ in ids if not exact[id_].exists()).items():
             if conditioning.first_frame is not None:
-                with _whole(self._out / exported(FIRST_FRAMES, id_, ".png")) as path:
+                with whole_file(self._out / exported(FIRST_FRAMES, id_, ".png")) as path:
                     write_png(path, decode(conditioning.first_frame).numpy())
-            with _whole(exact[id_]) as path:
+            with whole_file(exact[id_]) as path:
                 save_file({PROMPT_EMBEDS: decode(conditioning.prompt_embeds)}, path)
         return len(ids)
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A name to write under; the file has its own once it is whole."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    yield unfinished
-    unfinished.replace(path)

@@ -10,9 +10,9 @@ from buffers.store.pair_store import PairStore
 def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
     """The conditions of a UTF-8 file: each line `prompt` or `domain<TAB>prompt`; lines that begin with `#` are skipped.
 
-    A folder is a store (`apogee data ingest`), whose conditions these are then. A prompt's id is a hash of its domain
-    and text, the same in every run and file. Raises FileNotFoundError, or ValueError naming the file and line for an
-    empty or over-long line, an unknown domain, or a file with no prompt.
+    If the path is a folder, it is a store (`apogee data ingest`), and the prompts are the store's. A prompt's id is a
+    hash of its domain and text, the same in every run and file. Raises FileNotFoundError, or ValueError that names file
+    and line for an empty or over-long line, an unknown domain, or a file with no prompt.
     """
     path = Path(path)
     if path.is_dir():
@@ -23,7 +23,7 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    # Not splitlines(): that also splits at characters which may be part of a prompt, such as U+2028.
+    # splitlines() would also split at characters that may be part of a prompt, such as U+2028.
     lines = text.removesuffix("\n").split("\n") if text else []
     conditions = [
         _condition(line, where=f"{path}, line {number}", max_characters=max_characters)
@@ -37,7 +37,7 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
 
 def _stored_prompts(path: Path) -> list[Condition]:
     store = PairStore(path, write=False)
-    ids = [id_ for (id_,) in store.rows("SELECT id FROM conditionings ORDER BY id")]
+    ids = sorted(store.catalog.ids("conditionings"))
     conditionings = store.conditionings(ids)
     store.close()
     framed = [c.condition.prompt for c in conditionings.values() if c.first_frame is not None]

@@ -1,35 +1,27 @@
-"""The seeded, resumable streams that never end: requests made of prompts, and draws of people's labelled videos.
+"""Seeded streams that never end and can be resumed: requests made of prompts, and draws of people's labelled videos.
 
     stream = PromptStream(conditions, per_request=4, seed=0, first=state.conditions_drawn, done=state.requests_done)
     request = stream.next()
 
-What comes next is a function of seed, items and place alone, so a counter is the whole state of a stream.
+What comes next depends on seed, items and place alone, so a counter is the whole state of a stream.
 """
 
 import hashlib
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from buffers.mixing import quotas
 from buffers.records import Condition, Request
+from buffers.store.catalog import StoredAnchor
 from buffers.store.pair_store import PairStore
 
 Item = TypeVar("Item")
 
 FIRST_SEED = 2**31
-"""Noise seeds of a stream lie in [2^31, 2^32): the seeds below are left to people (evaluation), so that no training
-video is ever an evaluation video; torch's CPU generator keeps 32 bits."""
-
-
-@dataclass(frozen=True)
-class AnchorDraw:
-    """An anchor and the condition to make a video of."""
-
-    id: str
-    condition_id: str
+"""Noise seeds of a stream lie in [2^31, 2^32): torch's CPU generator keeps 32 bits. The seeds below are for people
+(evaluation), so that no training video is ever an evaluation video."""
 
 
 class PromptStream:
@@ -48,16 +40,14 @@ class PromptStream:
         first: int = 0,
         done: Collection[int] = (),
     ) -> None:
-        """`first`: how many conditions were drawn before this stage. `done`: numbers of requests that are finished
-        already and are left out.
+        """`first`: how many conditions were drawn before this stage. `done`: numbers of finished requests, left out.
 
         Raises ValueError if there are no conditions.
         """
         if not conditions:
             raise ValueError("a prompt stream needs at least one condition")
         self._conditions = _Shuffled(conditions, seed, "order")
-        self._ids = _digest(condition.id for condition in conditions)
-        self._per_request, self._seed, self._first = per_request, seed, first
+        self._per_request, self._first = per_request, first
         self._done, self._number = frozenset(done), 0
         self._first_noise = int(_rng(seed, "noise").integers(2**31))
 
@@ -71,15 +61,6 @@ class PromptStream:
         self._number += 1
         return request
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON values; `restore` in a stream made alike goes on exactly here."""
-        return {"seed": self._seed, "conditions": self._ids, "number": self._number}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Raises ValueError if it is of another seed or other prompts."""
-        _check_same("prompt", state, self.state(), "seed", "conditions")
-        self._number = int(state["number"])
-
     def _noise(self, place: int) -> tuple[int, int]:
         first = self._first_noise + 2 * place
         return FIRST_SEED + first % 2**31, FIRST_SEED + (first + 1) % 2**31
@@ -88,8 +69,8 @@ class PromptStream:
 class AnchorStream:
     """Anchors without end. `positive_share` of all draws are positive, exact over time (`buffers.mixing`).
 
-    Every anchor is drawn once before any anchor of its polarity is drawn again, in an order drawn from (seed, polarity,
-    epoch). The two counts of draws are the state.
+    Every anchor is drawn once before any anchor of its polarity is drawn again; (seed, polarity, epoch) decides the
+    order. The two counts of draws are the state.
     """
 
     def __init__(self, store: PairStore, *, positive_share: float, seed: int) -> None:
@@ -97,16 +78,18 @@ class AnchorStream:
         shares = {"positive": positive_share, "negative": 1.0 - positive_share}
         self._shares = {name: share for name, share in shares.items() if share}
         self._seed, self._drawn = seed, dict.fromkeys(shares, 0)
-        anchors: dict[str, list[AnchorDraw]] = {}
-        for name, share in self._shares.items():
-            query = "SELECT id, condition_id FROM anchors WHERE positive = ? ORDER BY id"
-            anchors[name] = [AnchorDraw(*row) for row in store.rows(query, (name == "positive",))]
-            if not anchors[name]:
-                raise ValueError(f"{store.place} holds no {name} anchor; {share:g} of all are to be such")
+        stored = sorted(store.catalog.anchors(store.catalog.ids("anchors")), key=lambda anchor: anchor.id)
+        anchors = {
+            name: [anchor for anchor in stored if anchor.positive == (name == "positive")] for name in self._shares
+        }
+        for name, some in anchors.items():
+            if not some:
+                raise ValueError(f"{store.place} holds no {name} anchor; {self._shares[name]:g} of all are to be such")
         self._anchors = {name: _Shuffled(some, seed, name) for name, some in anchors.items()}
-        self._ids = _digest(f"{name} {anchor.id}" for name, some in anchors.items() for anchor in some)
+        ids = "\n".join(f"{name} {anchor.id}" for name, some in anchors.items() for anchor in some)
+        self._digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
 
-    def next(self, count: int) -> list[AnchorDraw]:
+    def next(self, count: int) -> list[StoredAnchor]:
         """The next `count` draws, the polarities in turn."""
         draws = []
         for _ in range(count):
@@ -116,12 +99,16 @@ class AnchorStream:
         return draws
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON values; `restore` in a stream made alike goes on exactly here."""
-        return {"seed": self._seed, "anchors": self._ids, "drawn": dict(self._drawn)}
+        """Plain JSON values, from which `restore` goes on exactly here in a stream of the same anchors and seed."""
+        return {"seed": self._seed, "anchors": self._digest, "drawn": dict(self._drawn)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ValueError if it is of another seed or of other anchors."""
-        _check_same("anchor", state, self.state(), "seed", "anchors")
+        for key in ("seed", "anchors"):
+            if state.get(key) != self.state()[key]:
+                raise ValueError(
+                    f"the saved anchor stream has {key} = {state.get(key)}, this run has {self.state()[key]}"
+                )
         self._drawn = {name: int(count) for name, count in state["drawn"].items()}
 
 
@@ -140,16 +127,6 @@ class _Shuffled(Generic[Item]):
         return self._items[self._order[within]]
 
 
-def _check_same(stream: str, saved: Mapping[str, Any], here: Mapping[str, Any], *keys: str) -> None:
-    for key in keys:
-        if saved.get(key) != here[key]:
-            raise ValueError(f"the saved {stream} stream has {key} = {saved.get(key)}, this run has {here[key]}")
-
-
-def _digest(ids: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
-
-
 def _rng(*key: Hashable) -> np.random.Generator:
-    """A generator for that key; its own bits, unlike `hash`, are the same in every process."""
+    """A generator for that key. Unlike `hash`, sha256 gives the same bits in every process."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little"))

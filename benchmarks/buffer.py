@@ -92,7 +92,7 @@ def large(folder: Path, rounds: int) -> dict:
                 times[name].append(appended(store, turn * count, count, LARGE))
             else:
                 times[name].append(written(folder / "plain", turn * count, count, LARGE))
-    ids = [stored.id for stored in store.stored()]
+    ids = [stored.id for stored in store.catalog.pairs()]
     for path in (folder / "large").glob("*.arrow"):
         path.read_bytes()  # Into the page cache.
     rng, size = np.random.default_rng(1), latents(0, LARGE).nbytes

@@ -69,7 +69,7 @@ def killed_again_and_again(folder: Path, *, turns: int, seed: int) -> dict:
 def check(folder: Path, acknowledged: list[int]) -> list[int]:
     """Compares every pair with what was appended; the numbers of those that nobody was told of."""
     store = PairStore(folder)
-    found = [int(stored.condition_id[1:]) for stored in store.stored()]
+    found = [int(stored.condition_id[1:]) for stored in store.catalog.pairs()]
     assert set(acknowledged) <= set(found), f"lost: {sorted(set(acknowledged) - set(found))[:10]}"
     for number in found:
         wanted = pair(number, condition=number, shape=SHAPE)

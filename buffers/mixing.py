@@ -7,11 +7,10 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 def quotas(shares: Mapping[Kind, float], drawn: Mapping[Kind, int], count: int) -> dict[Kind, int]:
-    """Of each source of pairs (or polarity of anchors), how many of the next `count`.
+    """How many of the next `count` items come from each source of pairs (or polarity of anchors).
 
-    `shares` sum to 1; `drawn`: how many were drawn so far. Each place goes to the source that is furthest behind its
-    share of all places up to this one, so that after any number of batches no source is off by a whole pair or more
-    where two are mixed (and none by more than two where three are).
+    `shares` sum to 1; `drawn`: how many were drawn so far. Each place goes to the source with the largest shortfall.
+    With two sources the error stays below one item; with three it is at most two.
 
     Example: quotas({"online": 0.75, "half-online": 0.25}, {"online": 3, "half-online": 1}, 2) == {"online": 2}
     """

@@ -48,20 +48,20 @@ class ReplayBuffer:
         *,
         folder: Path | str,
         seed: int,
-        made_for: Mapping[str, str] | None = None,
+        encoded_by: Mapping[str, str] | None = None,
         stage: int = 0,
         pairs_per_step: int | None = None,
         publish_every: int = 1,
     ) -> None:
-        """Opens the folder, and `config.offline` to be read; `made_for` and what is raised are `PairStore`'s.
+        """Opens the folder, and `config.offline` to be read; `encoded_by` and what is raised are `PairStore`'s.
 
         stage: number of the run's stage. A stage's mix of sources and its requests count from zero.
         pairs_per_step, publish_every: the learner's, for `admit`. Without them `admit` does not hold generation back.
         """
         self._config, self._seed = config, seed
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
-        self._store = PairStore(Path(folder), made_for=made_for)
-        self._offline = PairStore(config.offline, write=False, made_for=made_for) if config.offline else None
+        self._store = PairStore(Path(folder), encoded_by=encoded_by)
+        self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by) if config.offline else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
         self._waiting.begin_stage(stage)
         self._version = self._waiting.state("version")
@@ -109,7 +109,7 @@ class ReplayBuffer:
 
         A closed buffer says how far it came: a learner that is stopped saves its state after that.
         """
-        return self._end or {"stored": self._store.last_number, "drawn": self._waiting.last_step()}
+        return self._end or {"stored": self._store.catalog.last_pair(), "drawn": self._waiting.last_step()}
 
     async def add(
         self, candidates: list[Candidates], preferences: Sequence[Preference], request: int | None = None
@@ -257,7 +257,7 @@ class ReplayBuffer:
         for name, store in (("store", self._store), ("offline", self._offline)):
             if store is None:
                 continue
-            pairs = store.stored(after=self._waiting.state(name))
+            pairs = store.catalog.pairs(after=self._waiting.state(name))
             while some := list(islice(pairs, 1000)):
                 waiting = [self._as_waiting(pair, store) for pair in some]
                 self._waiting.add(
@@ -292,7 +292,7 @@ class ReplayBuffer:
                 self._waiting.add(
                     [Waiting(p.id, p.source, p.policy_version, p.chosen.nbytes + p.rejected.nbytes) for p in usable],
                     request=request,
-                    remember={"store": self._store.last_number, **self._remembered()},
+                    remember={"store": self._store.catalog.last_pair(), **self._remembered()},
                 )
                 self._busy_s += perf_counter() - started
             return len(new)
@@ -307,8 +307,9 @@ class ReplayBuffer:
     def _new(self, pairs: list[Pair]) -> list[Pair]:
         """What is worth storing. A request that was sent again after a lost generator brings the same pairs twice."""
         new: dict[str, Pair] = {}
+        stored = self._store.catalog.known("pairs", [pair.id for pair in pairs])
         for pair in pairs:
-            if pair.id in self._store or pair.id in new:
+            if pair.id in stored or pair.id in new:
                 self._counts["duplicate"] += 1
             elif self._too_old(pair.policy_version):
                 self._counts["late"] += 1
@@ -388,7 +389,7 @@ class ReplayBuffer:
         return draw
 
     def _read(self, step: int, draw: Draw, ids: tuple[str, ...]) -> Batch:
-        own = self._store.known(ids)
+        own = self._store.catalog.known("pairs", ids)
         pairs, conditionings = {}, {}
         for store, held in ((self._store, own), (self._offline, set(ids) - own)):
             if store is not None and held:

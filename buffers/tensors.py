@@ -18,7 +18,7 @@ def encode(tensor: torch.Tensor) -> TensorData:
 
 
 def decode(tensor: TensorData) -> torch.Tensor:
-    """A CPU tensor of its own (a copy: the record's bytes may be a read-only view of shared memory).
+    """A CPU tensor, copied: the record's bytes may be a read-only view of shared memory.
 
     Raises ValueError if the byte count does not fit the dtype and shape.
     """

@@ -1,13 +1,13 @@
 """Where everything of one run lies. No ray, no torch. Whether a run may be written there: `checks/out_folder.py`."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
 
 import yaml
 
 from configs.schema import RunConfig
+from media.whole import whole_file
 
 
 class RunFolder:
@@ -37,10 +37,9 @@ class RunFolder:
         try:
             for folder in (self.logs, self.videos, self.buffer, self.checkpoints, self.tracker):
                 folder.mkdir(parents=True, exist_ok=True)
-            partial = self.config_file.with_suffix(".yaml.tmp")
             resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-            partial.write_text(resolved, encoding="utf-8")
-            os.replace(partial, self.config_file)
+            with whole_file(self.config_file) as unfinished:
+                unfinished.write_text(resolved, encoding="utf-8")
         except OSError as error:
             raise type(error)(
                 f"out={self.path}: cannot write there ({error.strerror}); choose another folder"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from buffers.records import Snapshot
 from buffers.tensors import checksum, encode
-from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint, whole_folder
+from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint
+from media.whole import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +74,8 @@ def keep_adapter(root: Path, folder: Path) -> None:
     """The newest state's adapter, in diffusers' format, becomes `folder`; nothing changes if there is no state."""
     states = folders(root)
     if states:
-        unfinished = folder.with_name(f".{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(states[-1] / ADAPTER, unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
+        with whole_folder(folder, replace=True) as unfinished:
+            shutil.copytree(states[-1] / ADAPTER, unfinished, dirs_exist_ok=True)
 
 
 def newest(root: Path) -> RunState | None:

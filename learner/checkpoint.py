@@ -5,19 +5,16 @@ A checkpoint is a folder: `tensors.safetensors` with `adapter/NAME`, `reference/
 differs from it, is not loaded.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from media.whole import whole_folder
 
 FORMAT = 3
 TENSORS, MANIFEST = "tensors.safetensors", "learner.json"
@@ -58,30 +55,6 @@ def save_checkpoint(folder: Path, state: LearnerState) -> None:
             "tensors": _fingerprint(unfinished / TENSORS),
         }
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
-
-
-@contextlib.contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A hidden neighbour to fill. At the end of the block it is synced and renamed to `folder`.
-
-    Raises FileExistsError if `folder` is there (a checkpoint is never overwritten), and OSError if the disk refuses. If
-    the block raises, nothing is left behind.
-    """
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; a checkpoint is never overwritten")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=folder.parent))
-    try:
-        unfinished.chmod(0o755)
-        yield unfinished
-        for path in (*unfinished.rglob("*"), unfinished):
-            _sync(path)
-        unfinished.rename(folder)
-        _sync(folder.parent)
-    except BaseException:
-        # Also on Ctrl-C: half a checkpoint is worth nothing and may be the reason that the disk is full.
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def load_checkpoint(folder: Path) -> LearnerState:
@@ -128,11 +101,3 @@ def _read_manifest(path: Path) -> dict:
 def _fingerprint(path: Path) -> dict[str, int | str]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,6 @@
 """Records <-> Arrow rows, schema version 2.
 
-A tensor is a struct of dtype, shape and bytes: Arrow has no bfloat16, and videos of several sizes lie side by side.
+A tensor is a struct of dtype, shape and bytes: Arrow has no bfloat16, and one segment holds videos of several sizes.
 Reading copies no tensor: the arrays of a record are read-only views of the memory that the batch lies in.
 """
 
@@ -14,13 +14,12 @@ import pyarrow as pa
 from buffers.records import Anchor, Condition, Conditioning, Pair, TensorData, Verdict
 
 SCHEMA_VERSION = 2
-"""Goes up whenever an old reader would misread a new file. A newer version is refused, never guessed at."""
+"""Goes up whenever an old reader would misread a new file. A newer version is refused."""
 
 _VERSION_KEY, _KIND_KEY = b"apogee.schema_version", b"apogee.kind"
 
-
 _NOTHING = TensorData("uint8", (0,), np.empty(0, np.uint8))
-"""Below a row that holds no tensor."""
+"""What a null row of a tensor column holds."""
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -76,7 +75,7 @@ PAIRS = _table(
     _required("bytes", pa.int64()),
     pa.field("verdict", _VERDICT),
 )
-"""`bytes`: of both videos' latents."""
+"""`bytes`: size of the latents of both videos."""
 
 ANCHORS = _table(
     "anchors",
@@ -87,10 +86,10 @@ ANCHORS = _table(
 )
 
 VERDICTS = _table("verdicts", _required("id", pa.string()), pa.field("verdict", _VERDICT))
-"""Corrections: the newest verdict of a pair that was stored with another one."""
+"""Corrections: the newest verdict of a pair that was stored with another verdict."""
 
 TABLES = {"latents": LATENTS, "conditionings": CONDITIONINGS, "pairs": PAIRS, "anchors": ANCHORS, "verdicts": VERDICTS}
-"""What a store holds, by kind. Large payloads lie in batches of one row, which nothing copies; the rest together."""
+"""What a store holds, by kind. A large payload has a batch of its own, which nothing copies."""
 
 
 def check_version(version: int, *, where: str) -> None:
@@ -113,75 +112,72 @@ def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:
 
 
 def latents_batch(videos: Mapping[str, TensorData]) -> pa.RecordBatch:
-    """A row each; a single one is not copied. Raises ValueError if bytes and shape of one disagree."""
-    return _batch(LATENTS, [list(videos), _tensor_column({f"latents {id_}": v for id_, v in videos.items()})])
+    """A row per video; a single one is not copied. Raises ValueError if bytes and shape of a video disagree."""
+    latents = _tensor_column({f"latents {id_}": video for id_, video in videos.items()})
+    return pa.RecordBatch.from_arrays([pa.array(videos, pa.string()), latents], schema=LATENTS)
 
 
 def conditionings_batch(conditionings: Sequence[Conditioning]) -> pa.RecordBatch:
-    """A row each; a single one is not copied. Raises ValueError if bytes and shape of one disagree."""
-    conditions = [conditioning.condition for conditioning in conditionings]
-    columns = [[getattr(condition, name) for condition in conditions] for name in ("id", "prompt", "domain")]
+    """A row per condition; a single one is not copied. Raises ValueError if bytes and shape of a tensor disagree."""
+    conditions = [vars(conditioning.condition) for conditioning in conditionings]
+    columns = [pa.array([each[name] for each in conditions], pa.string()) for name in ("id", "prompt", "domain")]
     for name in ("prompt_embeds", "first_frame"):
         columns.append(_tensor_column({f"condition {c.condition_id}, {name}": getattr(c, name) for c in conditionings}))
-    return _batch(CONDITIONINGS, columns)
+    return pa.RecordBatch.from_arrays(columns, schema=CONDITIONINGS)
 
 
 def pairs_batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
     """The facts of pairs, a row each, without their latents."""
-    columns = [[getattr(pair, name) for pair in pairs] for name in PAIRS.names[:-2]]
-    sizes = [pair.chosen.nbytes + pair.rejected.nbytes for pair in pairs]
-    return _batch(PAIRS, [*columns, sizes, [_verdict_row(pair.verdict) for pair in pairs]])
+    rows = [
+        {
+            **vars(pair),
+            "bytes": pair.chosen.nbytes + pair.rejected.nbytes,
+            "verdict": pair.verdict and vars(pair.verdict),
+        }
+        for pair in pairs
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=PAIRS)
 
 
 def anchors_batch(anchors: Sequence[Anchor]) -> pa.RecordBatch:
     """The facts of anchors, a row each, without their latents."""
-    return _batch(ANCHORS, [[getattr(anchor, name) for anchor in anchors] for name in ANCHORS.names])
+    return pa.RecordBatch.from_pylist([vars(anchor) for anchor in anchors], schema=ANCHORS)
 
 
-def verdicts_batch(verdicts: dict[str, Verdict]) -> pa.RecordBatch:
+def verdicts_batch(verdicts: Mapping[str, Verdict]) -> pa.RecordBatch:
     """Pair id -> its new verdict."""
-    return _batch(VERDICTS, [list(verdicts), [_verdict_row(verdict) for verdict in verdicts.values()]])
+    rows = [{"id": id_, "verdict": vars(verdict)} for id_, verdict in verdicts.items()]
+    return pa.RecordBatch.from_pylist(rows, schema=VERDICTS)
 
 
 def read_latents(row: pa.RecordBatch) -> TensorData:
-    """Of a batch of one row; a view of the batch."""
+    """The tensor of a batch of one row; a view of the batch."""
     return _tensor(row.column("latents"))
 
 
 def read_conditioning(row: pa.RecordBatch) -> Conditioning:
-    """Of a batch of one row; its embeddings are views of the batch."""
+    """The record of a batch of one row; its embeddings are views of the batch."""
     id_, prompt, domain = (row.column(name)[0].as_py() for name in ("id", "prompt", "domain"))
     frame = row.column("first_frame")
     first_frame = _tensor(frame) if frame.is_valid()[0].as_py() else None
     return Conditioning(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), first_frame)
 
 
-def read_verdict(row: pa.RecordBatch) -> Verdict | None:
-    """Of a batch of one row of pairs or of verdicts."""
-    values = row.column("verdict")[0].as_py()
-    return None if values is None else Verdict(**{**values, "probabilities": tuple(values["probabilities"])})
-
-
-def _batch(schema: pa.Schema, columns: Sequence[Any]) -> pa.RecordBatch:
-    arrays = [
-        column if isinstance(column, pa.Array) else pa.array(column, type=field.type)
-        for field, column in zip(schema, columns, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _verdict_row(verdict: Verdict | None) -> dict[str, Any] | None:
-    return None if verdict is None else {name: getattr(verdict, name) for name in _VERDICT.names}
+def read_facts(row: pa.RecordBatch) -> dict[str, Any]:
+    """Column -> value of a batch of one row of pairs, anchors or verdicts; `verdict` is a `Verdict` or None."""
+    (facts,) = row.to_pylist()
+    if verdict := facts.get("verdict"):
+        facts["verdict"] = Verdict(**{**verdict, "probabilities": tuple(verdict["probabilities"])})
+    return facts
 
 
 def _tensor_column(tensors: Mapping[str, TensorData | None]) -> pa.Array:
-    """`tensors`: what each is, in words -> the tensor, or None where there is none."""
+    """`tensors`: what each is, in words -> the tensor or None."""
     for what, tensor in tensors.items():
         if tensor is None:
             continue
         elements = math.prod(tensor.shape)
-        # The itemsize is torch's to know; that the bytes split evenly over the elements catches a mix-up before it is
-        # kept.
+        # Only torch knows the size of an element. Bytes that do not split evenly over the elements are a mix-up.
         if tensor.data.dtype != np.uint8 or (tensor.nbytes % elements if elements else tensor.nbytes):
             raise ValueError(
                 f"{what}: {tensor.nbytes} bytes of {tensor.data.dtype} cannot be a {tensor.dtype} tensor of shape "
@@ -202,7 +198,7 @@ def _tensor_column(tensors: Mapping[str, TensorData | None]) -> pa.Array:
 
 
 def _tensor(column: pa.Array) -> TensorData:
-    """Of an array of one row. Not by Arrow's scalars: a binary one is a copy."""
+    """The tensor of an array of one row. Arrow's own binary scalar would be a copy."""
     parts = cast(pa.StructArray, column)
     payload = parts.field("data")
     _, offsets, values = payload.buffers()

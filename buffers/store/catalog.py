@@ -1,17 +1,18 @@
-"""Where each row of a store lies, as an SQLite file: what is in it can be made again from the store's commits.
+"""Where each row of a store lies and what is known of it without reading it, as an SQLite file.
 
-Nothing of it is loaded at opening, so a store of a million pairs opens as fast as an empty one. It is updated after a
-commit, and catches up with the commits that it missed when its process was killed.
+Everything in it can be made again from the store's commits. Nothing of it is loaded at opening, so a store of a million
+pairs opens as fast as an empty one. It is updated after a commit, and catches up with the commits that it missed when
+its process was killed.
 """
 
 import sqlite3
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from buffers.portions import portions
 from buffers.records import Source
 from buffers.store.database import Database
 from buffers.store.segments import Segment
@@ -27,13 +28,26 @@ CREATE TABLE conditionings (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, d
 CREATE TABLE anchors (
     id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, condition_id TEXT, video_id TEXT, positive INTEGER
 ) WITHOUT ROWID;
-CREATE INDEX anchors_of ON anchors (condition_id, positive, id);
 CREATE TABLE verdicts (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, label INTEGER) WITHOUT ROWID;
 CREATE TABLE pairs (
     number INTEGER PRIMARY KEY, id TEXT UNIQUE, segment INTEGER, row INTEGER, condition_id TEXT, chosen_id TEXT,
     rejected_id TEXT, policy_version INTEGER, source TEXT, bytes INTEGER, label INTEGER
 );
 """
+
+_PAIR = "number, id, condition_id, source, policy_version, bytes"
+_PAIRS = "FROM pairs LEFT JOIN verdicts ON verdicts.id = pairs.id LEFT JOIN conditionings c ON c.id = condition_id"
+_COUNTS = {
+    "pairs by source": "SELECT source, count(*) FROM pairs GROUP BY 1 ORDER BY 2 DESC",
+    "pairs by domain": f"SELECT coalesce(c.domain, 'not said'), count(*) {_PAIRS} GROUP BY 1 ORDER BY 2 DESC",
+    "pairs by verdict": f"SELECT coalesce(verdicts.label, pairs.label), count(*) {_PAIRS} GROUP BY 1 ORDER BY 1",
+    "pairs by policy version": "SELECT policy_version, count(*) FROM pairs GROUP BY 1 ORDER BY 1",
+    "anchors": "SELECT CASE positive WHEN 1 THEN 'positive' ELSE 'negative' END, count(*) FROM anchors GROUP BY 1",
+    "videos by shape of latents": "SELECT shape, count(*) FROM latents GROUP BY 1 ORDER BY 2 DESC",
+    "conditions": "SELECT coalesce(domain, 'not said'), count(*) FROM conditionings GROUP BY 1 ORDER BY 2 DESC",
+}
+_AT_ONCE = 500
+"""Ids or pairs that one query asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +57,37 @@ class StoredPair:
     number: int
     id: str
     condition_id: str
-    chosen_id: str
-    rejected_id: str
-    policy_version: int
     source: Source
+    policy_version: int
     bytes: int
 
 
-_PAIR = "number, id, condition_id, chosen_id, rejected_id, policy_version, source, bytes"
-_BATCH = 500
-"""Ids that one query asks for."""
+@dataclass(frozen=True, slots=True)
+class StoredAnchor:
+    """An anchor without its latents."""
+
+    id: str
+    condition_id: str
+    video_id: str
+    positive: bool
 
 
 class Catalog:
-    """One file, any number of threads of one process."""
+    """One file, any number of threads of one process. Kinds are the tables of a store: pairs, latents, anchors ..."""
 
     def __init__(self, path: Path, *, anew: bool = True) -> None:
-        """Opens it. One that is missing, damaged or of another shape is made anew; where that is not wished it is left
-        as it is, and sqlite3.DatabaseError raised. Raises OSError if the file cannot be made or written.
+        """Opens the file. One that is missing, damaged or of another shape is made anew. If that is not wished, it is
+        left as it is, and sqlite3.DatabaseError is raised. Raises OSError if the file cannot be made or written.
         """
-        self._lock = threading.RLock()
-        there = _understood(path)
-        if there is None and not anew:
+        db = _understood(path)
+        if db is None and not anew:
             raise sqlite3.DatabaseError(f"{path} is no catalog of this Apogee's shape")
-        if there is None:
-            for name in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-                name.unlink(missing_ok=True)
+        if db is None:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
         # What a power cut takes from it is read again from the commits.
-        self._db = there or Database(path, durable=False)
-        if there is None:
+        self._db = db or Database(path, durable=False)
+        if db is None:
             self.forget()
 
     @property
@@ -81,8 +97,8 @@ class Catalog:
 
     def forget(self) -> None:
         """Empties it, so that it is made anew."""
-        with self._lock, self._db.transaction() as db:
-            for (name,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
+        with self._db.transaction() as db:
+            for (name,) in self._db.rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
                 db.execute(f"DROP TABLE {name}")
             for statement in filter(str.strip, _TABLES.split(";")):
                 db.execute(statement)
@@ -91,7 +107,7 @@ class Catalog:
     @property
     def commits(self) -> int:
         """How many commits of the store it knows."""
-        return self._state("commits") or 0
+        return self._state("commits")
 
     def add(
         self,
@@ -103,9 +119,9 @@ class Catalog:
     ) -> None:
         """All or nothing: a commit's segments and, by kind, what is known of each of their rows, the id first.
 
-        `incomplete`: something of it is missing, and the next opening has to look again.
+        `incomplete`: a file of the commit is missing, and the next opening has to look again.
         """
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             if self.commits >= commit:  # Another process that reads the store was faster.
                 return
             for segment in segments:
@@ -122,56 +138,56 @@ class Catalog:
             db.execute("UPDATE state SET value = ? WHERE name = 'commits'", (commit,))
 
     def segments(self) -> list[Segment]:
-        return [Segment(*row) for row in self._rows("SELECT name, kind, rows, bytes, sha256 FROM segments")]
+        return [Segment(*row) for row in self._db.rows("SELECT name, kind, rows, bytes, sha256 FROM segments")]
+
+    def ids(self, kind: str) -> list[str]:
+        """All ids of a kind, in the order in which they were stored."""
+        return [id_ for (id_,) in self._db.rows(f"SELECT id FROM {kind} ORDER BY segment, row")]
 
     def known(self, kind: str, ids: Iterable[str]) -> set[str]:
-        """Those of the ids that are there."""
-        return {row[0] for row in self._chunked(f"SELECT id FROM {kind} WHERE id IN", ids)}
+        """Those of the ids that are stored as this kind."""
+        return {id_ for (id_,) in self._each(f"SELECT id FROM {kind} WHERE id IN", ids)}
 
     def places(self, kind: str, ids: Iterable[str]) -> dict[str, tuple[Segment, int]]:
-        """Segment and row of each id that is there."""
+        """Segment and row of each of the ids that is stored."""
         query = (
             "SELECT t.id, t.row, s.name, s.kind, s.rows, s.bytes, s.sha256 "
             f"FROM {kind} t JOIN segments s ON s.number = t.segment WHERE t.id IN"
         )
-        return {id_: (Segment(*segment), row) for id_, row, *segment in self._chunked(query, ids)}
+        return {id_: (Segment(*segment), row) for id_, row, *segment in self._each(query, ids)}
 
-    def pairs(self, ids: Iterable[str]) -> dict[str, StoredPair]:
-        return {row[1]: StoredPair(*row) for row in self._chunked(f"SELECT {_PAIR} FROM pairs WHERE id IN", ids)}
+    def anchors(self, ids: Iterable[str]) -> list[StoredAnchor]:
+        """Those of the anchors that are stored, in no order."""
+        rows = self._each("SELECT id, condition_id, video_id, positive FROM anchors WHERE id IN", ids)
+        return [StoredAnchor(id_, condition, video, bool(positive)) for id_, condition, video, positive in rows]
 
-    def pairs_after(self, number: int, count: int = _BATCH) -> list[StoredPair]:
-        """The next pairs in the order in which they were added."""
-        query = f"SELECT {_PAIR} FROM pairs WHERE number > ? ORDER BY number LIMIT ?"
-        return [StoredPair(*row) for row in self._rows(query, (number, count))]
+    def pairs(self, *, after: int = 0) -> Iterator[StoredPair]:
+        """Every pair whose number is above `after`, in the order in which they were added."""
+        query = f"SELECT {_PAIR} FROM pairs WHERE number > ? ORDER BY number LIMIT {_AT_ONCE}"
+        while rows := self._db.rows(query, (after,)):
+            yield from (StoredPair(*row) for row in rows)
+            after = rows[-1][0]
 
     def last_pair(self) -> int:
-        """The number of the pair that was added last; 0 where there is none."""
-        return self._rows("SELECT coalesce(max(number), 0) FROM pairs")[0][0]
+        """The number of the pair that was added last; 0 if there is none."""
+        return self._db.value("SELECT max(number) FROM pairs")
 
     def count(self, kind: str) -> int:
-        return self._rows(f"SELECT coalesce(sum(rows), 0) FROM segments WHERE kind = '{kind}'")[0][0]
+        return self._db.value("SELECT sum(rows) FROM segments WHERE kind = ?", (kind,))
 
-    def rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
-        """Any question about what is stored."""
-        return self._rows(query, values)
+    def counts(self) -> dict[str, dict[Any, int]]:
+        """What is counted, in words -> value -> how many have it. The verdict is a label, or None without a label."""
+        return {what: dict(self._db.rows(query)) for what, query in _COUNTS.items()}
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
-    def _state(self, name: str) -> int | None:
-        rows = self._rows("SELECT value FROM state WHERE name = ?", (name,))
-        return rows[0][0] if rows else None
+    def _state(self, name: str) -> int:
+        return self._db.value("SELECT value FROM state WHERE name = ?", (name,))
 
-    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple]:
-        with self._lock:
-            return self._db.rows(query, values)
-
-    def _chunked(self, query: str, ids: Iterable[str]) -> Iterator[tuple]:
-        wanted = list(dict.fromkeys(ids))
-        for start in range(0, len(wanted), _BATCH):
-            part = wanted[start : start + _BATCH]
-            yield from self._rows(f"{query} ({', '.join('?' * len(part))})", part)
+    def _each(self, query: str, ids: Iterable[str]) -> Iterator[tuple]:
+        for some in portions(dict.fromkeys(ids), _AT_ONCE):
+            yield from self._db.rows(f"{query} ({', '.join('?' * len(some))})", some)
 
 
 def _understood(path: Path) -> Database | None:

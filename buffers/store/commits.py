@@ -1,9 +1,9 @@
-"""Commit files: what an append added, in full but for the payloads. A store is what its commits say.
+"""Commit files: all that an append added, without the payloads. A store is what its commits say.
 
     {"schema": 2, "content": {"segments": [...], "rows": {"pairs": [...], "latents": [...]}}, "sha256": "..."}
 
-`rows` is what the catalog keeps of each row (`catalog.py`), so that it can be made again without reading a segment:
-nobody should have to fetch terabytes to open a store.
+`rows` is what the catalog keeps of each row (`catalog.py`). So the catalog can be made again without reading a segment,
+which may be terabytes away.
 """
 
 import hashlib
@@ -12,22 +12,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
+from buffers.portions import portions
 from buffers.store.arrow import SCHEMA_VERSION, TABLES, check_version
 from buffers.store.places import Place
 from buffers.store.segments import SUFFIX, Segment
 
 READERS, AT_ONCE = 16, 64
-"""Threads that read commits, and commits that are held meanwhile: an object store answers slowly, but many at once."""
+"""Threads that read commits, and commits in memory meanwhile: an object store answers slowly, but many at once."""
 
 _NAME = re.compile(r"commit-(\d{8,})\.json")
 
 
 @dataclass(frozen=True)
 class Commit:
-    """`rows`: kind -> what the catalog keeps of each row, the id first. `missing`: files, and what is wrong."""
+    """`rows`: kind -> what the catalog keeps of each row, the id first. `missing`: name of a file -> what is wrong."""
 
     number: int
     segments: tuple[Segment, ...]
@@ -44,7 +44,7 @@ def segment_name(kind: str, number: int) -> str:
 
 
 def write_commit(place: Place, number: int, segments: Sequence[Segment], rows: Mapping[str, Sequence[tuple]]) -> None:
-    """From here on what it names counts. Raises OSError."""
+    """From now on, the segments that the commit names count. Raises OSError."""
     named = {segment.kind: rows[segment.kind] for segment in segments}
     content = {"segments": [asdict(segment) for segment in segments], "rows": named}
     with place.create(commit_name(number)) as file:
@@ -54,14 +54,14 @@ def write_commit(place: Place, number: int, segments: Sequence[Segment], rows: M
 
 
 def commits_after(place: Place, number: int) -> Iterator[Commit]:
-    """Those behind that number, in order; one that is gone or damaged has no segments and is itself missing.
+    """The commits after that number, in order. One that is gone or damaged has no segments and is itself missing.
 
     Raises ValueError if a newer Apogee wrote one.
     """
     # With nothing known, all names are asked for once: a lost commit must not hide those behind it.
     numbers = iter(range(1, _last(place) + 1)) if number == 0 else _next(place, number)
     with ThreadPoolExecutor(READERS) as readers:
-        while some := list(islice(numbers, AT_ONCE)):
+        for some in portions(numbers, AT_ONCE):
             yield from readers.map(lambda number: _read(place, number), some)
 
 

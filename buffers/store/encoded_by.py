@@ -1,34 +1,35 @@
-"""What a store's latents and embeddings belong to: another VAE or text encoder could not read them."""
+"""What encoded a store's latents and embeddings: another VAE or text encoder could not read them."""
 
 import json
 from collections.abc import Mapping
 
 from buffers.store.places import Place
 
-MADE_FOR = "made_for.json"
+ENCODED_BY = "made_for.json"
+"""Its name in a store and in an export; schema version 2 calls it so."""
 
 
-def read_made_for(place: Place) -> dict[str, str]:
-    """Name of a part -> its fingerprint; empty where nothing was stored yet, or nobody said."""
+def read_encoded_by(place: Place) -> dict[str, str]:
+    """Name of a part -> its fingerprint; empty if nothing was stored yet, or the writer did not say."""
     try:
-        return json.loads(place.read(MADE_FOR))
+        return json.loads(place.read(ENCODED_BY))
     except FileNotFoundError:
         return {}
 
 
-def check_made_for(place: Place, wanted: Mapping[str, str]) -> None:
-    """Raises ValueError that names the first part which is another one there."""
-    there = read_made_for(place)
-    for name, value in wanted.items():
-        if there.get(name, value) != value:
+def check_encoded_by(place: Place, bundle: Mapping[str, str]) -> None:
+    """Raises ValueError that names the first part of the bundle which is another one in the store."""
+    stored = read_encoded_by(place)
+    for name, value in bundle.items():
+        if stored.get(name, value) != value:
             raise ValueError(
-                f"{place} was made with another {name} ({there[name]}; the bundle's is {value}): its latents "
+                f"{place} was made with another {name} ({stored[name]}; the bundle's is {value}): its latents "
                 "mean nothing to this bundle. Use the bundle it was made with, or ingest the videos anew"
             )
 
 
-def keep_made_for(place: Place, made_for: Mapping[str, str]) -> None:
-    """Written with the first append and not before: an empty store is nobody's."""
-    if dict(made_for) != read_made_for(place):
-        with place.create(MADE_FOR) as file:
-            file.write(json.dumps(made_for, indent=1).encode())
+def keep_encoded_by(place: Place, encoded_by: Mapping[str, str]) -> None:
+    """Written with the first append and not before: an empty store belongs to no bundle."""
+    if dict(encoded_by) != read_encoded_by(place):
+        with place.create(ENCODED_BY) as file:
+            file.write(json.dumps(encoded_by, indent=1).encode())

@@ -1,6 +1,6 @@
 """What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside.
 
-And `verify`, which looks at all that opening does not.
+`verify` reads all that opening does not read.
 """
 
 from collections.abc import Callable, Collection
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from buffers.store import arrow
 from buffers.store.catalog import Catalog
 from buffers.store.commits import commit_name, commits_after, segment_name
-from buffers.store.places import TEMPORARY, Place
+from buffers.store.places import Place
 from buffers.store.segments import Segment, Segments
+from media.whole import TEMPORARY
 
 _FIRST_SCHEMA = "manifest.jsonl"
 """What stores of schema version 1 had in place of commits."""
@@ -20,8 +21,8 @@ _FIRST_SCHEMA = "manifest.jsonl"
 class Recovery:
     """What opening a store found wrong; all empty after a clean stop.
 
-    `set_aside`: name of a file -> why it was moved to `set_aside/`. `missing`: files of which commits tell and that are
-    gone or damaged, as far as opening looked: it reads only what it has not seen before (`PairStore.verify` reads all).
+    `set_aside`: name of a file -> why it was moved to `set_aside/`. `missing`: a file that a commit names -> what is
+    wrong with it. Opening looks only at commits that it has not seen before (`PairStore.verify` reads all).
     """
 
     set_aside: dict[str, str]
@@ -48,10 +49,10 @@ def catch_up(place: Place, catalog: Catalog) -> dict[str, str]:
     """Adds the commits that the catalog does not know; returns which of their files are missing, and how."""
     missing: dict[str, str] = {}
     for commit in commits_after(place, catalog.commits):
-        # What is lost with a segment is not offered, and looked for again at the next opening.
+        # Rows of a lost segment are not entered; the next opening looks for the segment again.
         lost = {segment.kind for segment in commit.segments if segment.name in commit.missing}
-        there = {kind: rows for kind, rows in commit.rows.items() if kind not in lost}
-        catalog.add(commit.number, commit.segments, there, incomplete=bool(commit.missing))
+        whole = {kind: rows for kind, rows in commit.rows.items() if kind not in lost}
+        catalog.add(commit.number, commit.segments, whole, incomplete=bool(commit.missing))
         missing |= commit.missing
     return missing
 
@@ -59,7 +60,7 @@ def catch_up(place: Place, catalog: Catalog) -> dict[str, str]:
 def verify(
     place: Place, catalog: Catalog, segments: Segments, *, known: Collection[str], read: Callable[[Segment], None]
 ) -> dict[str, str]:
-    """Reads everything: name of a file -> what is wrong with it. `known`: names of files that are no segments."""
+    """Reads everything: name of a file -> what is wrong with it. `known`: names of files that are not segments."""
     wrong, ours = {}, set(known)
     for segment in catalog.segments():
         ours.add(segment.name)
@@ -75,13 +76,16 @@ def verify(
 
 
 def fits(place: Place, catalog: Catalog) -> bool:
-    """Whether the catalog can be this store's (another store's may lie in its place), and lacks nothing it has seen."""
+    """True if the catalog belongs to this store, and no file was missing when the catalog was filled.
+
+    The newest commit that the catalog knows must be there: somebody may have copied another store's catalog here.
+    """
     seen = catalog.commits == 0 or place.size(commit_name(catalog.commits)) is not None
     return seen and not catalog.incomplete
 
 
 def _set_aside_torn(place: Place, number: int) -> dict[str, str]:
-    """Files of the append that was under way when the writer stopped. Their names are known: nothing is listed."""
+    """Sets aside the files of the append that was under way when the writer stopped. Their names are known."""
     torn = {}
     for name in (*(segment_name(kind, number) for kind in arrow.TABLES), commit_name(number)):
         for found, why in (

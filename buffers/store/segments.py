@@ -1,14 +1,14 @@
-"""Sealed Arrow IPC files: written whole or not at all, checksummed, read where they lie.
+"""Sealed Arrow IPC files: written whole or not at all, checksummed, and read memory-mapped.
 
-A segment never changes once it has its name. An Arrow file cannot be appended to and, cut short, cannot be read at
-all: what is added later is a segment of its own.
+A segment never changes once it has its name. An Arrow file cannot be appended to, and a file that is cut short cannot
+be read at all: what is added later is a segment of its own.
 """
 
 import hashlib
 import io
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -36,7 +36,7 @@ class Segment:
 
 
 class _HashedFile(io.RawIOBase):
-    """Passes bytes on to a file and hashes them on their way, so that a segment is not read again to be checksummed.
+    """Passes bytes on to a file and hashes them on their way, so that a segment is not read again for its checksum.
 
     `hasher`: a thread that hashes a large piece while it is being written.
     """
@@ -78,7 +78,7 @@ def write_segment(
 class Segments:
     """Reads rows of segments; keeps the most recently read ones open. Any number of threads.
 
-    A segment is held to its checksum once, before its first row is handed out.
+    A segment is checked against its checksum once, before its first row is handed out.
     """
 
     def __init__(self, place: Place, *, kept_open: int = 64) -> None:
@@ -88,7 +88,7 @@ class Segments:
         self._lock = threading.Lock()
 
     def written(self, segment: Segment) -> None:
-        """It was written by this process: its bytes need no check."""
+        """This process wrote the segment: its bytes need no check."""
         self._intact.add(segment.name)
 
     def rows(self, segment: Segment, rows: Sequence[int], *, schema: pa.Schema) -> list[pa.RecordBatch]:
@@ -103,13 +103,8 @@ class Segments:
         whole = batches.get_batch(0)
         return [whole.slice(row, 1) for row in rows]
 
-    def batches(self, segment: Segment, *, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """All of it, in order. Raises as `rows` does."""
-        reader = self._reader(segment, schema)
-        return (reader.get_batch(number) for number in range(reader.num_record_batches))
-
     def checksum(self, segment: Segment) -> str | None:
-        """Hexadecimal sha256 of what lies there now; None where nothing does."""
+        """Hexadecimal sha256 of the file as it is now; None if it is gone."""
         digest = hashlib.sha256()
         try:
             with self._place.open(segment.name) as file:

@@ -1,15 +1,14 @@
 """The pairs that may still be learned from and the batches drawn of them, as an SQLite file: small facts that change.
 
-Which pairs a step gets: from each source as many as `Mix` says. Pairs that were used least often come first, then those
-of the oldest policy version: a pair costs about four times its training to make, so none should expire unused. Among
-equals chance decides, keyed by (seed, pair, uses). The order of arrival plays no part: the same pairs, the same batch.
-What is drawn is on disk before anybody sees it, and stays the batch of that step.
+A step gets as many pairs of each source as `Mix` says. Pairs that were used least often come first, then pairs of the
+oldest policy version: to make a pair costs about four times its training, so no pair should expire unused. Chance
+decides among equals, keyed by (seed, pair, uses). The order of arrival plays no part: the same pairs, the same batch.
+A batch is on disk before a rank reads it, and stays the batch of that step.
 """
 
 import hashlib
 import json
 import sqlite3
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +70,6 @@ class WaitingPairs:
     def __init__(self, path: Path, *, seed: int) -> None:
         """Raises OSError, sqlite3.DatabaseError that names the file if it is damaged."""
         self._seed = seed
-        self._lock = threading.RLock()
         self._db = Database(path, durable=True)
         with self._db.transaction() as db:
             for statement in _STATEMENTS:
@@ -79,7 +77,7 @@ class WaitingPairs:
 
     def begin_stage(self, stage: int) -> None:
         """If the stage is another one than before: no request of it is finished, and its mix counts from zero."""
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             if self.state("stage") != stage:
                 db.execute("DELETE FROM requests")
                 db.execute("UPDATE sums SET drawn = 0")
@@ -88,7 +86,7 @@ class WaitingPairs:
     def add(self, pairs: Iterable[Waiting], *, request: int | None = None, remember: dict[str, int]) -> None:
         """Adds pairs. In the same transaction: `request` is finished, and `remember` replaces values of `state`."""
         rows = [(p.id, p.source, p.policy_version, 0, self._chance(p.id, 0), p.bytes) for p in pairs]
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, ?, ?)", rows)
             if request is not None:
                 db.execute("INSERT OR IGNORE INTO requests VALUES (?)", (request,))
@@ -96,8 +94,7 @@ class WaitingPairs:
 
     def finished(self) -> set[int]:
         """Numbers of the stage's requests whose pairs were stored or dropped."""
-        with self._lock:
-            return {number for (number,) in self._db.rows("SELECT number FROM requests")}
+        return {number for (number,) in self._db.rows("SELECT number FROM requests")}
 
     def draw(
         self,
@@ -113,7 +110,7 @@ class WaitingPairs:
 
         Raises ValueError if a source has too few.
         """
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             ids: list[str] = []
             for source, count in quotas.items():
                 query = "SELECT id, uses FROM waiting WHERE source = ? ORDER BY uses, policy_version, chance LIMIT ?"
@@ -134,59 +131,50 @@ class WaitingPairs:
 
     def drawn(self, step: int) -> Draw | None:
         """The batch of a step, if it was chosen."""
-        with self._lock:
-            rows = self._db.rows("SELECT version, ids FROM draws WHERE step = ?", (step,))
+        rows = self._db.rows("SELECT version, ids FROM draws WHERE step = ?", (step,))
         return Draw(rows[0][0], tuple(json.loads(rows[0][1]))) if rows else None
 
     def last_step(self) -> int:
         """The last step that has a batch, or -1."""
-        with self._lock:
-            return self._db.rows("SELECT COALESCE(MAX(step), -1) FROM draws")[0][0]
+        return self._db.value("SELECT COALESCE(MAX(step), -1) FROM draws")
 
     def drop_older(self, policy_version: int) -> int:
         """Drops what a policy of an earlier version made; returns how many. Offline pairs do not age."""
         query = "DELETE FROM waiting WHERE policy_version < ? AND source != 'offline'"
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             return db.execute(query, (policy_version,)).rowcount
 
     def drop_oldest(self, count: int) -> int:
         """Makes room: drops the oldest generated pairs, the most used first; returns how many."""
         oldest = "SELECT id FROM waiting WHERE source != 'offline' ORDER BY policy_version, uses DESC, chance LIMIT ?"
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             return db.execute(f"DELETE FROM waiting WHERE id IN ({oldest})", (count,)).rowcount
 
     def drop_used(self, max_uses: int) -> None:
         """Drops what was used often enough already, in a run that allowed more."""
-        with self._lock, self._db.transaction() as db:
+        with self._db.transaction() as db:
             for source in get_args(Source):  # By source, because the index begins with it.
                 db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
 
     def sums(self) -> dict[Source, tuple[int, int, int]]:
         """Source -> pairs and bytes that wait, and pairs drawn so far."""
-        with self._lock:
-            return {row[0]: row[1:] for row in self._db.rows("SELECT source, pairs, bytes, drawn FROM sums")}
+        return {row[0]: row[1:] for row in self._db.rows("SELECT source, pairs, bytes, drawn FROM sums")}
 
     def uses_left(self, source: Source, max_uses: int) -> int:
         """In how many places of a batch the waiting pairs of a source may still stand."""
-        with self._lock:
-            query = "SELECT COALESCE(SUM(? - uses), 0) FROM waiting WHERE source = ?"
-            return self._db.rows(query, (max_uses, source))[0][0]
+        return self._db.value("SELECT SUM(? - uses) FROM waiting WHERE source = ?", (max_uses, source))
 
     def counts(self) -> dict[str, int]:
         """What `remember` was given under names that begin with `count/`, without that beginning."""
-        with self._lock:
-            rows = self._db.rows("SELECT name, value FROM state WHERE name LIKE 'count/%'")
+        rows = self._db.rows("SELECT name, value FROM state WHERE name LIKE 'count/%'")
         return {name.removeprefix("count/"): value for name, value in rows}
 
     def state(self, name: str) -> int:
         """What was remembered under a name; 0 at first."""
-        with self._lock:
-            rows = self._db.rows("SELECT value FROM state WHERE name = ?", (name,))
-        return rows[0][0] if rows else 0
+        return self._db.value("SELECT value FROM state WHERE name = ?", (name,))
 
     def close(self) -> None:
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def _chance(self, id_: str, uses: int) -> int:
         digest = hashlib.blake2b(f"{self._seed}/{uses}/{id_}".encode(), digest_size=8).digest()

@@ -8,10 +8,10 @@ from math import ceil
 from pathlib import Path
 
 from actors.evaluator import Evaluator
-from actors.made_for import made_for
 from actors.prompts import read_prompts
 from buffers.records import Condition
 from buffers.store.pair_store import PairStore
+from cluster.checks.bundle import encoded_by
 from cluster.checks.judge import check_judge, check_questions
 from cluster.checks.out_folder import check_disk, check_writable, goes_on
 from cluster.checks.plan import Plan, plan
@@ -92,7 +92,7 @@ def check(config: RunConfig) -> Checked:
 def _bundle(config: RunConfig, checked: Checked) -> None:
     with checked.collected():
         checked.facts = check_bundle(config.model.path)
-        checked.encoded_by = made_for(checked.facts, max_text_tokens=config.model.max_text_tokens)
+        checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
             checked.facts.latent_shape(stage.sampling.num_frames, stage.sampling.height, stage.sampling.width)
         checked.plan = plan(config, checked.facts)
@@ -103,7 +103,7 @@ def _people(config: RunConfig, checked: Checked) -> None:
     if config.buffer.offline is None or checked.facts is None:
         return
     with checked.collected(f"buffer.offline = {config.buffer.offline}"):
-        store = PairStore(config.buffer.offline, write=False, made_for=checked.encoded_by)
+        store = PairStore(config.buffer.offline, write=False, encoded_by=checked.encoded_by)
         pairs = len(store)
         store.close()
         wanted = 0

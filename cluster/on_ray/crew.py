@@ -68,7 +68,7 @@ class Crew:
             config.buffer,
             folder=self._folder.buffer,
             seed=config.seed,
-            made_for=self._encoded_by,
+            encoded_by=self._encoded_by,
             stage=number,
             pairs_per_step=config.learner.pairs_per_step,
             publish_every=config.learner.publish_every,

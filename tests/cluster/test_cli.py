@@ -54,7 +54,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         in_channels=8,
     )
     monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
-    monkeypatch.setattr("cluster.checks.run.made_for", lambda facts, max_text_tokens: {"VAE": "mine"})
+    monkeypatch.setattr("cluster.checks.run.encoded_by", lambda facts, max_text_tokens: {"VAE": "mine"})
     monkeypatch.setattr("cluster.checks.model.check_model", lambda config, facts: [])
     return tmp_path / "small.yaml"
 
@@ -142,7 +142,7 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     overrides.append(f"buffer.offline={people}")
     assert cli.main(["check", str(config), *overrides]) == 2
     assert f"buffer.offline = {people}: no store" in capsys.readouterr().err
-    store = PairStore(people, made_for={"VAE": "other"})
+    store = PairStore(people, encoded_by={"VAE": "other"})
     store.append([pair(number) for number in range(4)], [conditioning(0)])
     store.close()
     assert cli.main(["check", str(config), *overrides]) == 2

@@ -9,13 +9,13 @@ import pytest
 
 from actors.encoder import Encoder
 from actors.generator import Generator
-from actors.made_for import made_for
 from actors.streams import AnchorStream
 from buffers.pairing import anchored_pairs
 from buffers.people.entries import ConditionFiles, VideoFiles
 from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Request, TensorData, condition_id
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
+from cluster.checks.bundle import encoded_by
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections import BufferConfig, MixConfig
@@ -57,10 +57,10 @@ def people(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
         conditionings.append(conditioning)
         for name, latents in zip(names, (chosen, rejected), strict=True):
             anchors.append(Anchor(f"anchor-{name}", condition.id, name, name.startswith("good"), latents))
-    belongs = made_for(
+    encoder_parts = encoded_by(
         VideoPolicy.load(config.model.path, experts=False).facts, max_text_tokens=config.model.max_text_tokens
     )
-    store = PairStore(folder / "store", made_for=belongs)
+    store = PairStore(folder / "store", encoded_by=encoder_parts)
     store.append(pairs, conditionings, anchors)
     store.close()
     return folder / "store"

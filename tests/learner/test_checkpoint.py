@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_a_folder_that_a_crash_left_unfinished_is_not_a_checkpoint(tmp_path, mon
         raise SystemExit
 
     monkeypatch.setattr(checkpoint.Path, "rename", die)
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *_, **__: None)  # killed: nobody cleans up
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed: nobody cleans up
     with pytest.raises(SystemExit):
         save_checkpoint(tmp_path / "step", make_state())
     assert not (tmp_path / "step").exists()

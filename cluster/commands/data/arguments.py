@@ -106,16 +106,17 @@ def _verify(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     store = PairStore(options.store, write=False)
-    segments = store.rows("SELECT count(*), coalesce(sum(bytes), 0) FROM segments")[0]
+    segments = store.catalog.segments()
+    size = sum(segment.bytes for segment in segments)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
-        bar = progress.add_task("reading", total=segments[1])
+        bar = progress.add_task("reading", total=size)
         wrong = store.verify(read=lambda segment: progress.advance(bar, segment.bytes)) | store.recovery.missing
     store.close()
     for name, what in sorted(wrong.items()):
         print(f"{options.store}/{name}: {what}", file=sys.stderr)
     if wrong:
         return NOT_SOUND
-    print(f"{options.store}: {segments[0]:,} segments with {segments[1]:,} bytes hold what was written")
+    print(f"{options.store}: {len(segments):,} segments with {size:,} bytes hold what was written")
     return 0
 
 

@@ -93,7 +93,7 @@ class Portions:
         new, items = [], [item for item in portion if isinstance(item, Item)]
         for kind, table in (("pair", "pairs"), ("anchor", "anchors"), ("prompt", "conditionings")):
             some = [item for item in items if item.kind == kind]
-            known = self._store.known(map(_stored_id, some), table)
+            known = self._store.catalog.known(table, map(_stored_id, some))
             new += [item for item in some if _stored_id(item) not in known]
             there = [item for item in some if _stored_id(item) in known]
             self._summary.there += len(there)
@@ -124,9 +124,9 @@ class Portions:
 
     def _compare(self, items: list[Item]) -> None:
         """Anchors cannot be corrected; what says otherwise is told."""
-        query = "SELECT video_id, positive FROM anchors WHERE id = ?"
+        stored = {anchor.id: anchor for anchor in self._store.catalog.anchors(item.id for item in items)}
         for item in items:
-            ((video_id, positive),) = self._store.rows(query, (item.id,))
+            video_id, positive = stored[item.id].video_id, stored[item.id].positive
             if video_id != item.videos[0]:
                 self._skip(item, f"id {item.id!r} is that of another anchor in the store")
             elif positive != item.positive:
@@ -140,12 +140,12 @@ class Portions:
         videos = {id_ for item in items for id_ in item.videos}
         conditions = {_condition_key(item): item for item in items}
         answers = {key: ahead[key] for key in videos | conditions.keys() if key in ahead}
-        new = sorted(videos - answers.keys() - self._store.known(videos, "latents"))
+        new = sorted(videos - answers.keys() - self._store.catalog.known("latents", videos))
         for start in range(0, len(new), VIDEOS_A_CALL):
             some = new[start : start + VIDEOS_A_CALL]
             answer = self._next().videos.remote([self._gathered.video(id_) for id_ in some])
             answers |= {id_: (answer, place) for place, id_ in enumerate(some)}
-        stored = self._store.known((item.condition.id for item in items), "conditionings")
+        stored = self._store.catalog.known("conditionings", (item.condition.id for item in items))
         given = {
             key: item for key, item in conditions.items() if key not in answers and item.condition.id not in stored
         }
@@ -165,7 +165,7 @@ class Portions:
         whole = {answer: ray.get(answer) for answer in {answer for answer, _ in answers.values()}}
         made = {key: whole[answer][place] for key, (answer, place) in answers.items()}
         others = {id_ for item in items for id_ in item.videos} - made.keys()
-        made |= self._store.latents(self._store.known(others, "latents"))
+        made |= self._store.latents(self._store.catalog.known("latents", others))
         usable = [item for item in self._first_of_each(items) if not self._skipped(item, made)]
         conditionings = {key: made[key] for key in map(_condition_key, usable) if key in made}
         self._store.append(
@@ -188,7 +188,7 @@ class Portions:
         return [*first.values()]
 
     def _taken(self, kind: str, items: list[Item]) -> set[str]:
-        return self._store.known((item.id for item in items if item.kind == kind), f"{kind}s")
+        return self._store.catalog.known(f"{kind}s", (item.id for item in items if item.kind == kind))
 
     def _skipped(self, item: Item, made: Mapping[str, Any]) -> bool:
         parts = [made[key] for key in (*item.videos, _condition_key(item)) if key in made]

@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 import ray
 
 from actors.exporter import CONDITIONS, EXACT, FIRST_FRAMES, VIDEOS, Exporter, exported
-from actors.made_for import made_for
 from buffers.people.entries import ANCHOR, PAIR
 from buffers.records import Conditioning, Judged
 from buffers.store.catalog import StoredPair
-from buffers.store.encoded_by import MADE_FOR
+from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
+from cluster.checks.bundle import encoded_by
 from cluster.monitor.progress import Progress
 from cluster.on_ray.pool import pool
 from configs.schema import RunConfig
+from media.whole import whole_file
 from policy.bundle import check_bundle
 
 MANIFEST = "manifest.parquet"
@@ -52,18 +53,18 @@ def export(config: RunConfig, where: str, out: Path) -> Path:
     config's, or `out` holds an export of another.
     """
     facts = check_bundle(config.model.path)
-    store = PairStore(where, write=False, made_for=made_for(facts, max_text_tokens=config.model.max_text_tokens))
-    if not store.count("conditionings"):
+    store = PairStore(where, write=False, encoded_by=encoded_by(facts, max_text_tokens=config.model.max_text_tokens))
+    if not store.catalog.count("conditionings"):
         raise ValueError(f"{where} holds nothing to export")
     out = out.resolve()
-    belongs = json.dumps(store.made_for, indent=1)
-    if (out / MADE_FOR).exists() and (out / MADE_FOR).read_text() != belongs:
+    belongs = json.dumps(store.encoded_by, indent=1)
+    if (out / ENCODED_BY).exists() and (out / ENCODED_BY).read_text() != belongs:
         raise ValueError(f"{out} holds an export of a store that was made with another bundle; give another folder")
     for folder in (VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    (out / MADE_FOR).write_text(belongs)
+    (out / ENCODED_BY).write_text(belongs)
     fps = config.sampling.fps
-    with Progress(store.count("latents"), unit="video") as progress:
+    with Progress(store.catalog.count("latents"), unit="video") as progress:
         progress.phase("decoding")
         here = where if "://" in where else str(Path(where).resolve())
         model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
@@ -71,23 +72,24 @@ def export(config: RunConfig, where: str, out: Path) -> Path:
         with TemporaryDirectory() as logs, pool(config, Exporter, *given, fps=fps, logs=Path(logs)) as exporters:
             _write_all(exporters, store, progress)
         progress.phase("writing the manifest")
-        unfinished = out / f"{MANIFEST}.unfinished"
-        with pq.ParquetWriter(unfinished, SCHEMA) as writer:
+        with whole_file(out / MANIFEST) as unfinished, pq.ParquetWriter(unfinished, SCHEMA) as writer:
             for rows in _portions(manifest_rows(store)):
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-        unfinished.replace(out / MANIFEST)
     store.close()
     return out / MANIFEST
 
 
 def manifest_rows(store: PairStore) -> Iterator[dict[str, Any]]:
     """As `buffers.people.entries` reads them: pairs in the order they were stored in, anchors, the other prompts."""
-    for pairs in _portions(store.stored()):
+    used: set[str] = set()
+    for pairs in _portions(store.catalog.pairs()):
+        used |= {pair.condition_id for pair in pairs}
         judged = store.judged([pair.id for pair in pairs])
         conditions = store.conditionings({pair.condition_id for pair in pairs})
         yield from (_pair_row(pair, judged[pair.id], conditions[pair.condition_id]) for pair in pairs)
-    for ids in _portions(id_ for (id_,) in store.rows("SELECT id FROM anchors ORDER BY segment, row")):
+    for ids in _portions(store.catalog.ids("anchors")):
         anchors = store.anchors(ids)
+        used |= {anchor.condition_id for anchor in anchors}
         conditions = store.conditionings({anchor.condition_id for anchor in anchors})
         for anchor in anchors:
             yield {
@@ -96,11 +98,7 @@ def manifest_rows(store: PairStore) -> Iterator[dict[str, Any]]:
                 "polarity": "positive" if anchor.positive else "negative",
                 "id": anchor.id,
             }
-    alone = (
-        "SELECT id FROM conditionings WHERE id NOT IN (SELECT condition_id FROM pairs) "
-        "AND id NOT IN (SELECT condition_id FROM anchors) ORDER BY segment, row"
-    )
-    for ids in _portions(id_ for (id_,) in store.rows(alone)):
+    for ids in _portions(id_ for id_ in store.catalog.ids("conditionings") if id_ not in used):
         yield from map(_condition_columns, store.conditionings(ids).values())
 
 
@@ -109,9 +107,7 @@ def _write_all(exporters: list[Any], store: PairStore, progress: Progress) -> No
     todo = (
         (name, ids)
         for name, table in (("conditions", "conditionings"), ("videos", "latents"))
-        for ids in _portions(
-            (id_ for (id_,) in store.rows(f"SELECT id FROM {table} ORDER BY segment, row")), VIDEOS_A_CALL
-        )
+        for ids in _portions(store.catalog.ids(table), VIDEOS_A_CALL)
     )
     running: dict[Any, tuple[Any, str]] = {}
     done = 0

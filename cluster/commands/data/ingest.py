@@ -12,12 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS
-from actors.made_for import made_for
 from buffers.people.entries import Entry, read_entry
 from buffers.people.gathering import Gathered, Skipped
 from buffers.people.manifests import Row, manifest_folder, read_rows
-from buffers.store.encoded_by import MADE_FOR
+from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
+from cluster.checks.bundle import encoded_by
 from cluster.commands.data.encode import Portions, Summary
 from cluster.monitor.progress import Progress
 from configs.schema import RunConfig
@@ -35,7 +35,7 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     facts, sampling = check_bundle(config.model.path), config.sampling
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
     rows = read_rows(manifest)
-    belongs = made_for(facts, max_text_tokens=config.model.max_text_tokens)
+    belongs = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
     rule = f"{sampling.num_frames} frames at {sampling.fps:g}, {sampling.width} x {sampling.height}"
     print(
         f"each video: its first {sampling.num_frames} frames at {sampling.fps:g} a second "
@@ -45,7 +45,7 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     )
     summary = Summary()
     with ExitStack() as stack:
-        store = PairStore(into, made_for=belongs)
+        store = PairStore(into, encoded_by=belongs)
         stack.callback(store.close)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="apogee-ingest-")))
         progress = stack.enter_context(Progress(0, unit="item"))
@@ -88,7 +88,7 @@ def _entries(
 def _exact(manifest: Path, belongs: dict[str, str]) -> set[str]:
     """Which exact tensors beside the manifest are of this bundle; `export` leaves word of what they were made for."""
     try:
-        exported = json.loads((manifest_folder(manifest) / MADE_FOR).read_text())
+        exported = json.loads((manifest_folder(manifest) / ENCODED_BY).read_text())
     except (OSError, ValueError):
         return set()
     parts = {LATENTS: ("size of latents", "VAE"), PROMPT_EMBEDS: ("text encoder", "model.max_text_tokens")}

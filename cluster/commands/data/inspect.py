@@ -1,6 +1,7 @@
 """`apogee data inspect STORE`: what is in it, counted, and a picture of some of it."""
 
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from buffers.records import TensorData
-from buffers.store.encoded_by import check_made_for
+from buffers.store.encoded_by import check_encoded_by
 from buffers.store.pair_store import PairStore
 from configs.schema import RunConfig
 
@@ -18,19 +19,8 @@ SHOWN_VALUES = 12
 
 SHOWN_PAIRS, SHOWN_ANCHORS, FRAMES = 8, 4, 3
 
-_PAIRS = "FROM pairs LEFT JOIN verdicts ON verdicts.id = pairs.id LEFT JOIN conditionings c ON c.id = condition_id"
 _LABELS = {None: "choice alone", 1: "1, A less distorted", 2: "2, B less distorted", 3: "3, A moves better"}
 _LABELS[4] = "4, B moves better"
-
-COUNTS = {
-    "pairs by source": "SELECT source, count(*) FROM pairs GROUP BY 1 ORDER BY 2 DESC",
-    "pairs by domain": f"SELECT coalesce(c.domain, 'not said'), count(*) {_PAIRS} GROUP BY 1 ORDER BY 2 DESC",
-    "pairs by verdict": f"SELECT coalesce(verdicts.label, pairs.label), count(*) {_PAIRS} GROUP BY 1 ORDER BY 1",
-    "pairs by policy version": "SELECT policy_version, count(*) FROM pairs GROUP BY 1 ORDER BY 1",
-    "anchors": "SELECT CASE positive WHEN 1 THEN 'positive' ELSE 'negative' END, count(*) FROM anchors GROUP BY 1",
-    "videos by shape of latents": "SELECT shape, count(*) FROM latents GROUP BY 1 ORDER BY 2 DESC",
-    "conditions": "SELECT coalesce(domain, 'not said'), count(*) FROM conditionings GROUP BY 1 ORDER BY 2 DESC",
-}
 
 
 class SheetRow(NamedTuple):
@@ -44,8 +34,8 @@ class SheetRow(NamedTuple):
 def counts(store: PairStore) -> dict[str, dict[str, int]]:
     """What is counted -> value -> how many."""
     return {
-        what: {_LABELS[value] if "verdict" in what else str(value): count for value, count in store.rows(query)}
-        for what, query in COUNTS.items()
+        what: {_LABELS[value] if "verdict" in what else str(value): count for value, count in values.items()}
+        for what, values in store.catalog.counts().items()
     }
 
 
@@ -58,10 +48,13 @@ def print_counts(store: PairStore) -> None:
         lines = [f"{value}: {count:,}" for value, count in shown]
         lines += [f"{len(values) - len(shown):,} others: {rest:,}"] if rest else []
         table.add_row(what, "\n".join(lines) or "none", end_section=True)
-    for kind, size in store.rows("SELECT kind, sum(bytes) FROM segments GROUP BY kind ORDER BY 2 DESC"):
+    sizes = Counter[str]()
+    for segment in store.catalog.segments():
+        sizes[segment.kind] += segment.bytes
+    for kind, size in sizes.most_common():
         table.add_row(f"{kind}, on disk", f"{size / 1e6:,.1f} MB")
-    for name, value in store.made_for.items():
-        table.add_row(f"made for: {name}", value)
+    for name, value in store.encoded_by.items():
+        table.add_row(f"encoded by: {name}", value)
     for name, what in (store.recovery.missing | store.recovery.set_aside).items():
         table.add_row(f"wrong: {name}", what)
     Console(highlight=False).print(table)
@@ -71,16 +64,16 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
     """A PNG of frames of pairs and anchors from all over the store. Raises ValueError where there is nothing to draw,
     or the config's bundle is not the one that the store was made with.
     """
-    pairs = _spread([id_ for (id_,) in store.rows("SELECT id FROM pairs ORDER BY number")], SHOWN_PAIRS)
-    anchors = _spread([id_ for (id_,) in store.rows("SELECT id FROM anchors ORDER BY segment, row")], SHOWN_ANCHORS)
+    pairs = _spread(store.catalog.ids("pairs"), SHOWN_PAIRS)
+    anchors = _spread(store.catalog.ids("anchors"), SHOWN_ANCHORS)
     if not pairs and not anchors:
         raise ValueError(f"{store.place} holds no videos")
-    from actors.made_for import made_for
     from buffers.tensors import decode
+    from cluster.checks.bundle import encoded_by
     from policy.policy import VideoPolicy
 
     policy = VideoPolicy.load(config.model.path, dtype=config.model.dtype, experts=False)
-    check_made_for(store.place, made_for(policy.facts, max_text_tokens=config.model.max_text_tokens))
+    check_encoded_by(store.place, encoded_by(policy.facts, max_text_tokens=config.model.max_text_tokens))
     read, anchored = store.read(pairs), store.anchors(anchors)
     prompts = store.conditionings({item.condition_id for item in (*read, *anchored)})
 

@@ -33,6 +33,7 @@ from cluster.on_ray.learner_worker import sum_over_ranks, worker_group
 from cluster.report.judge_training import write_training_report
 from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
+from media.whole import whole_folder
 from ranker.judges.adapter_files import check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.training.examples import ExampleStream
@@ -98,12 +99,9 @@ def _train_domain(
     result = asyncio.run(_fit(trainer, metrics, progress))
     checkpoint = Path(result.checkpoint.path)
     ray.get(metrics.close.remote())
-    unfinished = folder / f".{domain}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
-    for name in ADAPTER_FILES:
-        shutil.copyfile(checkpoint / name, unfinished / name)
-    unfinished.rename(folder / domain)
+    with whole_folder(folder / domain) as unfinished:
+        for name in ADAPTER_FILES:
+            shutil.copyfile(checkpoint / name, unfinished / name)
 
 
 async def _fit(trainer: Any, metrics: Any, progress: Progress) -> Any:

@@ -50,7 +50,7 @@ def _wait_until_up(port: int) -> None:
 
 def test_a_store_in_a_bucket_is_written_read_corrected_and_verified(bucket: str):
     where = bucket.format("store")
-    store = PairStore(where, made_for={"VAE": "wan@1"})
+    store = PairStore(where, encoded_by={"VAE": "wan@1"})
     store.append([pair(0), pair(1)], [conditioning(0)], [anchor(1)])
     large = dataclasses.replace(pair(2), chosen=tensor(7, shape=(16, 21, 30, 52)))
     store.append([large])
@@ -58,7 +58,7 @@ def test_a_store_in_a_bucket_is_written_read_corrected_and_verified(bucket: str)
     with pytest.raises(BlockingIOError, match="another writer"):
         PairStore(where)
     store.close()
-    reader = PairStore(where, write=False, made_for={"VAE": "wan@1"})
+    reader = PairStore(where, write=False, encoded_by={"VAE": "wan@1"})
     assert not reader.recovery and len(reader) == 3
     first, corrected, third = reader.read([pair(n).id for n in range(3)])
     assert same((first, third), (pair(0), large))

@@ -34,7 +34,7 @@ def expected(number: int):
 
 
 def ids(store: PairStore) -> list[str]:
-    return [stored.id for stored in store.stored()]
+    return [stored.id for stored in store.catalog.pairs()]
 
 
 def files(folder: Path) -> list[str]:
@@ -66,8 +66,8 @@ def test_what_is_appended_is_read_back_now_and_after_reopening(tmp_path, forgott
     assert not again.recovery
     assert ids(again) == [expected(n).id for n in range(6)]
     assert same(tuple(again.read(wanted)), tuple(expected(n) for n in (4, 0, 3)))
-    assert [(s.policy_version, s.condition_id) for s in again.stored()][2:4] == [(1, "c1")] * 2
-    assert {s.bytes for s in again.stored()} == {2 * expected(0).chosen.nbytes}
+    assert [(s.policy_version, s.condition_id) for s in again.catalog.pairs()][2:4] == [(1, "c1")] * 2
+    assert {s.bytes for s in again.catalog.pairs()} == {2 * expected(0).chosen.nbytes}
     assert again.verify() == {}
 
 
@@ -291,14 +291,14 @@ def test_a_store_of_the_first_schema_is_refused_and_not_touched(tmp_path, write)
 
 
 def test_a_store_knows_what_it_was_made_for_once_something_is_in_it(tmp_path):
-    PairStore(tmp_path, made_for={"vae": "wan2.2@7f"}).close()
-    for made_for, number in (({"vae": "wan2.1@1a"}, 0), ({"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}, 1)):
-        store = PairStore(tmp_path, made_for=made_for)
+    PairStore(tmp_path, encoded_by={"vae": "wan2.2@7f"}).close()
+    for encoded_by, number in (({"vae": "wan2.1@1a"}, 0), ({"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}, 1)):
+        store = PairStore(tmp_path, encoded_by=encoded_by)
         store.append([pair(number)], [conditioning(0)])
         store.close()
-    assert PairStore(tmp_path, write=False).made_for == {"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}
+    assert PairStore(tmp_path, write=False).encoded_by == {"vae": "wan2.1@1a", "text_encoder": "umt5@3c"}
     with pytest.raises(ValueError, match=r"made with another vae \(wan2.1@1a; the bundle's is wan2.2@7f\)"):
-        PairStore(tmp_path, made_for={"vae": "wan2.2@7f"})
+        PairStore(tmp_path, encoded_by={"vae": "wan2.2@7f"})
     PairStore(tmp_path).close()  # Refusing let go of the lock.
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pytest
 
-from buffers.store.lock import LOCK
 from buffers.store.pair_store import PairStore
-from buffers.store.places import Folder, Remote, place_of
+from buffers.store.places import LOCK, Folder, Remote, place_of
 from tests.buffers.samples import anchor, conditioning, pair, same
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,12 +27,12 @@ def remote(tmp_path, monkeypatch):
 
 
 def test_a_store_on_another_filesystem_is_the_same_store(remote):
-    store = PairStore("s3://bucket/store", made_for={"vae": "wan@1"})
+    store = PairStore("s3://bucket/store", encoded_by={"vae": "wan@1"})
     store.append([pair(0), pair(1)], [conditioning(0)], [anchor(1)])
     store.close()
     assert LOCK not in {path.name for path in remote.iterdir()}
     again = PairStore("s3://bucket/store")
-    assert not again.recovery and again.made_for == {"vae": "wan@1"}
+    assert not again.recovery and again.encoded_by == {"vae": "wan@1"}
     again.append([pair(2)])
     reader = PairStore("s3://bucket/store", write=False)
     assert same(tuple(reader.read([pair(n).id for n in (2, 0, 1)])), (pair(2), pair(0), pair(1)))

@@ -85,9 +85,9 @@ def ingest(manifest: Path, into: Path, *more: str) -> int:
 def everything(store: Path) -> tuple[tuple[Pair, ...], tuple[Anchor, ...], tuple[Conditioning, ...]]:
     """All records of a store, in its own order."""
     reader = PairStore(store, write=False)
-    pairs = reader.read([pair.id for pair in reader.stored()])
-    anchors = reader.anchors([id_ for (id_,) in reader.rows("SELECT id FROM anchors ORDER BY segment, row")])
-    ids = [id_ for (id_,) in reader.rows("SELECT id FROM conditionings ORDER BY id")]
+    pairs = reader.read([pair.id for pair in reader.catalog.pairs()])
+    anchors = reader.anchors(reader.catalog.ids("anchors"))
+    ids = sorted(reader.catalog.ids("conditionings"))
     return tuple(pairs), tuple(anchors), tuple(reader.conditionings(ids)[id_] for id_ in ids)
 
 
@@ -110,7 +110,7 @@ def test_what_people_said_is_stored_with_the_bundles_own_latents(stored: Path, p
     assert [anchor.positive for anchor in anchors] == [True, False, True]
     # The same video is an anchor of two conditions and in a pair, and is kept once.
     assert anchors[0].video_id == anchors[1].video_id == pairs[0].chosen_id
-    assert len(PairStore(stored, write=False).rows("SELECT id FROM latents")) == 6
+    assert len(PairStore(stored, write=False).catalog.ids("latents")) == 6
     texts = {c.condition.prompt: c for c in conditionings if c.first_frame is None}
     assert texts.keys() >= {"a red person walking left", scenes(1)[0].prompt}
     embeds = policy.encode_prompts(["a red person walking left"])[0]
@@ -250,7 +250,7 @@ def test_a_bad_manifest_or_bundle_is_refused_before_ray_is_started(
     assert "no manifest" in capsys.readouterr().err and not (tmp_path / "none").exists()
     assert ingest(people / "people.jsonl", tmp_path / "s", "--set", "sampling.num_frames=8") == 2
     assert "sampling.num_frames = 8" in capsys.readouterr().err
-    other = PairStore(tmp_path / "other", made_for={"VAE": "of another bundle"})
+    other = PairStore(tmp_path / "other", encoded_by={"VAE": "of another bundle"})
     other.append(conditionings=[conditioning(0)])
     other.close()
     assert ingest(people / "people.jsonl", tmp_path / "other") == 2

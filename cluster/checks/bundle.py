@@ -1,11 +1,11 @@
-"""What stored latents and embeddings belong to; found without loading any of it."""
+"""Which bundle encodes a run's latents and embeddings; found without loading any of it."""
 
 from buffers.people.fingerprints import fingerprint_of
 from policy.bundle import BundleFacts
 
 
-def made_for(facts: BundleFacts, *, max_text_tokens: int) -> dict[str, str]:
-    """What latents and embeddings of a bundle belong to, for `PairStore`: another VAE could not read them."""
+def encoded_by(facts: BundleFacts, *, max_text_tokens: int) -> dict[str, str]:
+    """The bundle's parts, for `PairStore`: another VAE or text encoder could not read the latents and embeddings."""
     parts = {"VAE": ["vae"], "text encoder": ["text_encoder", "tokenizer"]}
     prints = {
         name: fingerprint_of(path for folder in folders for path in (facts.path / folder).iterdir() if path.is_file())

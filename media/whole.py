@@ -1,0 +1,63 @@
+"""A file or folder is there whole or not at all: it is filled under another name, forced to disk, and renamed."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TEMPORARY = ".tmp"
+"""What the name of an unfinished file ends with."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A neighbour to write. At the end of the block it is forced to disk and renamed to `path`, which it may replace.
+
+    Raises OSError if the disk refuses. If the block raises, nothing is left behind.
+    """
+    unfinished = path.with_name(path.name + TEMPORARY)
+    try:
+        yield unfinished
+        sync(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
+@contextmanager
+def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A hidden neighbour to fill. At the end of the block it is forced to disk and renamed to `folder`.
+
+    Raises FileExistsError if `folder` is there, unless it may `replace` it, and OSError if the disk refuses. If the
+    block raises, nothing is left behind.
+    """
+    if folder.exists() and not replace:
+        raise FileExistsError(f"{folder} exists; it is never overwritten")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.unfinished-", dir=folder.parent))
+    try:
+        unfinished.chmod(0o755)
+        yield unfinished
+        for path in (*unfinished.rglob("*"), unfinished):
+            sync(path)
+        if replace:
+            shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        # Also on Ctrl-C: half a folder is worth nothing and may be the reason that the disk is full.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Forces a file's content, or the names in a folder, to disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,33 +20,23 @@ if TYPE_CHECKING:  # the schema imports this module
 
 
 def contradictions(config: RunConfig) -> list[str]:
-    """A sentence for each contradiction: the keys, their values and what would be right. Empty where there is none."""
-    found = [*_evaluation(config), *_cluster(config)]
+    """A sentence for each contradiction: the keys, their values and what would be right. Empty if there is none."""
+    problems = [*_of_run(config)]
     reads_offline = False
     for number, stage in enumerate(config.stages):
         try:
             merged = config.of_stage(number)
         except ValueError as error:  # an override that is no key of its section, or has a wrong value
-            found.append(str(error))
+            problems.append(str(error))
             continue
         reads_offline = reads_offline or merged.buffer.mix.offline > 0
-        problems = [*_sampling(merged), *_learner(merged, number), *_buffer(merged), *_ranker(merged)]
-        found += [
-            _with_stage(problem, f"stages.{number}.", stage.model_dump(include=set(OVERRIDABLE)))
-            for problem in problems
-        ]
-        if stage.kind == "offline" and (stage.sampling or stage.generator):
-            found.append(f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out")
-    if config.cluster.address == "auto" and not Path(config.out).is_absolute():
-        found.append(
-            f"out = {config.out} is relative and cluster.address = auto: a submitted job works in a copy of the "
-            "working directory, which Ray deletes in the end; give an absolute path on storage that every node sees"
-        )
+        overrides = stage.model_dump(include=set(OVERRIDABLE))
+        problems += [_with_stage(problem, f"stages.{number}.", overrides) for problem in _of_stage(merged, number)]
     if config.buffer.offline and not reads_offline:
-        found.append(
+        problems.append(
             f"buffer.offline = {config.buffer.offline} is never read: buffer.mix.offline = 0 and no stage is offline"
         )
-    return list(dict.fromkeys(found))  # what holds for several stages is said once
+    return list(dict.fromkeys(problems))  # what holds for several stages is said once
 
 
 def _with_stage(problem: str, stage: str, overrides: dict[str, Any], before: str = "") -> str:
@@ -59,144 +50,122 @@ def _with_stage(problem: str, stage: str, overrides: dict[str, Any], before: str
     return problem
 
 
-def _sampling(config: RunConfig) -> list[str]:
-    sampling = config.sampling
-    found = []
+def _of_run(config: RunConfig) -> Iterator[str]:
+    evaluation, cluster = config.evaluation, config.cluster
+    if evaluation.videos % 2:
+        yield (
+            f"evaluation.videos = {evaluation.videos}: videos are made two for each condition; "
+            f"use {evaluation.videos - 1 or 2} or {evaluation.videos + 1}"
+        )
+    if evaluation.shown_videos > evaluation.videos:
+        yield (
+            f"evaluation.shown_videos = {evaluation.shown_videos} is more than evaluation.videos = "
+            f"{evaluation.videos}; use at most {evaluation.videos}"
+        )
+    if evaluation.prompts == config.prompts.train:
+        yield (
+            f"evaluation.prompts and prompts.train are the same file ({evaluation.prompts}): what is measured has to "
+            "be held out from what is learned from"
+        )
+    if cluster.address == "auto" and cluster.num_cpus is not None:
+        yield (
+            f"cluster.num_cpus = {cluster.num_cpus} and cluster.address = auto: a cluster that is joined has the CPUs "
+            "it has; leave num_cpus out, or use address: local"
+        )
+    if cluster.address == "auto" and cluster.dashboard:
+        yield (
+            "cluster.dashboard = true and cluster.address = auto: a cluster that is joined has its dashboard or not; "
+            "leave dashboard out, or use address: local"
+        )
+    if cluster.address == "auto" and not Path(config.out).is_absolute():
+        yield (
+            f"out = {config.out} is relative and cluster.address = auto: a submitted job works in a copy of the "
+            "working directory, which Ray deletes in the end; give an absolute path on storage that every node sees"
+        )
+
+
+def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
+    """`config` is as stage `number` sees it. The sentences name keys without `stages.N`, except for the stage's own."""
+    (stage,) = config.stages
+    sampling, buffer, mix, ranker = config.sampling, config.buffer, config.buffer.mix, config.ranker
+    if stage.kind == "offline" and (stage.sampling or stage.generator):
+        yield f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out"
     if sampling.negative_prompt and sampling.guidance_scale == 1.0:
-        found.append(
+        yield (
             "sampling.negative_prompt is given and sampling.guidance_scale is 1.0, which never looks at it: "
             "raise the scale above 1, or leave the negative prompt out"
         )
-    return found
+    yield from _of_learner(config, number)
+    if buffer.capacity < config.learner.pairs_per_step:
+        yield (
+            f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = "
+            f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
+        )
+    if not math.isclose(total := mix.online + mix.half_online + mix.offline, 1.0, abs_tol=1e-9):
+        yield f"buffer.mix: online, half_online and offline sum to {total:g}; they must sum to 1"
+    if mix.half_online:
+        yield (
+            f"buffer.mix.half_online = {mix.half_online:g}, but no stage of this config makes such pairs: a step would "
+            "wait for ever; use 0"
+        )
+    if mix.offline and not buffer.offline:
+        yield f"buffer.mix.offline = {mix.offline:g} wants buffer.offline, a store made by apogee data ingest"
+    if ranker.kind == "function":
+        if not ranker.function:
+            yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
+    elif not ranker.path:
+        yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
+    elif ranker.frames > sampling.num_frames:
+        yield (
+            f"ranker.frames = {ranker.frames} is more than the sampling.num_frames = {sampling.num_frames} that a "
+            f"video has; use at most {sampling.num_frames}"
+        )
 
 
-def _learner(config: RunConfig, number: int) -> list[str]:
-    found = []
+def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
+    (stage,) = config.stages
     learner, timesteps = config.learner, config.learner.timesteps
     share, rest = divmod(learner.pairs_per_step, learner.num_workers)
     if rest:
         fitting = max(1, round(learner.pairs_per_step / learner.num_workers)) * learner.num_workers
-        found.append(
+        yield (
             f"learner.pairs_per_step = {learner.pairs_per_step} cannot be split evenly over learner.num_workers = "
             f"{learner.num_workers}; the nearest number of pairs that can is {fitting}"
         )
     elif learner.microbatch_pairs > share:
-        found.append(
+        yield (
             f"learner.microbatch_pairs = {learner.microbatch_pairs} is more than the {share} pairs that each of "
             f"learner.num_workers = {learner.num_workers} has of learner.pairs_per_step = {learner.pairs_per_step}; "
             f"use at most {share}"
         )
-    (stage,) = config.stages
     if learner.publish_every > stage.steps:
-        found.append(
+        yield (
             f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
             f"no new weights would ever reach the generators; use at most {stage.steps}"
         )
     if learner.checkpoint_every % learner.publish_every:
         fitting = -(-learner.checkpoint_every // learner.publish_every) * learner.publish_every
-        found.append(
+        yield (
             f"learner.checkpoint_every = {learner.checkpoint_every} is not a multiple of learner.publish_every = "
             f"{learner.publish_every}: a run that goes on publishes the weights of its state; use {fitting}"
         )
     if timesteps.kind != "apo":
-        return found
-    window = timesteps.count
-    if not window:
-        found.append(
-            "learner.timesteps.high = 0 and learner.timesteps.low = 0 leave nothing to learn from; the paper: 4 and 1"
-        )
-    if config.sampling.steps < window:
-        found.append(
-            f"sampling.steps = {config.sampling.steps} has fewer anchors than learner.timesteps.high = "
-            f"{timesteps.high} and learner.timesteps.low = {timesteps.low} need; use {window} steps or more, or a "
-            "smaller window"
+        return
+    if not timesteps.count:
+        yield "learner.timesteps.high = 0 and learner.timesteps.low = 0 leave nothing to learn from; the paper: 4 and 1"
+    if config.sampling.steps < timesteps.count:
+        yield (
+            f"sampling.steps = {config.sampling.steps} has fewer grid timesteps than learner.timesteps.high = "
+            f"{timesteps.high} and learner.timesteps.low = {timesteps.low} need; use {timesteps.count} steps or more, "
+            "or a smaller window"
         )
     if timesteps.random_shift and not timesteps.shifts:
-        found.append(
+        yield (
             "learner.timesteps.random_shift is true and learner.timesteps.shifts is empty: give at least one shift, "
             "or set random_shift to false"
         )
     if timesteps.random_offset and timesteps.offset_variance == 0:
-        found.append(
+        yield (
             "learner.timesteps.random_offset is true and learner.timesteps.offset_variance is 0: give a variance "
             "(the paper: 5), or set random_offset to false"
         )
-    return found
-
-
-def _buffer(config: RunConfig) -> list[str]:
-    found, buffer, mix = [], config.buffer, config.buffer.mix
-    if buffer.capacity < config.learner.pairs_per_step:
-        found.append(
-            f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = "
-            f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
-        )
-    if not math.isclose(total := mix.online + mix.half_online + mix.offline, 1.0, abs_tol=1e-9):
-        found.append(f"buffer.mix: online, half_online and offline sum to {total:g}; they must sum to 1")
-    if mix.half_online:
-        found.append(
-            f"buffer.mix.half_online = {mix.half_online:g}, but no stage of this config makes such pairs: a step would "
-            "wait for ever; use 0"
-        )
-    if mix.offline and not buffer.offline:
-        found.append(f"buffer.mix.offline = {mix.offline:g} wants buffer.offline, a store made by apogee data ingest")
-    return found
-
-
-def _ranker(config: RunConfig) -> list[str]:
-    if config.ranker.kind == "function":
-        right = "ranker.kind = function needs ranker.function, `module:function`, which is called with (frames, prompt)"
-        return [] if config.ranker.function else [right]
-    if not config.ranker.path:
-        return ["ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"]
-    if config.ranker.frames <= config.sampling.num_frames:
-        return []
-    return [
-        f"ranker.frames = {config.ranker.frames} is more than the sampling.num_frames = {config.sampling.num_frames} "
-        f"that a video has; use at most {config.sampling.num_frames}"
-    ]
-
-
-def _evaluation(config: RunConfig) -> list[str]:
-    found = []
-    evaluation = config.evaluation
-    if evaluation.videos % 2:
-        found.append(
-            f"evaluation.videos = {evaluation.videos}: videos are made two for each condition; "
-            f"use {evaluation.videos - 1 or 2} or {evaluation.videos + 1}"
-        )
-    if evaluation.shown_videos > evaluation.videos:
-        found.append(
-            f"evaluation.shown_videos = {evaluation.shown_videos} is more than evaluation.videos = "
-            f"{evaluation.videos}; use at most {evaluation.videos}"
-        )
-    if evaluation.prompts == config.prompts.train:
-        found.append(
-            f"evaluation.prompts and prompts.train are the same file ({evaluation.prompts}): what is measured has to "
-            "be held out from what is learned from"
-        )
-    return found
-
-
-def _cluster(config: RunConfig) -> list[str]:
-    found = []
-    cluster = config.cluster
-    roles = (
-        ("learner.gpus_per_worker", config.learner.gpus_per_worker),
-        ("generator.gpus_per_actor", config.generator.gpus_per_actor),
-        ("ranker.gpus_per_actor", config.ranker.gpus_per_actor),
-    )
-    for key, gpus in roles:
-        if gpus > 1 and gpus != int(gpus):
-            found.append(f"{key} = {gpus:g}: Ray shares one GPU or gives whole ones; use {math.ceil(gpus)}")
-    if cluster.address == "auto" and cluster.num_cpus is not None:
-        found.append(
-            f"cluster.num_cpus = {cluster.num_cpus} and cluster.address = auto: a cluster that is joined has the CPUs "
-            "it has; leave num_cpus out, or use address: local"
-        )
-    if cluster.address == "auto" and cluster.dashboard:
-        found.append(
-            "cluster.dashboard = true and cluster.address = auto: a cluster that is joined has its dashboard or not; "
-            "leave dashboard out, or use address: local"
-        )
-    return found

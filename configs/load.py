@@ -3,19 +3,24 @@
 Paths inside a config are relative to the working directory of the process: what `ray job submit --working-dir .`
 unpacks, or the folder the command was typed in. They are left as they are written, so that a resolved config can be
 read on another machine.
+
+The YAML is safe, and as a person reads it: YAML 1.2's plain values, and a key that stands twice is an error. (PyYAML
+follows YAML 1.1: `1e-4` is text, `no` is false, `010` is eight, and the second of two equal keys wins.)
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from configs.keys import Location, default_at, dotted, nearest_key
 from configs.schema import RunConfig
-from configs.strict_yaml import YamlProblem, parse, parse_scalar
 
 Schema = TypeVar("Schema", bound=BaseModel)
+TAG = "tag:yaml.org,2002:"
 
 
 class ConfigError(ValueError):
@@ -59,13 +64,74 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        tree, lines = parse(text)
-    except YamlProblem as problem:
-        raise ConfigError(f"{path}, line {problem.line}, column {problem.column}: {problem}") from None
+        tree, lines = _parse(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        message = " ".join(part for part in (error.context, error.problem) if part)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        what = "" if isinstance(error, _Refused) else "not YAML: "
+        raise ConfigError(f"{path}, line {line}, column {column}: {what}{message}") from None
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position]
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        raise ConfigError(f"{path}, line {line}, column {column}: not YAML: {error.reason}") from None
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(f"{path}: holds {found}; a config is `key: value` lines, as in configs/miniature.yaml")
     return tree, lines
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """YAML, but not what a config may hold."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's core values. It builds plain dicts, lists, text, numbers, booleans and None only."""
+
+    yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _Refused(
+                problem="aliases are not read; write the value out", problem_mark=self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("int", r"^[-+]?(?:0|[1-9][0-9]*)$", "-+0123456789"),
+    ("float", r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(TAG + _tag, re.compile(_pattern), list(_first))
+
+
+def _parse(text: str) -> tuple[Any, dict[Location, int]]:
+    """The document, and the line of every key and list item in it. Raises yaml.YAMLError."""
+    loader = _Loader(text)
+    root = loader.get_single_node()
+    lines: dict[Location, int] = {}
+    if root is None:
+        return None, lines
+    _note_lines(root, (), lines)
+    return loader.construct_document(root), lines
+
+
+def _note_lines(node: yaml.Node, location: Location, lines: dict[Location, int]) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            lines[(*location, index)] = item.start_mark.line + 1
+            _note_lines(item, (*location, index), lines)
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode) or key.tag != TAG + "str":
+            raise _Refused(problem="a key has to be plain text", problem_mark=key.start_mark)
+        below = (*location, key.value)
+        if below in lines:
+            again = f"{dotted(below)} stands here and in line {lines[below]}; keep one"
+            raise _Refused(problem=again, problem_mark=key.start_mark)
+        lines[below] = key.start_mark.line + 1
+        _note_lines(value, below, lines)
 
 
 def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Location:
@@ -74,9 +140,9 @@ def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Locati
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r}: write it as key=value, for example learner.beta=500")
     try:
-        value = parse_scalar(text)
-    except YamlProblem as problem:
-        raise ConfigError(f"override {override!r}: the value cannot be read: {problem}") from None
+        value, _ = _parse(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value cannot be read: {error}") from None
     location = _location(key)
     node: Any = tree
     for depth, part in enumerate(location):
@@ -143,9 +209,8 @@ def _explain(
 
 def _origin(location: Location, path: Path, lines: dict[Location, int], overridden: set[Location]) -> str:
     """The override, or the file and the line of the value or of the section around it."""
-    for end in range(len(location), 0, -1):
-        if location[:end] in overridden:
-            return f"override {dotted(location[:end])}"
-        if location[:end] in lines:
-            return f"{path}, line {lines[location[:end]]}"
-    return str(path)
+    places = [location[:end] for end in range(len(location), 0, -1)]
+    for place in places:
+        if place in overridden:
+            return f"override {dotted(place)}"
+    return next((f"{path}, line {lines[place]}" for place in places if place in lines), str(path))

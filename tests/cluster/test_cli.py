@@ -274,9 +274,10 @@ def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[st
 
 
 def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]):
-    more = ["generator.gpus_per_actor=2", "learner.gpus_per_worker=2", "cluster.num_cpus=null"]
+    more = ["generator.gpus_per_actor=2", "learner.gpus_per_worker=1.5", "cluster.num_cpus=null"]
     assert cli.main(["check", "configs/miniature.yaml", *more]) == 2
     told = capsys.readouterr().err
     assert (
-        "generator.gpus_per_actor = 2: one process uses" in told and "learner.gpus_per_worker = 2: one process" in told
+        "generator.gpus_per_actor = 2: one process uses" in told
+        and "learner.gpus_per_worker = 1.5: one process" in told
     )

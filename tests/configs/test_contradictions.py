@@ -88,7 +88,6 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"evaluation": {"videos": 255}}, ("evaluation.videos = 255", "254 or 256")),
     ({"evaluation": {"videos": 10}}, ("evaluation.shown_videos = 12", "evaluation.videos = 10")),
     ({"evaluation": {"prompts": "train.txt"}}, ("evaluation.prompts", "prompts.train", "train.txt")),
-    ({"ranker": {"gpus_per_actor": 1.5}}, ("ranker.gpus_per_actor = 1.5", "use 2")),
     (
         {"out": "/runs/t", "cluster": {"address": "auto", "num_cpus": 4}},
         ("cluster.num_cpus = 4", "cluster.address = auto"),

@@ -157,6 +157,11 @@ def test_a_stages_override_is_refused_like_any_key_with_its_line(small: Path) ->
     assert error_of(small, "stages.0.learner.betta=5.0") == f"override stages.0.learner.betta: {right}"
 
 
+def test_what_lies_in_a_list_that_an_override_replaced_is_the_overrides(small: Path) -> None:
+    small.write_text(SMALL + "stages:\n  - kind: online\n    steps: 3\n")
+    assert error_of(small, "stages=[{kind: online, steps: 0}]").startswith("override stages: stages.0.steps = 0")
+
+
 def test_unknown_key_like_no_other(small: Path) -> None:
     assert "schema.py" in error_of(small, "xyzzy=1")
 

@@ -12,9 +12,9 @@ from typing import get_args
 
 from buffers.records import Domain
 from cluster.checks.judge import check_judge
-from cluster.checks.run import Checked, check
+from cluster.checks.run import check
 from cluster.commands.check import describe
-from cluster.commands.data.arguments import add_data_commands, run_data_command
+from cluster.commands.data.arguments import add_command, add_data_commands
 from configs.load import load_as, load_config
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 
@@ -33,19 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "rank":
-            return _rank(options)
-        if options.command == "data":
-            return run_data_command(options)
-        if options.command == "ranker":
-            return _train_ranker(options) if options.part == "train" else _score_ranker(options)
-        checked = check(load_config(options.config, options.overrides))
-        if options.command == "check":
-            print(describe(checked))
-            sys.stdout.flush()
-        if checked.problems:
-            return _refuse(checked.problems)
-        return _run(checked) if options.command == "run" else 0
+        return options.do(options)
     except (ValueError, OSError) as error:
         if getattr(error, "__notes__", None):
             raise  # the run had started and noted what it kept: not the user's mistake, so the traceback is shown
@@ -62,30 +50,25 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, text in (
-        ("check", "validate a config and its files and print what a run would do; starts nothing"),
-        ("run", "run it: generate, rank, learn, and write the adapter and the report"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        _takes_config(command, "configs/miniature.yaml", "learner.beta=500")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    text = "validate a config and its files and print what a run would do; starts nothing"
+    _takes_config(add_command(commands, "check", text, _check), "configs/miniature.yaml", "learner.beta=500")
+    text = "run it: generate, rank, learn, and write the adapter and the report"
+    _takes_config(add_command(commands, "run", text, _run), "configs/miniature.yaml", "learner.beta=500")
     text = "judge two video files as a run would and print the verdict with its probabilities in both orders"
-    rank = commands.add_parser("rank", help=text, description=text)
+    rank = add_command(commands, "rank", text, _rank)
     rank.add_argument("videos", nargs=2, type=Path, metavar="VIDEO", help="two video files, A and B")
     rank.add_argument("--prompt", help="what the videos were made from; the judge finds the domain from it")
     rank.add_argument("--domain", choices=get_args(Domain), help="which rubric (default: the prompt's, else general)")
     rank.add_argument(
         "--config", required=True, help="whose `ranker` section is used: a YAML file, such as configs/miniature.yaml"
     )
-    text = "the judge itself: fine-tune it on pairs of videos that people compared"
-    ranker = commands.add_parser("ranker", help=text, description=text)
-    parts = ranker.add_subparsers(dest="part", required=True, metavar="command")
+    ranker = add_command(commands, "ranker", "the judge itself: fine-tune it on pairs of videos that people compared")
+    parts = ranker.add_subparsers(required=True, metavar="command")
     text = "fine-tune a Qwen3-VL checkpoint: one LoRA adapter a domain; the same command goes on after a stop"
-    train = parts.add_parser("train", help=text, description=text)
-    _takes_config(train, "my_ranker.yaml", "learning_rate=5e-5")
+    _takes_config(add_command(parts, "train", text, _train_ranker), "my_ranker.yaml", "learning_rate=5e-5")
     text = "score it on held-out pairs: accuracy, position bias, calibration, and what it got wrong"
-    score = parts.add_parser("score", help=text, description=text)
-    _takes_config(score, "my_scores.yaml", "out=runs/scores-2")
+    _takes_config(add_command(parts, "score", text, _score_ranker), "my_scores.yaml", "out=runs/scores-2")
     add_data_commands(commands)
     return parser
 
@@ -95,11 +78,19 @@ def _takes_config(command: argparse.ArgumentParser, file: str, override: str) ->
     command.add_argument("overrides", nargs="*", metavar="key=value", help=f"dotted keys, such as {override}")
 
 
-def _run(checked: Checked) -> int:
+def _check(options: argparse.Namespace) -> int:
+    checked = check(load_config(options.config, options.overrides))
+    print(describe(checked), flush=True)
+    return _refuse(checked.problems)
+
+
+def _run(options: argparse.Namespace) -> int:
+    checked = check(load_config(options.config, options.overrides))
+    if checked.problems:
+        return _refuse(checked.problems)
     from cluster.launch import run
 
-    folder = run(checked)
-    print(f"done: {folder / 'report.html'}")
+    print(f"done: {run(checked) / 'report.html'}")
     return 0
 
 
@@ -133,9 +124,10 @@ def _score_ranker(options: argparse.Namespace) -> int:
 
 
 def _refuse(problems: Sequence[str]) -> int:
+    """The exit code; each problem is a line on stderr."""
     for problem in problems:
         print(f"apogee: {problem}", file=sys.stderr)
-    return USER_ERROR
+    return USER_ERROR if problems else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +14,38 @@ NOT_SOUND = 2
 SHOWN_SKIPPED = 20
 
 
+def add_command(commands: Any, name: str, text: str, do: Callable[[Any], int] | None = None) -> Any:
+    """A command's parser, which argparse's subparsers `commands` now offer; `do` answers its exit code."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(do=do)
+    return parser
+
+
 def add_data_commands(commands: Any) -> None:
     """`commands`: argparse's subparsers of the whole command line."""
-    text = "people's own videos and judgements, and every pair that is stored"
-    parts = commands.add_parser("data", help=text, description=text).add_subparsers(
-        dest="part", required=True, metavar="command"
-    )
+    data = add_command(commands, "data", "people's own videos and judgements, and every pair that is stored")
+    parts = data.add_subparsers(required=True, metavar="command")
     text = (
         "bring in a manifest of pairs, labelled videos or prompts (.jsonl, .csv, .parquet, or a folder that `datasets` "
         "saved), whose files every node of the cluster can read; the same command goes on after a stop"
     )
-    ingest = parts.add_parser("ingest", help=text, description=text)
+    ingest = add_command(parts, "ingest", text, _ingest)
     ingest.add_argument("manifest", type=Path, metavar="MANIFEST")
     ingest.add_argument("--into", required=True, metavar="STORE", help="a folder, or a URI such as s3://bucket/store")
     ingest.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out instead of refusing them all")
     ingest.add_argument("--skipped", type=Path, metavar="FILE", help="write every row that was left out there, and why")
     _takes_bundle(ingest, "whose bundle, size, frame rate and generator resources are used")
-    text = "count what is in a store, and draw a contact sheet of it"
-    inspect = parts.add_parser("inspect", help=text, description=text)
+    inspect = add_command(parts, "inspect", "count what is in a store, and draw a contact sheet of it", _inspect)
     inspect.add_argument("store", metavar="STORE")
     inspect.add_argument("--sheet", type=Path, metavar="FILE", help="the picture (default: contact_sheet.png)")
     _takes_bundle(inspect, "whose bundle decodes the videos of the picture")
-    text = "read every file of a store and hold it to its checksum"
-    verify = parts.add_parser("verify", help=text, description=text)
+    verify = add_command(parts, "verify", "read every file of a store and check it against its checksum", _verify)
     verify.add_argument("store", metavar="STORE")
     text = "write a store's videos, exact tensors and a manifest that `ingest` reads back"
-    export = parts.add_parser("export", help=text, description=text)
+    export = add_command(parts, "export", text, _export)
     export.add_argument("store", metavar="STORE")
     export.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     _takes_bundle(export, "whose bundle decodes the videos, at its frame rate")
-
-
-def run_data_command(options: argparse.Namespace) -> int:
-    """The exit code: 0, or 2 where `verify` found something."""
-    return {"ingest": _ingest, "inspect": _inspect, "verify": _verify, "export": _export}[options.part](options)
 
 
 def _takes_bundle(parser: argparse.ArgumentParser, what: str) -> None:

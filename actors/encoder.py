@@ -20,7 +20,7 @@ from policy.policy import VideoPolicy
 READERS = 2
 """Files that are decoded ahead of the VAE."""
 
-LATENTS, PROMPT_EMBEDS, FIRST_FRAME = "latents", "prompt_embeds", "first_frame"
+LATENTS, PROMPT_EMBEDS = "latents", "prompt_embeds"
 """Names of tensors in exact files."""
 
 
@@ -43,7 +43,7 @@ class Encoder:
             return [self._encoded(read) for read in readers.map(self._read, videos)]
 
     def conditions(self, conditions: list[tuple[Condition, ConditionFiles]]) -> list[Conditioning | str]:
-        """Prompt embeddings, and the first frame at the size of the videos where there is one."""
+        """Prompt embeddings, and the first frame at the size of the videos if there is one."""
         new = [condition.prompt for condition, files in conditions if not self._has_exact_embeds(files)]
         fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
         made: list[Conditioning | str] = []

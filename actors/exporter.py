@@ -43,7 +43,7 @@ class Exporter:
         return len(ids)
 
     def conditions(self, ids: list[str]) -> int:
-        """The embeddings of each, and its first frame where it has one; returns how many."""
+        """The embeddings of each, and its first frame if it has one; returns how many."""
         exact = {id_: self._out / exported(CONDITIONS, id_, ".safetensors") for id_ in ids}
         for id_, conditioning in self._store.conditionings(id_ for id_ in ids if not exact[id_].exists()).items():
             if conditioning.first_frame is not None:

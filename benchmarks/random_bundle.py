@@ -1,4 +1,4 @@
-"""A Wan bundle of real size with random weights, to measure what learning costs where the real one is not at hand.
+"""A Wan bundle of real size with random weights, to measure what learning costs if the real one is not at hand.
 
     python -m benchmarks.random_bundle runs/wan2.1-1.3b wan2.1-t2v-1.3b
 
@@ -35,7 +35,7 @@ def transformer(size: str, *, layers: int | None = None) -> WanTransformer3DMode
 
 
 def save_random_bundle(folder: Path, size: str, *, layers: int | None = None) -> None:
-    """Write it, the transformer in bfloat16 (2 bytes a parameter). Raises FileExistsError where `folder` is there."""
+    """Write it, the transformer in bfloat16 (2 bytes a parameter). Raises FileExistsError if `folder` is there."""
     if folder.exists():
         raise FileExistsError(f"{folder} exists; give another folder")
     torch.manual_seed(0)

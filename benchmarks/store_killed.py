@@ -31,8 +31,8 @@ A_TURN = 1000
 
 
 def killed_again_and_again(folder: Path, *, turns: int, seed: int) -> dict:
-    """Raises AssertionError where the store does not hold what it promised; what was found, otherwise."""
-    pairs_batch([pair(0)])  # pyarrow imports pandas where it is installed: once here, not in every child.
+    """Raises AssertionError if the store does not hold what it promised; otherwise returns what it found."""
+    pairs_batch([pair(0)])  # pyarrow imports pandas if it is installed: once here, not in every child.
     chance, acknowledged, before_any, torn = random.Random(seed), [], 0, 0
     for turn in track(range(turns), description="kills"):
         here, there = os.pipe()
@@ -67,7 +67,7 @@ def killed_again_and_again(folder: Path, *, turns: int, seed: int) -> dict:
 
 
 def check(folder: Path, acknowledged: list[int]) -> list[int]:
-    """Compares every pair with what was appended; the numbers of those that nobody was told of."""
+    """Compares every stored pair with its original; returns the pairs that were stored but not yet acknowledged."""
     store = PairStore(folder)
     found = [int(stored.condition_id[1:]) for stored in store.catalog.pairs()]
     assert set(acknowledged) <= set(found), f"lost: {sorted(set(acknowledged) - set(found))[:10]}"

@@ -42,7 +42,7 @@ class TensorData:
 class Condition:
     """What a video is made from. Made by the prompt stream; read by the generator.
 
-    `domain` is None where the prompt file does not say.
+    `domain` is None if the prompt file does not say.
 
     Example: Condition("c1f0", "a red circle moving left", "general")
     """
@@ -246,7 +246,7 @@ class Judged:
 
     @property
     def in_order(self) -> tuple[str, str]:
-        """Ids of the videos A and B that the verdict is about; the chosen one first where there is none."""
+        """Ids of the videos A and B that the verdict is about; the chosen one first if there is no verdict."""
         a_is_chosen = self.verdict is None or self.verdict.a_is_chosen
         return (self.chosen_id, self.rejected_id) if a_is_chosen else (self.rejected_id, self.chosen_id)
 

@@ -1,8 +1,8 @@
 """Values that are each right and cannot hold together. Plain arithmetic on a validated config; nothing is loaded.
 
-What needs the bundle is asked where the bundle is: whether its VAE can make videos of that size by
-`policy.bundle`, whether its scheduler has enough high and low anchors by `learner.timesteps.check_timesteps`.
-What needs other files or the cluster is asked in `cluster/`.
+What needs the bundle is checked elsewhere: `policy.bundle` knows whether its VAE can make videos of that size, and
+`learner.timesteps.check_timesteps` whether its scheduler has enough high and low timesteps. `cluster/checks/` checks
+what needs other files or the cluster.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
             "wait for ever; use 0"
         )
     if mix.offline and not buffer.offline:
-        yield f"buffer.mix.offline = {mix.offline:g} wants buffer.offline, a store made by apogee data ingest"
+        yield f"buffer.mix.offline = {mix.offline:g} needs buffer.offline, a store made by apogee data ingest"
     if ranker.kind == "function":
         if not ranker.function:
             yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"

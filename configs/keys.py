@@ -17,7 +17,7 @@ def dotted(location: Location) -> str:
 
 
 def default_at(schema: type[BaseModel], location: Location) -> Any:
-    """Its default at a place, as plain dicts and lists; an empty dict where it has none."""
+    """Its default at a place, as plain dicts and lists; an empty dict if it has none."""
     section = _section(schema, location[:-1])
     field = section.model_fields.get(str(location[-1])) if section else None
     if field is None or field.is_required():
@@ -43,7 +43,7 @@ def nearest_key(schema: type[BaseModel], location: Location) -> str | None:
 
 
 def _section(schema: type[BaseModel], location: Location) -> type[BaseModel] | None:
-    """The section's class at a place, or None where there is none."""
+    """The section's class at a place, or None if there is none."""
     section: type[BaseModel] | None = schema
     for part in location:
         if isinstance(part, int):

@@ -35,7 +35,7 @@ def load_config(path: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
 def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = ()) -> Schema:
     """Read the file, put the overrides in, and check every value against the schema.
 
-    overrides: `a.b.c=value`, where a number is an index into a list (`stages.0.steps=10`) and the value is read as
+    overrides: `a.b.c=value`. A number is an index into a list (`stages.0.steps=10`), and the value is read as
     YAML reads it (`null`, `true`, `1e-4`, `[3.0, 5.0]`, text).
 
     Raises ConfigError that lists every mistake, one a line.
@@ -135,7 +135,7 @@ def _note_lines(node: yaml.Node, location: Location, lines: dict[Location, int])
 
 
 def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Location:
-    """Set one override in the tree, in place; answer where."""
+    """Set one override in the tree, in place; return its place."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r}: write it as key=value, for example learner.beta=500")

@@ -103,4 +103,4 @@ class RankerScoringConfig(Section):
     ranker: RankerConfig
     """The judge that is scored, as a run has it."""
     shown_failures: Annotated[int, Field(ge=0)] = 24
-    """Pairs of which the judge named the wrong video, the surest first, that the page plays."""
+    """How many wrongly judged pairs the page plays, the surest first."""

@@ -98,7 +98,7 @@ def _problem(section: type[Section], where: str, error: dict[str, Any]) -> str:
 
 
 def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`changes` over the section's values, section by section where both hold one."""
+    """`changes` over the section's values, section by section if both hold one."""
     merged = dict(section)
     for key, value in changes.items():
         below = merged.get(key)

@@ -20,7 +20,7 @@ TimestepKind = Literal["apo", "uniform", "logit_normal"]
 
 
 class Section(BaseModel):
-    """Strict and frozen: an unknown key or a wrong type is an error, and nobody changes a config in passing."""
+    """Strict and frozen: an unknown key or a wrong type is an error, and no code can change a config."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,9 +27,6 @@ class Sample(Protocol):
         ...
 
 
-SampleType = TypeVar("SampleType", bound=Sample)
-
-
 @dataclass(frozen=True)
 class PairTensors:
     """One pair on the CPU.
@@ -52,8 +49,8 @@ class PairTensors:
 def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
     """The batch's pairs with the noise of its step: one draw per (seed, step, pair), for both videos and all timesteps.
 
-    Raises ValueError where a pair's two latents differ in shape or its conditioning is missing, FloatingPointError
-    where one of them is not finite; each names the pair.
+    Raises ValueError if a pair's two latents differ in shape or its conditioning is missing, FloatingPointError if one
+    of them is not finite; each names the pair.
     """
     rows = {key: {"prompt_embeds": decode(stored.prompt_embeds)} for key, stored in batch.conditionings.items()}
     loaded = []

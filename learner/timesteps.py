@@ -1,6 +1,6 @@
-"""Which timesteps an optimizer step is taken at: Diffusion-APO's anchors, offsets and sliding window.
+"""Which timesteps an optimizer step is taken at: Diffusion-APO's grid, offsets and sliding window.
 
-Paper section 3.2 (Eq. 5) and 4.1; where it is ambiguous the choice is in docs/decisions/0001-timesteps.md. Pure
+Paper section 3.2 (Eq. 5) and 4.1; docs/decisions/0001-timesteps.md decides what is ambiguous there. Pure
 functions: a window is a function of (config, scheduler, seed, step), the same on every rank, which takes its columns.
 """
 
@@ -25,7 +25,7 @@ class TimestepWindow:
     """K timesteps for each of B pairs; row k is one forward and backward of every pair.
 
     `timesteps`: `[K, B]` float32, what the transformer is told. `sigmas`: `[K, B]` float32, the share of noise in its
-    input. `experts`: for each row the one transformer that all its pairs use. `shift`: Eq. 5's s, None where it was not
+    input. `experts`: for each row the one transformer that all its pairs use. `shift`: Eq. 5's s, None if it was not
     drawn.
     """
 
@@ -60,7 +60,7 @@ def draw_window(
     """The window of optimizer step `step` for the global batch of `num_pairs`.
 
     `scheduler`: the bundle's own (it is copied, never changed); `steps`: N, how many steps inference takes.
-    Raises ValueError if the grid has too few anchors for the window.
+    Raises ValueError if the grid has too few timesteps for the window.
     """
     generator = keyed_generator("window", seed, step)
     horizon = int(scheduler.config.num_train_timesteps)
@@ -70,24 +70,24 @@ def draw_window(
     shift = None
     if config.random_shift:
         shift = config.shifts[int(torch.randint(len(config.shifts), (), generator=generator))]
-    anchors = timestep_grid(scheduler, steps=steps, shift=shift)
-    rows = _choose_rows(config, anchors, horizon=horizon, steps=steps, shift=shift, step=step, generator=generator)
-    timesteps = anchors.timesteps[rows, None].expand(-1, num_pairs)
-    sigmas = anchors.sigmas[rows, None].expand(-1, num_pairs)
+    grid = timestep_grid(scheduler, steps=steps, shift=shift)
+    rows = _choose_rows(config, grid, horizon=horizon, steps=steps, shift=shift, step=step, generator=generator)
+    timesteps = grid.timesteps[rows, None].expand(-1, num_pairs)
+    sigmas = grid.sigmas[rows, None].expand(-1, num_pairs)
     if config.random_offset:
         moved = timesteps + math.sqrt(config.offset_variance) * torch.randn(timesteps.shape, generator=generator)
         if config.snap == "grid":
-            nearest = _nearest_on_same_side(moved, rows, anchors=anchors, boundary=boundary)
-            timesteps, sigmas = anchors.timesteps[nearest], anchors.sigmas[nearest]
+            nearest = _nearest_on_same_side(moved, rows, grid=grid, boundary=boundary)
+            timesteps, sigmas = grid.timesteps[nearest], grid.sigmas[nearest]
         else:
-            timesteps = _round_on_same_side(moved, rows, anchors=anchors, boundary=boundary, horizon=horizon)
+            timesteps = _round_on_same_side(moved, rows, grid=grid, boundary=boundary, horizon=horizon)
             sigmas = timesteps / horizon
-    experts = tuple(_expert(float(anchors.timesteps[row]), boundary) for row in rows)
+    experts = tuple(_expert(float(grid.timesteps[row]), boundary) for row in rows)
     return TimestepWindow(timesteps.contiguous(), sigmas.contiguous(), experts, shift)
 
 
 def timestep_grid(scheduler: Any, *, steps: int, shift: float | None) -> InferenceGrid:
-    """The N anchors `[N]`, descending, float32: the sampler's own steps, or those of Eq. 5 where a shift is given.
+    """The grid's N timesteps `[N]`, descending, float32: the sampler's own, or those of Eq. 5 if a shift is given.
 
     Without a shift a timestep and its sigma are exactly the scheduler's pair, which for UniPC (truncated to integers)
     is not quite sigma = t / T.
@@ -107,7 +107,7 @@ def check_timesteps(
     """Before any work: every shift that can be drawn must give a full window, and offsets that move something.
 
     Raises ValueError that names N, s and the counts, the list of shifts that is empty, or the offset variance with
-    which a timestep of the window would sooner be clipped at the end of its range than lie where the offset put it.
+    which most timesteps of the window would be clipped at the end of their range.
     """
     if config.kind != "apo":
         return
@@ -115,45 +115,43 @@ def check_timesteps(
         raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
     horizon = int(scheduler.config.num_train_timesteps)
     for shift in config.shifts if config.random_shift else [None]:
-        anchors = timestep_grid(scheduler, steps=steps, shift=shift)
+        grid = timestep_grid(scheduler, steps=steps, shift=shift)
         if config.window == "sliding":
-            _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
+            _split(config, grid, horizon=horizon, steps=steps, shift=shift)
         if config.random_offset:
-            _check_offsets(config, anchors, horizon=horizon, boundary_ratio=boundary_ratio)
+            _check_offsets(config, grid, horizon=horizon, boundary_ratio=boundary_ratio)
 
 
-def _check_offsets(
-    config: TimestepsConfig, anchors: InferenceGrid, *, horizon: int, boundary_ratio: float | None
-) -> None:
+def _check_offsets(config: TimestepsConfig, grid: InferenceGrid, *, horizon: int, boundary_ratio: float | None) -> None:
     """Somewhere on the grid an offset must be likelier to stay in its expert's range than to be clipped at an end."""
     deviation = math.sqrt(config.offset_variance)
     edge = 0 if boundary_ratio is None else math.ceil(boundary_ratio * horizon)
     for first, last in [(edge, horizon), (0, edge - 1)] if edge else [(0, horizon)]:
-        inside = [t for t in anchors.timesteps.tolist() if first <= t <= last]
+        inside = [t for t in grid.timesteps.tolist() if first <= t <= last]
         if deviation and inside and all(_clipped(t, deviation, first, last) > 0.5 for t in inside):
             raise ValueError(
                 f"learner.timesteps.offset_variance = {config.offset_variance:g} (deviation {deviation:.3g} timesteps) "
-                f"would clip most offsets of every anchor between timesteps {first} and {last}; the paper uses 5"
+                f"would clip most offsets of every grid timestep between timesteps {first} and {last}; the paper uses 5"
             )
 
 
-def _clipped(anchor: float, deviation: float, first: int, last: int) -> float:
+def _clipped(timestep: float, deviation: float, first: int, last: int) -> float:
     """Share of offsets that leave [first, last]."""
-    offset = NormalDist(anchor, deviation)
+    offset = NormalDist(timestep, deviation)
     return offset.cdf(first - 0.5) + 1 - offset.cdf(last + 0.5)
 
 
 def _split(
-    config: TimestepsConfig, anchors: InferenceGrid, *, horizon: int, steps: int, shift: float | None
+    config: TimestepsConfig, grid: InferenceGrid, *, horizon: int, steps: int, shift: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the high and of the low anchors, each in descending order of timestep."""
+    """Indices of the grid's high and low timesteps, each in descending order of timestep."""
     threshold = config.high_from * horizon
-    is_high = anchors.timesteps >= threshold
+    is_high = grid.timesteps >= threshold
     high, low = is_high.nonzero()[:, 0], (~is_high).nonzero()[:, 0]
     if len(high) < config.high or len(low) < config.low:
         name = "the scheduler's own shift" if shift is None else f"shift {shift:g}"
         raise ValueError(
-            f"sampling.steps = {steps} with {name} gives {len(high)} anchors at t >= {threshold:g} and {len(low)} "
+            f"sampling.steps = {steps} with {name} gives {len(high)} timesteps at t >= {threshold:g} and {len(low)} "
             f"below; learner.timesteps needs {config.high} high and {config.low} low: raise sampling.steps, or lower "
             "learner.timesteps.high or low"
         )
@@ -162,7 +160,7 @@ def _split(
 
 def _choose_rows(
     config: TimestepsConfig,
-    anchors: InferenceGrid,
+    grid: InferenceGrid,
     *,
     horizon: int,
     steps: int,
@@ -170,32 +168,32 @@ def _choose_rows(
     step: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Indices `[K]` of the window's anchors: the high ones slide by `stride` and wrap, the low ones are drawn."""
+    """Places `[K]` of the window in the grid: the high ones slide by `stride` and wrap, the low ones are drawn."""
     if config.window == "isolated":
-        return torch.randint(len(anchors.timesteps), (1,), generator=generator)
-    high, low = _split(config, anchors, horizon=horizon, steps=steps, shift=shift)
+        return torch.randint(len(grid.timesteps), (1,), generator=generator)
+    high, low = _split(config, grid, horizon=horizon, steps=steps, shift=shift)
     sliding = (step * config.stride + torch.arange(config.high)) % len(high)
     drawn = torch.randperm(len(low), generator=generator)[: config.low]
     return torch.cat([high[sliding], low[drawn]])
 
 
 def _round_on_same_side(
-    moved: Tensor, rows: Tensor, *, anchors: InferenceGrid, boundary: float | None, horizon: int
+    moved: Tensor, rows: Tensor, *, grid: InferenceGrid, boundary: float | None, horizon: int
 ) -> Tensor:
-    """The nearest integer timestep in [0, T] that lies on the anchor's side of the expert boundary; `[K, B]`."""
+    """The nearest integer timestep in [0, T] that lies on its own side of the expert boundary; `[K, B]`."""
     rounded = moved.round().clamp(0, horizon)
     if boundary is None:
         return rounded
     first_high = math.ceil(boundary)
-    anchor_is_high = (anchors.timesteps[rows] >= boundary)[:, None]
-    return torch.where(anchor_is_high, rounded.clamp(min=first_high), rounded.clamp(max=first_high - 1))
+    is_high_noise = (grid.timesteps[rows] >= boundary)[:, None]
+    return torch.where(is_high_noise, rounded.clamp(min=first_high), rounded.clamp(max=first_high - 1))
 
 
-def _nearest_on_same_side(moved: Tensor, rows: Tensor, *, anchors: InferenceGrid, boundary: float | None) -> Tensor:
-    """Indices `[K, B]` of the anchors nearest to `moved` among those of the same expert."""
-    distance = (moved[..., None] - anchors.timesteps).abs()
+def _nearest_on_same_side(moved: Tensor, rows: Tensor, *, grid: InferenceGrid, boundary: float | None) -> Tensor:
+    """Indices `[K, B]` of the grid timesteps nearest to `moved` among those of the same expert."""
+    distance = (moved[..., None] - grid.timesteps).abs()
     if boundary is not None:
-        is_high = anchors.timesteps >= boundary
+        is_high = grid.timesteps >= boundary
         distance = distance.masked_fill((is_high[rows][:, None] != is_high)[:, None, :], math.inf)
     return distance.argmin(-1)
 

@@ -38,7 +38,7 @@ class Times(NamedTuple):
 def frame_times(path: str | Path) -> Times:
     """Decodes nothing: a file's packets say all of it.
 
-    Raises FileNotFoundError, and ValueError that names the file where it is no video, is cut off, has fewer than two
+    Raises FileNotFoundError, and ValueError that names the file if it is not a video, is cut off, has fewer than two
     frames, or has frames too large to decode.
     """
     if not Path(path).is_file():
@@ -52,7 +52,7 @@ def frame_times(path: str | Path) -> Times:
 def decode_frames(path: str | Path, ticks: list[int], *, size: Size) -> np.ndarray:
     """The frames of these times, each at the size that `size` makes of it; uint8 `[frames, height, width, 3]`.
 
-    Raises ValueError that names the file where it is damaged.
+    Raises ValueError that names the file if it is damaged.
     """
     wanted, frames = set(ticks), {}
     reformatter = VideoReformatter()  # one for all: a frame's own takes longer to set up than to use
@@ -85,7 +85,7 @@ def read_clip(path: str | Path, *, num_frames: int, fps: float, height: int, wid
 
     In time: of each moment k / fps from the file's start the frame that is nearest; none is made up. In space: scaled
     until the picture covers `height` x `width`, its middle cut out. Raises as `frame_times` and `decode_frames` do, and
-    ValueError where the video is too short or too slow: a frame would have to be shown twice.
+    ValueError if the video is too short or too slow: a frame would have to be shown twice.
     """
     times = frame_times(path)
     moments = np.arange(num_frames) / fps
@@ -116,7 +116,7 @@ def _times(path: str | Path) -> Times:
         tick = float(stream.time_base or 0)
         fps = (len(times) - 1) / (float(times[-1] - times[0]) * tick)
         if stream.average_rate and abs(float(stream.average_rate) / fps - 1) < 1e-3:
-            fps = float(stream.average_rate)  # exact, where the clock's ticks only come near
+            fps = float(stream.average_rate)  # exact; the clock's ticks only come near
         # Some containers count their duration from zero, whenever their first frame is shown.
         length = max(len(times), float(times[-1]) * tick * fps + 1) / fps
         declared = stream.duration * tick if stream.duration else 0.0

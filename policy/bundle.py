@@ -200,7 +200,7 @@ def _check_scheduler(folder: Path, index: dict[str, Any]) -> tuple[str, float, i
 
 
 def _component(index: dict[str, Any], name: str) -> str | None:
-    """The class name of a component, None where the index leaves it out (`null` or `[null, null]`)."""
+    """The class name of a component, None if the index leaves it out (`null` or `[null, null]`)."""
     entry = index.get(name)
     return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
 

@@ -71,9 +71,9 @@ class VideoPolicy:
         max_text_tokens: int = 512,
         experts: bool = True,
     ) -> "VideoPolicy":
-        """The bundle at `path`, its base frozen in `dtype`, with new float32 adapters where `lora` is given.
+        """The bundle at `path`, its base frozen in `dtype`, with new float32 adapters if `lora` is given.
 
-        `experts`: False where only text and pixels are to be encoded or decoded, which needs no transformer.
+        `experts`: False if only text and pixels are to be encoded or decoded, which needs no transformer.
 
         `seed`: of the adapters' first weights; a new adapter changes no output (its second matrix is 0).
         Raises what `check_bundle` and `add_adapters` raise.

@@ -164,7 +164,7 @@ class Bench:
         return outcome
 
     def make_pairs(self) -> None:
-        """Two videos of each training prompt, kept where the meter calls exactly one of them distorted."""
+        """Two videos of each training prompt, kept if the meter calls exactly one of them distorted."""
         known = self.prompts["choose"]
         chosen, rejected, of = [], [], []
         for numbers in _chunks(list(range(POOL_VIDEOS)), 32):

@@ -24,7 +24,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "TOKENIZERS_
 
 FEW_PROCESSES = {
     "RAY_prestart_worker_first_driver": "0",  # idle workers lack the runtime environment and would be thrown away
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody preempts this machine
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # this machine is not preempted
 }
 """On a machine of our own: every process that Ray starts costs seconds of a core."""
 
@@ -37,8 +37,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[None]:
     """Ray, connected, until the end of the block.
 
-    `on_gpus`: some role has one, and CPU threads need not be spared. `logs`: where the log files of a Ray of our own
-    end up.
+    `on_gpus`: some role has one, and CPU threads need not be spared. `logs`: the folder for the log files of a Ray of
+    our own.
     """
     options: dict[str, Any] = {
         "namespace": f"apogee-{secrets.token_hex(4)}",
@@ -58,7 +58,7 @@ def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[
 
 
 def _init(options: dict[str, Any]) -> None:
-    """`ray.init`, again where this machine was too busy: Ray gives its node 30 seconds to appear, and no key for it."""
+    """`ray.init`, again if this machine was too busy: Ray gives its node 30 seconds to appear, and no key for it."""
     for attempt in range(START_ATTEMPTS):
         try:
             ray.init(**options)
@@ -104,7 +104,7 @@ def _token() -> str:
 
 @contextlib.contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """These variables for the length of the block, where the user has not set them otherwise; then all as it was.
+    """These variables for the length of the block, if the user has not set them otherwise; then all as it was.
 
     Ray leaves variables of its own behind (the authentication mode), which would hold for the next cluster too.
     """

@@ -151,7 +151,7 @@ def nodes() -> list[dict[str, float]]:
 
 
 def ray_gauge(name: str, tag_keys: tuple[str, ...]) -> Any:
-    """A Ray gauge; Ray exports it as `ray_<name>`. Called inside the metrics actor, where Ray wants it made."""
+    """A Ray gauge; Ray exports it as `ray_<name>`. Ray wants it made inside the metrics actor."""
     from ray.util.metrics import Gauge
 
     return Gauge(name, description=name.replace("_", " "), tag_keys=tag_keys)

@@ -16,7 +16,7 @@ FACTS = ("larger", "smaller", "off its path", "speed", "lost head", "unsteady")
 def facts_of(videos: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Of each slice's two frames: centre, area, spread, brightness, peak, the head, mass in 4x4 cells; their weights.
 
-    `[n, slices, SEEN]` both; places have no weight where there is nothing.
+    `[n, slices, SEEN]` both; empty places have no weight.
     """
     videos = np.concatenate([videos, videos[:, -1:]], 1)
     ahead, there, area, centre = _subject(videos)

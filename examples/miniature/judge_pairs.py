@@ -31,7 +31,7 @@ from ranker.training.slow_motion import slow_motion_pair
 def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) -> Path:
     """`pairs` pairs into `folder`, both videos of a pair from the same pool; the manifest's path.
 
-    Raises FileExistsError where the folder holds a manifest.
+    Raises FileExistsError if the folder holds a manifest.
     """
     manifest = _new_manifest(folder)
     rng, rows = np.random.default_rng(seed), []

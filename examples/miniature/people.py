@@ -24,7 +24,7 @@ ANNOTATORS, WRONG = ("ann", "bob", "cat"), 0.1
 def write_people(folder: Path, *, pairs: int, seed: int) -> Path:
     """A clean and a distorted video of each prompt, in either order, and each as an anchor; the manifest's path.
 
-    Raises FileExistsError where the folder holds a manifest.
+    Raises FileExistsError if the folder holds a manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     manifest, rng = folder / "people.jsonl", np.random.default_rng(seed)

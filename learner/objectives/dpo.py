@@ -22,7 +22,7 @@ from policy.policy import VideoPolicy
 class DpoTerms:
     """What one pair contributes, each `[pairs]` and float32.
 
-    `loss`: -log sigmoid(margin), carries the gradient. The others are detached: `accuracy`: 1 where the margin is above
+    `loss`: -log sigmoid(margin), carries the gradient. The others are detached: `accuracy`: 1 if the margin is above
     0 (a tie, as at the first step, counts 0); `margin`: chosen minus rejected reward; `chosen_reward`,
     `rejected_reward`: how much better than the reference the policy predicts that video, times beta / 2.
     """
@@ -37,7 +37,7 @@ class DpoTerms:
 def residual(velocity: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the predicted velocity, over all elements of each sample, in float32 (Eq. 2).
 
-    `velocity`, `target`: `[batch, ...]`, the same shape. Returns `[batch]`. Raises ValueError where the shapes differ
+    `velocity`, `target`: `[batch, ...]`, the same shape. Returns `[batch]`. Raises ValueError if the shapes differ
     (broadcasting would give a plausible wrong number).
     """
     if velocity.shape != target.shape:

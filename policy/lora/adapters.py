@@ -62,7 +62,7 @@ def policy_parameters(transformers: Transformers) -> list[tuple[str, nn.Paramete
 def reference_pass(transformers: Transformers) -> Iterator[None]:
     """Inside, forward passes are the reference's and have no gradient; afterwards everything is as it was.
 
-    Uses the adapter "reference" where it is there, else no adapter. No `requires_grad` flag is touched. Do not enter
+    Uses the adapter "reference" if there is one, else no adapter. No `requires_grad` flag is touched. Do not enter
     it between a checkpointed forward pass and its backward pass: the recomputation would be the reference's.
     """
     layers = [layer for transformer in transformers.values() for layer in _layers(transformer)]
@@ -112,7 +112,7 @@ def freeze_as_reference(transformers: Transformers) -> None:
 def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) -> None:
     """Write the adapter "policy" as diffusers writes LoRA, with the metadata without which its alpha is lost.
 
-    `lora`: what the adapters were made with. Raises OSError where the folder cannot be written.
+    `lora`: what the adapters were made with. Raises OSError if the folder cannot be written.
     """
     # peft keeps the targets as a set: sorted, the same adapter is the same file in every process.
     metadata = {**_peft_config(lora).to_dict(), "target_modules": sorted(lora.targets)}

@@ -65,14 +65,14 @@ def test_shifted_anchors_are_those_of_equation_5_worked_out_by_hand():
     assert drawn.shift == 3.0
 
 
-def test_a_shift_replaces_the_schedulers_own_and_a_larger_one_has_more_high_anchors():
-    def anchors(shift, scheduler):
+def test_a_shift_replaces_the_schedulers_own_and_a_larger_one_has_more_high_timesteps():
+    def high(shift, scheduler):
         config = TimestepsConfig(shifts=[shift], random_offset=False, high=1, stride=1)
         return {window(config, scheduler=scheduler, step=step).timesteps[0, 0].item() for step in range(60)}
 
     other = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=12.0)
-    assert anchors(3.0, UNIPC) == anchors(3.0, other)
-    assert len(anchors(3.0, UNIPC)) < len(anchors(6.0, UNIPC))
+    assert high(3.0, UNIPC) == high(3.0, other)
+    assert len(high(3.0, UNIPC)) < len(high(6.0, UNIPC))
 
 
 def test_shifts_are_drawn_evenly_and_low_anchors_uniformly():
@@ -93,7 +93,7 @@ def test_offsets_are_per_pair_integers_with_the_variance_asked_for():
         drawn, plain = (window(c, step=step, num_pairs=64) for c in (config, PLAIN))
         assert torch.equal(drawn.timesteps, drawn.timesteps.round())
         torch.testing.assert_close(drawn.sigmas, drawn.timesteps / 1000)
-        # the low anchor is drawn before the offsets, so both windows are on the same anchors; t = 999 is clipped
+        # the low timestep is drawn before the offsets, so both windows are on the same ones; t = 999 is clipped
         offsets.append((drawn.timesteps - plain.timesteps)[plain.timesteps < 980])
     found = torch.cat(offsets)
     assert abs(found.mean().item()) < 4 * math.sqrt(5.08 / len(found))
@@ -171,7 +171,7 @@ def test_the_schedulers_state_is_not_touched():
 def test_too_few_anchors_name_n_shift_and_counts(kind):
     config = TimestepsConfig(shifts=[6.0, 3.0])
     with pytest.raises(
-        ValueError, match=r"sampling\.steps = 6 with shift 3 gives 3 anchors at t >= 800 and 3 below.*4 high"
+        ValueError, match=r"sampling\.steps = 6 with shift 3 gives 3 timesteps at t >= 800 and 3 below.*4 high"
     ):
         if kind == "check":
             check_timesteps(config, UNIPC, 6)
@@ -182,7 +182,7 @@ def test_too_few_anchors_name_n_shift_and_counts(kind):
 
 def test_too_few_low_anchors_and_the_schedulers_own_shift():
     with pytest.raises(
-        ValueError, match=r"the scheduler's own shift gives 3 anchors .* and 2 below; .* 3 high and 3 low"
+        ValueError, match=r"the scheduler's own shift gives 3 timesteps .* and 2 below; .* 3 high and 3 low"
     ):
         check_timesteps(PLAIN.model_copy(update={"high": 3, "low": 3}), UNIPC, 5)
     check_timesteps(PLAIN.model_copy(update={"high": 3, "low": 2}), UNIPC, 5)

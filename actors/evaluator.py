@@ -1,97 +1,156 @@
-"""The role that measures videos of held-out prompts, before and after; it teaches nobody."""
+"""The role that measures and keeps videos of held-out prompts, before and after. Nobody learns from what it says."""
 
-from collections import Counter
-from collections.abc import Callable
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
-from buffers.figures import normal_interval, wilson_interval
-from buffers.records import Clips, Condition, Measurement
+from buffers.figures import Value, figures_of, text_counts
+from buffers.records import Clips, Condition
 from configs.user_function import user_function
 from media.video_write import write_mp4
 
-EXAMPLE = "examples.miniature.meter:measure"
+EXAMPLE = "examples.miniature.meter:figures"
+ABOUT = "FIGURES"
+"""The constant beside a meter: name of each figure -> (which direction is better, unit)."""
+
 SHOWN_SIDE = 256
 """Small videos are enlarged (nearest neighbour) to about this many pixels, so that a browser does not blur them."""
 
-Meter = Callable[[np.ndarray, str], Measurement]
+JUDGED = {
+    "net win rate": {"better": "higher", "unit": "wins less losses per video", "against": "before"},
+    "win": {"better": "higher", "unit": "of videos", "against": "before"},
+    "tie": {"better": None, "unit": "of videos", "against": "before"},
+    "loss": {"better": "lower", "unit": "of videos", "against": "before"},
+}
+"""The figures if a judge compares each video after training with the one before it."""
+
+Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
+
+
+@dataclass
+class Video:
+    """One video of an evaluation. `file`: its path in the run folder, or None if it was not kept."""
+
+    condition: Condition
+    version: int
+    file: str | None = None
+    figures: dict[str, Value] = field(default_factory=dict)
 
 
 class Evaluator:
-    """Measures every video with `meter` and keeps the first `shown` of each phase under `out/videos/<phase>/`.
+    """Measures every video with `meter` and keeps the first `kept` of each phase under `out/videos/<phase>/`.
 
-    "First" and the file names go by the order of arrival: measure the same requests in the same order in every phase,
-    so that `videos/before/003-a.mp4` and `videos/after/003-a.mp4` are the same prompt and noise.
+    "First" and the file names go by the order of arrival. So measure the same requests in the same order in every
+    phase: then `videos/before/003-a.mp4` and `videos/after/003-a.mp4` have the same prompt and noise.
 
-    `meter`: `module:function`, `(frames uint8 [frames, height, width, 3], prompt) -> Measurement`, or None to keep
-    videos only. Raises ValueError if it cannot be imported.
+    meter: `module:function`, `(frames uint8 [frames, height, width, 3], prompt) -> {name: value}`, or None. A bool
+        becomes a rate, a number a mean, a text is counted. The module's constant `FIGURES` names every bool and number:
+        name -> (better, unit), with better "higher" or "lower". The first figure is the one that the report colours
+        videos by.
+
+    Raises ValueError if the meter cannot be imported or `FIGURES` is missing or wrong.
     """
 
-    def __init__(self, meter: str | None, out: Path, shown: int, fps: float) -> None:
-        self._meter = user_function(meter, key="evaluation.meter", example=EXAMPLE) if meter is not None else None
-        self._out = Path(out)
-        self._shown = shown
-        self._fps = fps
-        self._measured: dict[str, list[tuple[Condition, Measurement | None]]] = {}
-        self._kept: dict[str, list[dict[str, Any]]] = {}
+    def __init__(self, meter: str | None, out: Path, kept: int, fps: float) -> None:
+        self._name = meter
+        self._meter: Meter | None = None
+        self._about: Mapping[str, Mapping[str, Any]] = JUDGED
+        if meter is not None:
+            self._meter = user_function(meter, key="evaluation.meter", example=EXAMPLE)
+            self._about = _about(meter)
+        self._out, self._limit, self._fps = Path(out), kept, fps
+        self._videos: dict[str, list[Video]] = {}
 
     def measure(self, phase: str, clips: list[Clips]) -> int:
-        """Measure both videos of every clip; how many that were.
+        """Measure and keep both videos of every clip; returns how many videos that were.
 
-        Raises OSError where a video cannot be written, and whatever the meter raises.
+        Raises OSError if a video cannot be written, ValueError if the meter's names are not those of `FIGURES`, and
+        whatever the meter raises.
         """
-        measured = self._measured.setdefault(phase, [])
-        before = len(measured)
+        videos = self._videos.setdefault(phase, [])
+        before = len(videos)
         for clip in clips:
             for letter, frames in (("a", clip.video_a), ("b", clip.video_b)):
-                measurement = self._meter(frames, clip.condition.prompt) if self._meter else None
-                if len(measured) < self._shown:
-                    self._keep(phase, f"{len(measured) // 2:03d}-{letter}.mp4", clip.condition, frames, measurement)
-                measured.append((clip.condition, measurement))
-        return len(measured) - before
+                video = Video(clip.condition, clip.policy_version)
+                if self._meter is not None:
+                    video.figures = self._checked(self._meter(frames, clip.condition.prompt))
+                if len(videos) < self._limit:
+                    video.file = f"videos/{phase}/{len(videos) // 2:03d}-{letter}.mp4"
+                    self._write(video.file, frames)
+                videos.append(video)
+        return len(videos) - before
 
     def summary(self, phase: str) -> dict[str, Any]:
-        """Plain JSON values: figures over all videos, the same `by_domain`, and which videos were kept (`shown`).
+        """Plain JSON values: how many `videos`, those `kept`, `figures` and `texts` over all, figures `by_domain`.
 
-        Without a meter only `videos` and `shown` are there. Raises ValueError for a phase that was never measured.
+        Raises ValueError for a phase that was never measured.
         """
-        if phase not in self._measured:
-            raise ValueError(f"no video was measured in phase {phase!r}, only in {sorted(self._measured)}")
-        measured = self._measured[phase]
-        figures: dict[str, Any] = {"videos": len(measured), "shown": list(self._kept.get(phase, []))}
-        if self._meter is None:
-            return figures
-        by_domain: dict[str, list[Measurement]] = {}
-        for condition, measurement in measured:
-            if measurement is not None:
-                by_domain.setdefault(condition.domain or "unknown", []).append(measurement)
-        everything = [measurement for part in by_domain.values() for measurement in part]
-        return figures | _figures(everything) | {"by_domain": {name: _figures(by_domain[name]) for name in by_domain}}
+        if phase not in self._videos:
+            raise ValueError(f"no video was measured in phase {phase!r}, only in {sorted(self._videos)}")
+        videos = self._videos[phase]
+        by_domain: dict[str, list[Mapping[str, Value]]] = {}
+        for video in videos:
+            if video.figures:
+                by_domain.setdefault(video.condition.domain or "unknown", []).append(video.figures)
+        everything = [figures for part in by_domain.values() for figures in part]
+        return {
+            "videos": len(videos),
+            "kept": [
+                {"file": video.file, "prompt": video.condition.prompt, "domain": video.condition.domain}
+                | ({"figures": video.figures} if video.figures else {})
+                for video in videos
+                if video.file
+            ],
+            "figures": figures_of(everything, self._about),
+            "texts": text_counts(everything),
+            "by_domain": {domain: figures_of(part, self._about) for domain, part in by_domain.items()},
+        }
 
-    def _keep(
-        self, phase: str, name: str, condition: Condition, frames: np.ndarray, measurement: Measurement | None
-    ) -> None:
-        folder = self._out / "videos" / phase
-        folder.mkdir(parents=True, exist_ok=True)
-        scale = max(1, round(SHOWN_SIDE / max(frames.shape[1:3])))
-        write_mp4(folder / name, frames, fps=self._fps, scale=scale)
-        row: dict[str, Any] = {"file": f"videos/{phase}/{name}", "prompt": condition.prompt, "domain": condition.domain}
-        if measurement is not None:
-            row |= {"distorted": measurement.distorted, "motion": measurement.motion, "reason": measurement.reason}
-        self._kept.setdefault(phase, []).append(row)
+    def _checked(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The meter's values as plain ones. Raises ValueError unless the bools and numbers are those of `FIGURES`."""
+        plain = {name: _plain(value) for name, value in values.items()}
+        numbers = {name: value for name, value in plain.items() if not isinstance(value, str)}
+        if numbers.keys() != self._about.keys():
+            raise ValueError(
+                f"evaluation.meter = {self._name}: returned the figures {sorted(numbers)}, and {ABOUT} of its module "
+                f"names {sorted(self._about)}; both must name the same"
+            )
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise ValueError(f"evaluation.meter = {self._name}: {name} is {number}; it must be finite")
+        return plain
+
+    def _write(self, file: str, frames: np.ndarray) -> None:
+        path = self._out / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mp4(path, frames, fps=self._fps, scale=_scale(frames))
 
 
-def _figures(measurements: list[Measurement]) -> dict[str, Any]:
-    distorted = sum(measurement.distorted for measurement in measurements)
-    motions = [measurement.motion for measurement in measurements]
-    return {
-        "videos": len(measurements),
-        "distorted": distorted,
-        "distortion_rate": distorted / len(measurements),
-        "distortion_interval": list(wilson_interval(distorted, len(measurements))),
-        "motion": float(np.mean(motions)),
-        "motion_interval": list(normal_interval(motions)),
-        "reasons": dict(Counter(measurement.reason for measurement in measurements if measurement.distorted)),
-    }
+def _plain(value: Any) -> Value:
+    """Without numpy's types, which JSON does not know."""
+    if isinstance(value, str):
+        return value
+    return bool(value) if isinstance(value, bool | np.bool_) else float(value)
+
+
+def _scale(frames: np.ndarray) -> int:
+    return max(1, round(SHOWN_SIDE / max(frames.shape[1:3])))
+
+
+def _about(meter: str) -> dict[str, dict[str, Any]]:
+    """What `FIGURES` of the meter's module says of each figure. Raises ValueError if it is missing or wrong."""
+    declared = getattr(importlib.import_module(meter.partition(":")[0]), ABOUT, None)
+    try:
+        checked = TypeAdapter(dict[str, tuple[Literal["higher", "lower"], str]]).validate_python(declared)
+    except ValidationError as error:
+        raise ValueError(
+            f"evaluation.meter = {meter}: its module needs a constant {ABOUT}, name of each figure -> (which direction "
+            f'is better, unit), e.g. {{"motion": ("higher", "pixels per frame")}}; found {declared!r}'
+        ) from error
+    return {name: {"better": better, "unit": unit} for name, (better, unit) in checked.items()}

@@ -312,18 +312,6 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What a meter says of one video; for evaluation only, never for learning.
-
-    `motion`: pixels per frame. `reason`: which rule called it distorted, or "".
-    """
-
-    distorted: bool
-    motion: float
-    reason: str = ""
-
-
-@dataclass(frozen=True)
 class RoleTimes:
     """Seconds a role has spent working and waiting since it started."""
 

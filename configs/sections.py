@@ -271,8 +271,9 @@ class EvaluationConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 90_000
     """The first noise seed; the same before and after."""
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
-    """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). Null: videos are shown, not
-    measured."""
+    """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns named values: a bool
+    becomes a rate, a number a mean, a text is counted. `FIGURES` of its module says of each name which direction is
+    better, and its unit. Null: videos are shown, not measured."""
     shown_videos: Annotated[int, Field(ge=0)] = 12
     """Videos of each evaluation that the report plays."""
 

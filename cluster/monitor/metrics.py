@@ -5,6 +5,7 @@ The JSON lines are what the report is made from; they are flushed row by row, so
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ class MetricsLog:
     def _export(self, tags: dict[str, str], figures: dict[str, float]) -> None:
         assert self._make_gauge is not None
         for key, value in figures.items():
-            name = "apogee_" + key.rsplit("/", 1)[-1].replace("-", "_").replace(" ", "_")
+            name = "apogee_" + re.sub(r"\W", "_", key.rsplit("/", 1)[-1])
             if name not in self._gauges:
                 self._gauges[name] = self._make_gauge(name, TAGS)
             self._gauges[name].set(value, tags=tags)
@@ -92,6 +93,7 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
     """The row's numbers under names of their own: `loss` of a step row is `step/loss`; counts are flattened."""
     subject = "/".join(str(row[key]) for key in ("kind", "role", "index", "phase", "name") if key in row)
     numbers = {**row, **row.get("counts", {})}
+    numbers |= {name: figure["value"] for name, figure in row.get("figures", {}).items()}
     return {
         f"{subject}/{key}": float(value)
         for key, value in numbers.items()

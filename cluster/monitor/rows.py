@@ -55,7 +55,8 @@ def recent_shares(verdicts: list[Row], keys: Sequence[str]) -> list[list[float]]
     shares: list[list[float]] = [[] for _ in keys]
     for index, row in enumerate(verdicts):
         earlier = verdicts[index - back] if index >= back else {}
-        new = [row.get(key, 0) - earlier.get(key, 0) for key in keys]
+        # A run that goes on after a kill may have lost the newest counts of before.
+        new = [max(0, row.get(key, 0) - earlier.get(key, 0)) for key in keys]
         total = sum(new)
         for place, count in enumerate(new):
             # Nothing new: what was so before still is.

@@ -1,4 +1,4 @@
-"""What is going on, asked of the actors while they work: for the progress display and the metrics."""
+"""Asks the actors what they are doing while they work, for the progress display and the metrics."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ RECORDED_EVERY_SECONDS = 10.0
 
 
 async def watch(crew: Any, progress: Any) -> None:
-    """Until it is cancelled. An actor that cannot answer just now (busy, lost) is asked again later."""
+    """Runs until it is cancelled. An actor that cannot answer just now (busy, lost) is asked again later."""
     watchers = [_watch_role(crew, role, index) for role, count in crew.sizes.items() for index in range(count)]
     await asyncio.gather(_show(crew, progress), _watch_verdicts(crew), *watchers)
 
 
 async def record_verdicts(crew: Any) -> None:
-    """The buffer's cumulative counts as they are now."""
+    """Records the buffer's counts since the run began."""
     await crew.metrics.record.remote("verdicts", await crew.buffer.counts.remote())
 
 
@@ -26,8 +26,8 @@ async def _show(crew: Any, progress: Any) -> None:
         with contextlib.suppress(Exception):
             step, counts = await crew.metrics.latest.remote("step"), await crew.buffer.counts.remote()
             dropped = sum(count for key, count in counts.items() if key.startswith("dropped_"))
-            learned = {key: step[key] for key in ("step", "version", "loss", "implicit_accuracy")} if step else {}
-            progress.update(kept=counts["added"], dropped=dropped, **learned)
+            learned = {key: step[key] for key in ("step", "loss", "implicit_accuracy")} if step else {}
+            progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
         await asyncio.sleep(SHOWN_EVERY_SECONDS)
 
 
@@ -39,7 +39,7 @@ async def _watch_verdicts(crew: Any) -> None:
 
 
 async def _watch_role(crew: Any, role: str, index: int) -> None:
-    """A task of its own for every actor: an actor answers between two calls, which may be minutes apart."""
+    """One task for each actor: an actor answers between two calls, which may be minutes apart."""
     while True:
         with contextlib.suppress(Exception):
             times: RoleTimes = await crew.actor(role, index).times.remote()

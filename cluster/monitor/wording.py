@@ -1,8 +1,16 @@
 """How figures are written in the report and in the progress display."""
 
+from buffers.figures import Figure
+
 
 def percent(share: float | None, digits: int = 1) -> str:
+    """Example: `percent(0.214)` is "21.4%"."""
     return "not measured" if share is None else f"{100 * share:.{digits}f}%"
+
+
+def signed_percent(change: float) -> str:
+    """Example: `signed_percent(-0.025)` is "-2.5%"."""
+    return f"{100 * change:+.1f}%"
 
 
 def duration(seconds: float) -> str:
@@ -15,6 +23,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def signed_percent(change: float) -> str:
-    """Example: `signed_percent(-0.025)` is "-2.5%"."""
-    return f"{100 * change:+.1f}%"
+def figure_value(figure: Figure | None) -> str:
+    """A rate in percent, a mean with two digits."""
+    return "not measured" if figure is None else _number(figure, figure["value"])
+
+
+def figure_interval(figure: Figure) -> str:
+    """Example: "16.9% to 26.9%"."""
+    return " to ".join(_number(figure, end) for end in figure["interval"])
+
+
+def figure_unit(figure: Figure) -> str:
+    """Example: "share of videos" for a rate of videos."""
+    return f"share {figure['unit']}" if "count" in figure else figure["unit"]
+
+
+def _number(figure: Figure, value: float) -> str:
+    return percent(value) if "count" in figure else f"{value:.2f}"

@@ -1,34 +1,39 @@
-"""One self-contained HTML page: the shell, the style and nothing from the network; reports bring the body."""
+"""One self-contained HTML page from a Jinja2 template of `templates/`; nothing of it comes from the network."""
 
+import base64
 import os
-from html import escape
 from pathlib import Path
-from string import Template
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cluster.monitor.wording import duration, figure_interval, figure_unit, figure_value, percent, signed_percent
 
 PIXELATED_UP_TO = 128
 """Videos up to this width, pixels, are enlarged without smoothing."""
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {
+    "percent": percent,
+    "signed_percent": signed_percent,
+    "duration": duration,
+    "figure_value": figure_value,
+    "figure_interval": figure_interval,
+    "figure_unit": figure_unit,
+    "base64": lambda content: base64.b64encode(content).decode("ascii"),
+}
 
-def write_page(file: Path, *, title: str, body: str, fills: dict[str, str], width: int, height: int) -> Path:
-    """Fill `body`, a template of this folder, and put it on a page for videos of this size; whole or not at all."""
-    small = width <= PIXELATED_UP_TO
-    page = _template("page.html").substitute(
-        title=escape(title),
-        body=_template(body).substitute(fills, title=escape(title)),
-        card_width="300px" if small else "480px",
-        rendering="image-rendering: pixelated;" if small else "",
-        aspect=f"{width} / {height}",
-    )
+
+def write_page(file: Path, template: str, *, width: int, height: int, **context: Any) -> Path:
+    """Fill the template and write the page, for videos of this size, whole or not at all; returns its path."""
+    video = {"width": width, "height": height, "is_small": width <= PIXELATED_UP_TO}
     partial = file.with_suffix(".html.tmp")
-    partial.write_text(page, encoding="utf-8")
+    partial.write_text(TEMPLATES.get_template(template).render(**context, video=video), encoding="utf-8")
     os.replace(partial, file)
     return file
-
-
-def tile(label: str, value: str, note: str) -> str:
-    """A figure with what it is above and what is to be known of it below; all three are HTML."""
-    return f'<div class="tile"><span class="soft">{label}</span><b>{value}</b><span class="soft">{note}</span></div>'
-
-
-def _template(name: str) -> Template:
-    return Template((Path(__file__).with_name("templates") / name).read_text(encoding="utf-8"))

@@ -1,21 +1,21 @@
-"""`report.html` of a run: one file that plays and shows everything with no network, for an interrupted run as well.
+"""`report.html` of a run: one file that plays and shows everything with no network, also of a run that was stopped.
 
-The figures are `cluster.report.summary`'s, the pictures `cluster.report.plots`'s; here they are only put on a page.
+The figures are `summary.py`'s, the pictures `run_plots.py`'s. `templates/run.html` puts them on a page.
 """
 
 import json
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cluster.monitor.rows import evaluation_rows, read_metrics
-from cluster.monitor.wording import duration, percent, signed_percent
-from cluster.report import plots
-from cluster.report.page import tile, write_page
-from cluster.report.run_sections import domains_section, learning_section, pace_section, ranker_section, run_section
+from cluster.monitor.wording import figure_value, percent, signed_percent
+from cluster.report import run_plots
+from cluster.report.page import write_page
 from cluster.report.summary import PHASES, read_config, summarise
 from cluster.report.summary import write_summary as write_summary
-from cluster.report.videos import videos_section
+from cluster.report.videos import before_and_after
 from cluster.run_folder import RunFolder
 from configs.sections import TimestepKind
 
@@ -29,124 +29,85 @@ METHODS: dict[TimestepKind, str] = {
 def write_report(folder: Path | str) -> Path:
     """Write `report.html` of the run in `folder` from what lies there and return its path.
 
-    Raises FileNotFoundError where the folder holds no run.
+    Raises FileNotFoundError if the folder holds no run.
     """
     run = RunFolder(folder)
     config, rows = read_config(run), read_metrics(run.metrics_file)
     # What only the run itself knew (packages, machine) is in its summary; a killed run has none.
     written = json.loads(run.summary_file.read_text(encoding="utf-8")) if run.summary_file.exists() else {}
     summary = {**written, **summarise(rows, config)}
+    shown = config["evaluation"]["shown_videos"]
+    videos, more_videos = before_and_after(run.path, evaluation_rows(rows), summary["figures"], shown)
+    stages = config["stages"]
     return write_page(
         run.report_file,
-        title=f"Apogee: {config['name']}",
-        body="run.html",
+        "run.html",
         width=config["sampling"]["width"],
         height=config["sampling"]["height"],
-        fills={
-            "what_ran": _what_ran(config, summary),
-            "banner": _banner(summary),
-            "conclusion": conclusion(summary),
-            "tiles": _tiles(summary),
-            "result_plots": _result_plots(summary),
-            "videos": videos_section(run.path, evaluation_rows(rows)),
-            "learning": learning_section(rows),
-            "ranker": ranker_section(rows, summary),
-            "pace": pace_section(rows, summary),
-            "domains": domains_section(summary),
-            "run": run_section(config, summary),
-        },
+        config=config,
+        config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
+        summary=summary,
+        method=METHODS[config["learner"]["timesteps"]["kind"]],
+        model=_short(config["model"]["path"]),
+        teacher=_teacher(config),
+        missing=[phase for phase in PHASES if phase not in summary["evaluated"]],
+        conclusion=conclusion(summary["figures"]),
+        figures=run_plots.figures(summary),
+        figures_by_domain=run_plots.figures_by_domain(summary),
+        videos=videos,
+        more_videos=more_videos,
+        learning=run_plots.learning(rows, stages),
+        ranker=run_plots.ranker(rows, summary),
+        pace=run_plots.pace(rows, summary, stages),
     )
 
 
-def conclusion(summary: dict[str, Any]) -> str:
-    """One sentence that claims no more than the intervals allow."""
-    before, after = summary["distortion"]["before"], summary["distortion"]["after"]
-    if before is None or after is None:
-        return "No conclusion: the distortion rate was not measured both before and after."
-    rates = f"from {percent(before['rate'])} to {percent(after['rate'])} of videos"
-    if summary["distortion"]["intervals_overlap"]:
-        text = f"Distortion went {rates}, but the 95% intervals overlap: no difference can be claimed."
-    else:
-        word = "fell" if after["rate"] < before["rate"] else "rose"
-        text = f"Distortion {word} {rates}; the 95% intervals do not overlap."
-    change = summary["motion"]["relative_change"]
-    return text if change is None else f"{text} Motion changed by {signed_percent(change)}."
+def conclusion(figures: dict[str, Any]) -> list[str]:
+    """A sentence for each figure (one for all that a judge gave), which claims no more than the intervals allow."""
+    sentences = [
+        _change(name, figure) for name, figure in figures.items() if figure["before"] and figure["after"]
+    ] + _judged(figures)
+    return sentences or ["No conclusion: no figure was measured both before and after training."]
 
 
-def _what_ran(config: dict[str, Any], summary: dict[str, Any]) -> str:
-    learner, sampling = config["learner"], config["sampling"]
-    method = METHODS[learner["timesteps"]["kind"]]
-    return escape(
-        f"{method} of {_short(config['model']['path'])}, judged by {_short(config['ranker']['path'])}: "
-        f"{summary['steps']['done']} of {summary['steps']['planned']} steps of {learner['pairs_per_step']} pairs; "
-        f"{config['generator']['num_actors']} generator(s), {config['ranker']['num_actors']} ranker(s), "
-        f"{learner['num_workers']} learner worker(s); videos of {sampling['num_frames']} frames, "
-        f"{sampling['width']}x{sampling['height']}, {sampling['steps']} sampling steps; seed {config['seed']}."
+def _change(name: str, figure: dict[str, Any]) -> str:
+    before, after = figure["before"], figure["after"]
+    change = "" if "count" in before or figure["relative_change"] is None else signed_percent(figure["relative_change"])
+    ends = f"from {figure_value(before)} to {figure_value(after)} {figure['unit']}{change and f' ({change})'}"
+    if figure["intervals_overlap"]:
+        return f"{name.capitalize()} went {ends}, but the 95% intervals overlap: no difference can be claimed."
+    is_higher = after["value"] > before["value"]
+    good = "better" if is_higher == (figure["better"] == "higher") else "worse"
+    return (
+        f"{name.capitalize()} {'rose' if is_higher else 'fell'} {ends}, which is {good}; "
+        "the 95% intervals do not overlap."
     )
+
+
+def _judged(figures: dict[str, Any]) -> list[str]:
+    """What the judge of the run said of the videos after training beside those before."""
+    if not figures.get("win", {}).get("against"):
+        return []
+    win, tie, loss, net = (figures[name]["after"] for name in ("win", "tie", "loss", "net win rate"))
+    low, high = net["interval"]
+    claim = "the videos are better than before" if low > 0 else "the videos are worse than before"
+    if low <= 0 <= high:
+        claim = "no difference can be claimed"
+    return [
+        f"Of {win['of']} videos, the judge prefers {percent(win['value'])} as they are after training and "
+        f"{percent(loss['value'])} as they were before; {percent(tie['value'])} are ties. The net win rate is "
+        f"{net['value']:+.2f} ({low:+.2f} to {high:+.2f}): {claim}."
+    ]
+
+
+def _teacher(config: dict[str, Any]) -> str:
+    """Who says which video of a pair is the better one."""
+    ranker, kinds = config["ranker"], {stage["kind"] for stage in config["stages"]}
+    judge = ranker["function"] if ranker["kind"] == "function" else _short(ranker["path"])
+    teachers = [f"judged by {judge}"] if kinds != {"offline"} else []
+    return " and ".join([*teachers, *(["with pairs that people labelled"] if "offline" in kinds else [])])
 
 
 def _short(path: str) -> str:
-    """The last two parts of a path; the whole one is in the config below."""
+    """The last two parts of a path; the whole path is in the config below."""
     return "/".join(Path(path).parts[-2:])
-
-
-def _banner(summary: dict[str, Any]) -> str:
-    if summary["complete"]:
-        return ""
-    steps = summary["steps"]
-    missing = [f"{steps['done']} of {steps['planned']} learner steps were done"]
-    missing += [f"there is no evaluation {phase} training" for phase in _unevaluated(summary)]
-    return f'<div class="banner"><strong>This run is not complete:</strong> {"; ".join(missing)}.</div>'
-
-
-def _unevaluated(summary: dict[str, Any]) -> list[str]:
-    return [phase for phase in PHASES if phase not in summary["evaluated"]]
-
-
-def _tiles(summary: dict[str, Any]) -> str:
-    distortion, motion, verdicts = summary["distortion"], summary["motion"], summary["verdicts"]
-    tiles = [
-        _change_tile("Distorted videos", distortion, "rate", "rate_low", "rate_high", percent),
-        _change_tile("Motion in pixels per frame", motion, "mean", "low", "high", lambda value: f"{value:.2f}"),
-    ]
-    if verdicts is not None:
-        counts = verdicts["counts"]
-        agreed = verdicts["agreement"]
-        note = f"of {counts['judged']} judged" + ("" if agreed is None else f"; orders agreed on {percent(agreed)}")
-        tiles.append(tile("Pairs kept", str(counts["added"]), note))
-    if summary["phases_s"]:
-        longest = max(summary["phases_s"], key=lambda name: summary["phases_s"][name])
-        total = sum(summary["phases_s"].values())
-        note = f"longest: {longest}, {duration(summary['phases_s'][longest])}"
-        tiles.append(tile("Time", duration(total), escape(note)))
-    return "".join(tiles)
-
-
-def _change_tile(label: str, sides: dict[str, Any], value: str, low: str, high: str, text: Any) -> str:
-    shown, notes = [], []
-    for phase in PHASES:
-        side = sides[phase]
-        shown.append("?" if side is None else text(side[value]))
-        if side is None:
-            notes.append(f"{phase}: not measured")
-        else:
-            interval = f"{text(side[low])} to {text(side[high])}"
-            counted = f"{side['distorted']} of {side['videos']} ({interval})" if "distorted" in side else interval
-            notes.append(f"{phase}: {counted}")
-    return tile(label, f"{shown[0]} <i>&rarr;</i> {shown[1]}", "<br>".join(notes))
-
-
-def _result_plots(summary: dict[str, Any]) -> str:
-    drawn = []
-    for title, sides, keys, x_label, is_share in (
-        ("Distortion rate", summary["distortion"], ("rate", "rate_low", "rate_high"), "share of videos", True),
-        ("Motion", summary["motion"], ("mean", "low", "high"), "pixels per frame", False),
-    ):
-        rows = [
-            plots.Whisker(phase, *(sides[phase][key] for key in keys), color=color)
-            for phase, color in (("before", plots.BEFORE), ("after", plots.AFTER))
-            if sides[phase] is not None
-        ]
-        if rows:
-            drawn.append(plots.whiskers(title, rows, x_label=f"{x_label}, 95% interval", percent=is_share))
-    return "".join(f"<div>{picture}</div>" for picture in drawn)

@@ -1,6 +1,6 @@
 """A run in figures: `metrics.jsonl` and `config.yaml` in, `summary.json` out. The report shows these same figures.
 
-Nothing is measured here: rates, motion and their intervals are the evaluator's.
+Nothing is measured here: the figures of videos and their intervals are the evaluator's.
 """
 
 import json
@@ -28,8 +28,6 @@ INTERVAL = "95%: Wilson for rates, normal for means"
 def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of a run as plain JSON values. What a run did not come to is None or empty, never zero."""
     evaluations = evaluation_rows(rows)
-    distortion = {phase: _distortion(evaluations.get(phase)) for phase in PHASES}
-    motion = {phase: _motion(evaluations.get(phase)) for phase in PHASES}
     steps = step_rows(rows)
     planned = sum(stage["steps"] for stage in config["stages"])
     return {
@@ -37,9 +35,9 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
         "evaluated": [phase for phase in PHASES if phase in evaluations],
         "complete": "after" in evaluations and len(steps) >= planned,
         "interval": INTERVAL,
-        "distortion": distortion | {"intervals_overlap": _overlap(distortion["before"], distortion["after"])},
-        "motion": motion | {"relative_change": _relative_change(motion["before"], motion["after"])},
-        "by_domain": {phase: _by_domain(row) for phase, row in evaluations.items()},
+        "figures": _changes(evaluations),
+        "texts": {phase: row["texts"] for phase, row in evaluations.items()},
+        "by_domain": {phase: row["by_domain"] for phase, row in evaluations.items()},
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
         "verdicts": verdict_figures(of_kind(rows, "verdicts"), orders=2 if config["ranker"]["both_orders"] else 1),
@@ -54,8 +52,8 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
 def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write `summary.json` of the run in `folder` and return it; `facts` is what only the caller knows.
 
-    Packages and machine are added. Raises FileNotFoundError where there is no run, ValueError where a fact would
-    cover a figure.
+    Packages and machine are added. Raises FileNotFoundError if there is no run, ValueError if a fact has the name of a
+    figure.
     """
     run = RunFolder(folder)
     summary = summarise(read_metrics(run.metrics_file), read_config(run))
@@ -73,7 +71,7 @@ def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_config(run: RunFolder) -> dict[str, Any]:
-    """The resolved config as it was written; raises FileNotFoundError where the folder holds no run."""
+    """The resolved config as it was written; raises FileNotFoundError if the folder holds no run."""
     if not run.config_file.is_file():
         raise FileNotFoundError(f"{run.path}: no run is here (config.yaml is missing); name a folder that `run` wrote")
     return yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
@@ -132,36 +130,22 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _distortion(figures: Row | None) -> dict[str, Any] | None:
-    """An evaluation's (or a domain's) distortion; None where nothing was measured or there was no meter."""
-    if figures is None or figures.get("distortion_rate") is None:
-        return None
-    low, high = figures["distortion_interval"]
-    counts = {"videos": figures["videos"], "distorted": figures["distorted"]}
-    return {**counts, "rate": figures["distortion_rate"], "rate_low": low, "rate_high": high}
-
-
-def _motion(figures: Row | None) -> dict[str, Any] | None:
-    if figures is None or figures.get("motion") is None:
-        return None
-    low, high = figures["motion_interval"]
-    return {"mean": figures["motion"], "low": low, "high": high, "unit": "pixels per frame"}
-
-
-def _by_domain(evaluation: Row) -> dict[str, Any]:
-    return {
-        domain: {"distortion": _distortion(figures), "motion": _motion(figures)}
-        for domain, figures in evaluation.get("by_domain", {}).items()
-    }
-
-
-def _overlap(before: dict[str, Any] | None, after: dict[str, Any] | None) -> bool | None:
-    if before is None or after is None:
-        return None
-    return before["rate_low"] <= after["rate_high"] and after["rate_low"] <= before["rate_high"]
-
-
-def _relative_change(before: dict[str, Any] | None, after: dict[str, Any] | None) -> float | None:
-    if before is None or after is None or not before["mean"]:
-        return None
-    return after["mean"] / before["mean"] - 1
+def _changes(evaluations: Mapping[str, Row]) -> dict[str, Any]:
+    """Each figure by name with what it means, before and after, and how far it changed."""
+    found = {phase: row["figures"] for phase, row in evaluations.items()}
+    changes = {}
+    for name in {name: None for figures in found.values() for name in figures}:
+        before, after = (found.get(phase, {}).get(name) for phase in PHASES)
+        about = before or after
+        changes[name] = {
+            **{key: about.get(key) for key in ("better", "unit", "against")},
+            "before": before,
+            "after": after,
+            "intervals_overlap": None,
+            "relative_change": None,
+        }
+        if before and after:
+            (low, high), (low_after, high_after) = before["interval"], after["interval"]
+            changes[name]["intervals_overlap"] = low <= high_after and low_after <= high
+            changes[name]["relative_change"] = after["value"] / before["value"] - 1 if before["value"] else None
+    return changes

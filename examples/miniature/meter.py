@@ -7,10 +7,11 @@ distance from the known background, follows its area and centre, and names the r
 """
 
 import json
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from buffers.records import Measurement
 from examples.miniature.world import BACKGROUND, DISTORTIONS, FRAMES, SKIN, draw_any, render
 
 FOREGROUND = 42.0
@@ -28,9 +29,29 @@ SMALLEST = 18.0
 HEAD_SHARE = 0.45
 """A person's head must keep this share of its median area in every frame."""
 
+FIGURES = {"distorted": ("lower", "of videos"), "motion": ("higher", "pixels per frame")}
+"""What `figures` gives for each video: name -> (which direction is better, unit)."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the meter says of one video.
+
+    `motion`: pixels per frame of the centre. `reason`: which rule called it distorted, or "".
+    """
+
+    distorted: bool
+    motion: float
+    reason: str = ""
+
+
+def figures(frames: np.ndarray, prompt: str) -> dict[str, Any]:
+    """The measurement by name, as `evaluation.meter` gives it: a rate, a mean, and a text that is counted."""
+    return asdict(measure(frames, prompt))
+
 
 def measure(frames: np.ndarray, prompt: str) -> Measurement:
-    """Judge one video: uint8 `[frames, height, width, 3]`. `motion`: pixels per frame of the centre."""
+    """Measure one video: uint8 `[frames, height, width, 3]`. The prompt says whether it shows a person."""
     domain = "human" if "person" in prompt else "general"
     weights = foreground(frames)
     area = weights.sum((1, 2))

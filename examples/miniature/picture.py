@@ -27,19 +27,20 @@ def strip(path: Path) -> np.ndarray:
 def main() -> None:
     """Take the first videos that were kept, whatever they show: the same prompt and seed before and after."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-    shown = {row["phase"]: row["shown"][:ROWS] for row in of_kind(read_metrics(folder / "metrics.jsonl"), "evaluation")}
+    shown = {row["phase"]: row["kept"][:ROWS] for row in of_kind(read_metrics(folder / "metrics.jsonl"), "evaluation")}
     figure, axes = plt.subplots(len(shown["before"]), 2, figsize=(13, 0.95 * len(shown["before"])))
     for row, pair in enumerate(zip(shown["before"], shown["after"], strict=True)):
         for axis, phase, video in zip(axes[row], ("before", "after"), pair, strict=True):
             axis.imshow(strip(folder / video["file"]))
             axis.set_xticks([])
             axis.set_yticks([])
-            verdict = f"distorted: {video['reason']}" if video["distorted"] else "clean"
+            found = video["figures"]
+            verdict = f"distorted: {found['reason']}" if found["distorted"] else "clean"
             axis.set_title(
                 f"{phase}: {video['prompt']} ({verdict})",
                 fontsize=8,
                 pad=3,
-                color="firebrick" if video["distorted"] else "black",
+                color="firebrick" if found["distorted"] else "black",
             )
     figure.tight_layout(pad=0.4)
     figure.savefig(out, dpi=85)

@@ -1,19 +1,32 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
-from buffers.records import Clips, Condition, Measurement
+from buffers.records import Clips, Condition
 from media.video_write import read_video
 
 METER = f"{__name__}:measure"
 
 
-def measure(frames: np.ndarray, prompt: str) -> Measurement:
-    """Black videos are distorted; the blue of the first pixel is the motion."""
-    black = not frames[..., 0].any()
-    return Measurement(black, float(frames[0, 0, 0, 2]), "black" if black else "")
+FIGURES = {"distorted": ("lower", "of videos"), "motion": ("higher", "pixels per frame")}
+
+
+def measure(frames: np.ndarray, prompt: str) -> dict[str, Any]:
+    """Black videos are distorted; the blue of the first pixel is the motion. The values are numpy's own."""
+    black = ~frames[..., 0].any()
+    return {"distorted": black, "motion": np.float32(frames[0, 0, 0, 2]), "reason": "black" if black else ""}
+
+
+def misnamed(frames: np.ndarray, prompt: str) -> dict[str, Any]:
+    return {"distorted": False, "movement": 1.0}
+
+
+def not_a_number(frames: np.ndarray, prompt: str) -> dict[str, Any]:
+    return {"distorted": False, "motion": float("nan")}
 
 
 def video(red: int, motion: int) -> np.ndarray:
@@ -45,37 +58,39 @@ def test_figures_by_hand(tmp_path: Path, meter: str):
     assert evaluator.measure("before", CLIPS[:1]) == 2
     assert evaluator.measure("before", CLIPS[1:]) == 4
     summary = evaluator.summary("before")
-    assert (summary["videos"], summary["distorted"], summary["motion"]) == (6, 1, 35.0)
-    assert summary["distortion_rate"] == pytest.approx(1 / 6)
-    assert summary["reasons"] == {"black": 1}
+    distorted, motion = summary["figures"]["distorted"], summary["figures"]["motion"]
+    assert (summary["videos"], distorted["count"], distorted["of"], motion["value"]) == (6, 1, 6, 35.0)
+    assert distorted["value"] == pytest.approx(1 / 6) and "count" not in motion
+    assert (distorted["better"], distorted["unit"]) == ("lower", "of videos")
+    assert (motion["better"], motion["unit"]) == ("higher", "pixels per frame")
+    assert summary["texts"] == {"reason": {"black": 1}}
     # Motion 10..60: sample deviation sqrt(350), 1.959964 * sqrt(350 / 6) = 14.9694
-    assert summary["motion_interval"] == pytest.approx([20.0306, 49.9694], abs=1e-3)
+    assert motion["interval"] == pytest.approx([20.0306, 49.9694], abs=1e-3)
     assert set(summary["by_domain"]) == {"human", "general"}
     human, general = summary["by_domain"]["human"], summary["by_domain"]["general"]
-    assert (human["videos"], human["distorted"], human["motion"]) == (2, 1, 15.0)
-    assert (general["videos"], general["distorted"], general["motion"]) == (4, 0, 45.0)
+    assert (human["distorted"]["of"], human["distorted"]["count"], human["motion"]["value"]) == (2, 1, 15.0)
+    assert (general["distorted"]["of"], general["distorted"]["count"], general["motion"]["value"]) == (4, 0, 45.0)
+    assert json.loads(json.dumps(summary)) == summary
 
 
 def test_the_first_videos_of_each_phase_are_kept(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 3, 8.0)
     for phase in ("before", "after"):
         evaluator.measure(phase, CLIPS)
-    shown = evaluator.summary("after")["shown"]
-    assert [row["file"] for row in shown] == [
+    kept = evaluator.summary("after")["kept"]
+    assert [row["file"] for row in kept] == [
         "videos/after/000-a.mp4",
         "videos/after/000-b.mp4",
         "videos/after/001-a.mp4",
     ]
-    assert shown[0] == {
+    assert kept[0] == {
         "file": "videos/after/000-a.mp4",
         "prompt": "prompt 0",
         "domain": "human",
-        "distorted": True,
-        "motion": 10.0,
-        "reason": "black",
+        "figures": {"distorted": True, "motion": 10.0, "reason": "black"},
     }
     assert len(list((tmp_path / "videos").rglob("*.mp4"))) == 6
-    frames, fps = read_video(tmp_path / shown[2]["file"])
+    frames, fps = read_video(tmp_path / kept[2]["file"])
     assert frames.shape == (3, 256, 256, 3) and fps == 8.0
     assert frames[..., 0].mean() == pytest.approx(200, abs=5)
 
@@ -93,8 +108,9 @@ def test_without_a_meter_videos_are_kept_and_nothing_is_claimed(tmp_path: Path):
     evaluator = Evaluator(None, tmp_path, 2, 8.0)
     assert evaluator.measure("before", CLIPS) == 6
     summary = evaluator.summary("before")
-    assert set(summary) == {"videos", "shown"} and summary["videos"] == 6
-    assert set(summary["shown"][0]) == {"file", "prompt", "domain"}
+    assert summary["videos"] == 6 and len(summary["kept"]) == 2
+    assert summary["figures"] == summary["texts"] == summary["by_domain"] == {}
+    assert set(summary["kept"][0]) == {"file", "prompt", "domain"}
 
 
 def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
@@ -115,3 +131,29 @@ def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
 def test_a_meter_that_cannot_be_used_is_named(tmp_path: Path, path: str, message: str):
     with pytest.raises(ValueError, match=rf"evaluation.meter = {path}: {message}"):
         Evaluator(path, tmp_path, 0, 8.0)
+
+
+@pytest.mark.parametrize(
+    "declared", [None, ["motion"], {"motion": "higher"}, {"motion": ("larger", "pixels")}, {"motion": ("higher", None)}]
+)
+def test_a_meter_must_say_which_direction_is_better(
+    tmp_path: Path, meter: str, declared: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(f"{__name__}.FIGURES", declared)
+    with pytest.raises(ValueError, match=rf"evaluation.meter = {meter}: its module needs a constant FIGURES"):
+        Evaluator(meter, tmp_path, 0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("misnamed", r"returned the figures \['distorted', 'movement'\], and FIGURES .* \['distorted', 'motion'\]"),
+        ("not_a_number", "motion is nan; it must be finite"),
+    ],
+)
+def test_values_that_are_not_those_of_figures_are_refused_with_the_first_video(
+    tmp_path: Path, function: str, message: str
+):
+    evaluator = Evaluator(f"{__name__}:{function}", tmp_path, 0, 8.0)
+    with pytest.raises(ValueError, match=rf"evaluation.meter = .*:{function}: {message}"):
+        evaluator.measure("before", CLIPS)

@@ -11,7 +11,6 @@ from buffers.records import (
     Clips,
     Condition,
     Judged,
-    Measurement,
     Receipt,
     Request,
     RoleTimes,
@@ -43,7 +42,6 @@ EXAMPLES = [
     Batch(7, (pair(1), pair(2)), {"c0": conditioning(0)}, (0, 1)),
     Snapshot(3, {"transformer.blocks.0.lora_A": tensor(4)}, "9f2c"),
     Receipt(3, 1, "9f2c"),
-    Measurement(True, 1.5, "jump"),
     RoleTimes(1.0, 2.0, {"videos": 8}),
 ]
 

@@ -72,25 +72,42 @@ def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFol
 
 def figures(distorted: int, videos: int, motion: float) -> dict[str, Any]:
     """As `Evaluator.summary` gives them; motion within 0.05."""
-    interval = {"distortion_interval": list(WILSON.get((distorted, videos), (0.0, 0.5)))}
-    counts = {"videos": videos, "distorted": distorted, "distortion_rate": distorted / videos}
-    return {**counts, **interval, "motion": motion, "motion_interval": [motion - 0.05, motion + 0.05], "reasons": {}}
+    return {
+        "distorted": {
+            "value": distorted / videos,
+            "interval": list(WILSON.get((distorted, videos), (0.0, 0.5))),
+            "count": distorted,
+            "of": videos,
+            "better": "lower",
+            "unit": "of videos",
+        },
+        "motion": {
+            "value": motion,
+            "interval": [motion - 0.05, motion + 0.05],
+            "of": videos,
+            "better": "higher",
+            "unit": "pixels per frame",
+        },
+    }
 
 
 def evaluation(
     run: RunFolder, phase: str, *, time: float, distorted: int, motion: float, meter: bool
 ) -> dict[str, Any]:
-    shown = []
+    kept = []
     for name, bad in (("000-a", phase == "before"), ("000-b", phase == "after"), ("001-a", False)):
         file = run.videos / phase / f"{name}.mp4"
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(f"video {phase} {name}".encode())
         entry: dict[str, Any] = {"file": f"videos/{phase}/{name}.mp4", "prompt": PROMPT, "domain": "general"}
-        shown.append(entry | ({"distorted": bad, "motion": 1.25, "reason": ""} if meter else {}))
-    row: dict[str, Any] = {"time": time, "kind": "evaluation", "phase": phase, "videos": 256, "shown": shown}
+        measured = {"distorted": bad, "motion": 1.25, "reason": "splits" if bad else ""}
+        kept.append(entry | ({"figures": measured} if meter else {}))
+    row: dict[str, Any] = {"time": time, "kind": "evaluation", "phase": phase, "videos": 256, "kept": kept}
+    row |= {"figures": {}, "texts": {}, "by_domain": {}}
     if meter:
+        row["texts"] = {"reason": {"splits": distorted}}
         general, human = (40, 15) if phase == "before" else (6, 2)
-        row |= figures(distorted, 256, motion)
+        row["figures"] = figures(distorted, 256, motion)
         row["by_domain"] = {"general": figures(general, 192, motion), "human": figures(human, 64, motion)}
     return row
 

@@ -37,7 +37,7 @@ def test_one_command_aligns_the_miniature(tmp_path: Path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["complete"] and not summary["interrupted"]
     for phase in ("before", "after"):
-        assert summary["distortion"][phase]["videos"] == VIDEOS
+        assert summary["figures"]["distorted"][phase]["of"] == VIDEOS
         assert len(list((folder / "videos" / phase).glob("*.mp4"))) == SHOWN
     assert "<video" in (folder / "report.html").read_text(encoding="utf-8")
     assert list((folder / "tracker").glob("*.db"))

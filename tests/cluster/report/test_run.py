@@ -5,12 +5,10 @@ from typing import get_args
 
 import pytest
 
-from cluster.monitor.rows import evaluation_rows, read_metrics
 from cluster.monitor.wording import duration
 from cluster.report import plots
 from cluster.report import videos as report_videos
 from cluster.report.run import METHODS, conclusion, write_report, write_summary
-from cluster.report.videos import videos_section
 from cluster.run_folder import RunFolder
 from configs.sections import TimestepKind
 from tests.cluster.fake_run import PROMPT, fake_run
@@ -72,10 +70,6 @@ def page(run) -> Page:
     return Page(run.report_file.read_text())
 
 
-def videos_of(run: RunFolder) -> Page:
-    return Page(videos_section(run.path, evaluation_rows(read_metrics(run.metrics_file))))
-
-
 def test_the_page_is_well_formed_and_refers_to_nothing_outside(page, run):
     assert page.open == []
     assert not {"script", "link", "iframe", "object", "embed", "img"} & set(page.tags)
@@ -91,8 +85,10 @@ def test_prompts_are_text_and_nothing_else(page):
 
 
 def test_the_figures_are_those_worked_out_by_hand(page):
-    assert "Distortion fell from 21.5% to 3.1% of videos; the 95% intervals do not overlap." in page.text
-    assert "Motion changed by -5.0%." in page.text
+    fell = "Distorted fell from 21.5% to 3.1% of videos, which is better; the 95% intervals do not overlap."
+    assert fell in page.text
+    assert "Motion went from 1.20 to 1.14 pixels per frame (-5.0%), but the 95% intervals overlap" in page.text
+    assert "reason videos before videos after splits 55 8" in page.text
     assert "before: 55 of 256 (16.9% to 26.9%)" in page.text
     assert "after: 8 of 256 (1.6% to 6.0%)" in page.text
     assert "before: 1.15 to 1.25" in page.text and "after: 1.09 to 1.19" in page.text
@@ -101,7 +97,7 @@ def test_the_figures_are_those_worked_out_by_hand(page):
     assert re.search(r"Generators busy 80% .*Learner waiting 50%", page.text)
     assert re.search(r"evaluation after 12 min 34 s", page.text)
     assert re.search(r"all 15 min 54 s", page.text)  # 40 + 60 + 100 + 754
-    assert re.search(r"human before 15 of 64 23.4% 14.7% to 35.1% 1.20", page.text)
+    assert re.search(r"human before 23.4% 15 of 64 \(14.7% to 35.1%\) 1.20 1.15 to 1.25", page.text)
     assert "2 of 2 steps of 16 pairs" in page.text and "seed 7" in page.text
     assert "not complete" not in page.text
 
@@ -126,7 +122,7 @@ def test_pictures_write_the_same_figures_and_take_the_pages_colours(page, run):
         assert title in titles
     for title in ("shown first", "Staleness", "Busy and waiting", "Seconds of a learner step", "by domain"):
         assert title in titles
-    rates = next(text for text in pictures if "Distortion rate" in text and "by domain" not in text)
+    rates = next(text for text in pictures if "Distorted" in text and "by domain" not in text)
     assert "21.5%" in rates and "3.1%" in rates and "share of videos, 95% interval" in rates
     assert "80% busy" in next(text for text in pictures if "Busy and waiting" in text)
 
@@ -136,10 +132,11 @@ def test_videos_play_side_by_side_with_before_on_the_left(page):
     expected = [f"video {phase} {name}" for name in ("000-a", "000-b", "001-a") for phase in ("before", "after")]
     assert [file.decode() for file in files] == expected
     assert all({"autoplay", "loop", "muted", "playsinline"} <= video.keys() for video in page.videos)
-    assert "1 were distorted and are no longer" in page.text
-    assert "1 became distorted" in page.text and "1 stayed as they were" in page.text
-    captions = re.findall("\N{BALLOT X} distorted|\N{CHECK MARK} clean", page.text)
-    assert [caption[2:] for caption in captions] == ["distorted", "clean", "clean", "distorted", "clean", "clean"]
+    assert "1 became better (green edge), 1 became worse (pink edge), 1 stayed as they were" in page.text
+    captions = re.findall("\N{BALLOT X} distorted|\N{CHECK MARK} not distorted", page.text)
+    clean = "not distorted"
+    assert [caption[2:] for caption in captions] == ["distorted", clean, clean, "distorted", clean, clean]
+    assert page.text.count("reason: splits") == 2 and page.text.count("motion 1.25") == 6
 
 
 def test_the_config_is_there_in_full(page, run):
@@ -167,7 +164,7 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 def test_without_a_meter_nothing_is_claimed(tmp_path):
     run = fake_run(tmp_path / "run", meter=False)
     page = Page(write_report(run.path).read_text())
-    assert "No conclusion" in page.text and "distorted and are no longer" not in page.text
+    assert "No conclusion" in page.text and "became better" not in page.text
     assert len(page.videos) == 6 and page.text.count("not measured") >= 6
 
 
@@ -176,7 +173,7 @@ def test_no_file_from_outside_the_run_is_pulled_in(tmp_path):
     (tmp_path / "secret.mp4").write_bytes(b"secret")
     text = run.metrics_file.read_text().replace("videos/before/000-a.mp4", "../secret.mp4")
     run.metrics_file.write_text(text)
-    page = videos_of(run)
+    page = Page(write_report(run.path).read_text())
     assert len(page.videos) == 5
     assert base64.b64encode(b"secret").decode() not in str(page.videos)
 
@@ -185,7 +182,7 @@ def test_what_is_too_large_is_named_not_embedded(tmp_path, monkeypatch):
     run = fake_run(tmp_path / "run")
     one_pair = len("video before 000-a") + len("video after 000-a")
     monkeypatch.setattr(report_videos, "EMBEDDED_BYTES", one_pair)
-    page = videos_of(run)
+    page = Page(write_report(run.path).read_text())
     assert len(page.videos) == 2 and "2 more pairs are in videos/ , too large" in page.text
 
 
@@ -194,8 +191,11 @@ def test_what_is_too_large_is_named_not_embedded(tmp_path, monkeypatch):
     [(0.3, False, "rose from 20.0% to 30.0%"), (0.19, True, "no difference can be claimed")],
 )
 def test_the_conclusion_claims_no_more_than_the_intervals(after, overlap, expected):
-    distortion = {"before": {"rate": 0.2}, "after": {"rate": after}, "intervals_overlap": overlap}
-    assert expected in conclusion({"distortion": distortion, "motion": {"relative_change": None}})
+    before = {"value": 0.2, "interval": [0.1, 0.25], "count": 20, "of": 100}
+    distorted = {"before": before, "after": before | {"value": after}, "intervals_overlap": overlap}
+    distorted |= {"relative_change": None, "better": "lower", "unit": "of videos", "against": None}
+    [sentence] = conclusion({"distorted": distorted})
+    assert expected in sentence
 
 
 def test_durations_are_written_for_people():

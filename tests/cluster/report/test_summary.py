@@ -28,13 +28,16 @@ def test_summary_holds_the_figures_worked_out_by_hand(tmp_path):
 
     assert json.loads(run.summary_file.read_text()) == summary
     assert summary["complete"] is True and summary["evaluated"] == ["before", "after"]
-    before, after = summary["distortion"]["before"], summary["distortion"]["after"]
-    assert (before["distorted"], before["videos"], before["rate"]) == (55, 256, 0.21484375)
-    assert (after["distorted"], after["videos"], after["rate"]) == (8, 256, 0.03125)
-    assert (after["rate_low"], after["rate_high"]) == WILSON[8, 256]
-    assert summary["distortion"]["intervals_overlap"] is False
-    assert summary["motion"]["relative_change"] == pytest.approx(-0.05)
-    assert summary["by_domain"]["before"]["human"]["distortion"]["rate"] == 15 / 64
+    distorted = summary["figures"]["distorted"]
+    before, after = distorted["before"], distorted["after"]
+    assert (distorted["better"], distorted["unit"]) == ("lower", "of videos")
+    assert (before["count"], before["of"], before["value"]) == (55, 256, 0.21484375)
+    assert (after["count"], after["of"], after["value"]) == (8, 256, 0.03125)
+    assert tuple(after["interval"]) == WILSON[8, 256]
+    assert distorted["intervals_overlap"] is False
+    assert summary["figures"]["motion"]["relative_change"] == pytest.approx(-0.05)
+    assert summary["by_domain"]["before"]["human"]["distorted"]["value"] == 15 / 64
+    assert summary["texts"] == {"before": {"reason": {"splits": 55}}, "after": {"reason": {"splits": 8}}}
     assert summary["phases_s"] == {"start": 40, "evaluation before": 60, "online": 100, "evaluation after": 754}
     assert summary["verdicts"]["agreement"] == 0.75  # 30 of 40
     assert summary["verdicts"]["first_shown_share"] == 0.45  # 36 of 2 * 40
@@ -138,16 +141,16 @@ def test_repeated_steps_count_once(tmp_path):
 def test_a_partial_run_says_none_where_nothing_was_measured(tmp_path):
     summary = write_summary(fake_run(tmp_path / "run", partial=True).path, {})
     assert summary["complete"] is False and summary["evaluated"] == ["before"]
-    assert summary["distortion"]["after"] is None
-    assert summary["distortion"]["intervals_overlap"] is None
-    assert summary["motion"]["relative_change"] is None
+    assert summary["figures"]["distorted"]["after"] is None
+    assert summary["figures"]["distorted"]["intervals_overlap"] is None
+    assert summary["figures"]["motion"]["relative_change"] is None
     assert summary["steps"]["done"] == 1
 
 
 def test_a_fact_cannot_cover_a_figure(tmp_path):
     run = fake_run(tmp_path / "run")
-    with pytest.raises(ValueError, match="facts: distortion would cover"):
-        write_summary(run.path, {"distortion": 0})
+    with pytest.raises(ValueError, match="facts: figures would cover"):
+        write_summary(run.path, {"figures": 0})
     assert not run.summary_file.exists()
 
 
@@ -177,9 +180,9 @@ def test_no_run_here_is_an_error_that_names_the_folder(tmp_path):
 def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
     """The seam: what `Evaluator.summary` returns today is what the summary reads."""
     (tmp_path / "white_meter.py").write_text(
-        "from buffers.records import Measurement\n"
+        "FIGURES = {'white': ('lower', 'of videos'), 'motion': ('higher', 'pixels')}\n"
         "def measure(frames, prompt):\n"
-        "    return Measurement(bool(frames[0, 0, 0, 0]), float(frames[1, 0, 0, 0]))\n"
+        "    return {'white': frames[0, 0, 0, 0] > 0, 'motion': frames[1, 0, 0, 0]}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     evaluator = Evaluator("white_meter:measure", tmp_path, 0, 8.0)
@@ -198,11 +201,11 @@ def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
     }
     summary = summarise([json.loads(json.dumps(row))], config)
 
-    assert summary["distortion"]["before"]["rate"] == 8 / 256
-    low, high = summary["distortion"]["before"]["rate_low"], summary["distortion"]["before"]["rate_high"]
-    assert (low, high) == pytest.approx(WILSON[8, 256], abs=1e-6)
+    white = summary["figures"]["white"]["before"]
+    assert white["value"] == 8 / 256
+    assert tuple(white["interval"]) == pytest.approx(WILSON[8, 256], abs=1e-6)
     # 256 values, half 1 and half 3: mean 2, sample deviation sqrt(256 / 255).
-    motion = summary["motion"]["before"]
-    assert motion["mean"] == 2.0
-    assert motion["high"] - 2.0 == pytest.approx(1.959964 * math.sqrt(256 / 255) / 16, abs=1e-6)
-    assert summary["by_domain"]["before"]["general"]["distortion"] == summary["distortion"]["before"]
+    motion = summary["figures"]["motion"]["before"]
+    assert motion["value"] == 2.0
+    assert motion["interval"][1] - 2.0 == pytest.approx(1.959964 * math.sqrt(256 / 255) / 16, abs=1e-6)
+    assert summary["by_domain"]["before"]["general"]["white"] == white

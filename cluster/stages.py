@@ -68,7 +68,7 @@ async def run_stages(run: Run) -> None:
         left = _left(run.config, state)
         before = None if "before" in measured else _evaluate(run, "before")
         for number in left:
-            state = await run_stage(number, run, meanwhile=before)
+            state = await run_stage(number, state, run, meanwhile=before)
             before = None
         assert state is not None, "a config has at least one stage, and a stage ends with a state"
         run_state.keep_adapter(run.folder.checkpoints, run.folder.adapter)
@@ -80,17 +80,20 @@ async def run_stages(run: Run) -> None:
             await asyncio.wait_for(_awaited(run.crew.metrics.close.remote()), CLOSE_SECONDS)
 
 
-async def run_stage(number: int, run: Run, *, meanwhile: Awaitable[None] | None = None) -> RunState:
+async def run_stage(
+    number: int, state: RunState | None, run: Run, *, meanwhile: Awaitable[None] | None = None
+) -> RunState:
     """One stage, from the newest state of the run to the stage's end; returns the state it ends with.
 
-    The state of an earlier stage is what this one starts from: its adapter is the policy and, frozen, the reference. A
-    state of this stage is gone on with. The learner reads it (`on_ray/learner_worker.py`).
+    state: if it is of an earlier stage, its adapter is the policy that this one starts from and, frozen, the reference.
+        If it is of this stage, the stage goes on from there. The learner reads it from disk
+        (`on_ray/learner_worker.py`).
     meanwhile: awaited while learner and rankers start.
     """
     crew, config = run.crew, run.config.of_stage(number)
     stage = run.config.stages[number]
     await crew.begin_stage(number)
-    await _check_buffer(run, number)
+    await _check_buffer(run, number, state)
     learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
     ready = asyncio.ensure_future(crew.ready())
     try:
@@ -141,9 +144,8 @@ def _left(config: RunConfig, state: RunState | None) -> range:
     return range(here.stage + done, len(config.stages))
 
 
-async def _check_buffer(run: Run, number: int) -> None:
+async def _check_buffer(run: Run, number: int, state: RunState | None) -> None:
     """Raises ValueError if the buffer's folder lacks what the state that is gone on with knows to be in it."""
-    state = run_state.newest(run.folder.checkpoints)
     if state is None or state.position.stage != number:
         return
     here: dict[str, int] = await run.crew.buffer.cursor.remote()

@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from buffers.people.entries import ConditionFiles, VideoFiles
-from buffers.records import Condition, Conditioning, TensorData
+from buffers.people.rows import ConditionFiles, VideoFiles
+from buffers.records import Conditioning, TensorData
 from buffers.tensors import encode
 from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
@@ -42,14 +42,14 @@ class Encoder:
         with ThreadPoolExecutor(READERS) as readers:
             return [self._encoded(read) for read in readers.map(self._read, videos)]
 
-    def conditions(self, conditions: list[tuple[Condition, ConditionFiles]]) -> list[Conditioning | str]:
-        """Prompt embeddings, and the first frame at the size of the videos if there is one."""
-        new = [condition.prompt for condition, files in conditions if not self._has_exact_embeds(files)]
+    def conditions(self, conditions: list[ConditionFiles]) -> list[Conditioning | str]:
+        """Prompt embeddings, and the first frame, if there is one, at the size of the videos."""
+        new = [files.prompt for files in conditions if not self._has_exact_embeds(files)]
         fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
         made: list[Conditioning | str] = []
-        for condition, files in conditions:
+        for files in conditions:
             try:
-                made.append(self._conditioning(condition, files, fresh))
+                made.append(self._conditioning(files, fresh))
             except (ValueError, OSError) as error:
                 made.append(str(error))
         return made
@@ -81,16 +81,14 @@ class Encoder:
             return encode(read)
         return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
 
-    def _conditioning(
-        self, condition: Condition, files: ConditionFiles, fresh: dict[str, torch.Tensor]
-    ) -> Conditioning:
+    def _conditioning(self, files: ConditionFiles, fresh: dict[str, torch.Tensor]) -> Conditioning:
         exact = files.exact if self._has_exact_embeds(files) else None
-        embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[condition.prompt]
+        embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[files.prompt]
         if files.first_frame is None:
-            return Conditioning(condition, encode(embeds))
+            return Conditioning(files.condition, encode(embeds))
         height, width = self._sampling.height, self._sampling.width
         frame = read_picture(files.first_frame, height=height, width=width)
-        return Conditioning(condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
+        return Conditioning(files.condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
 
     def _has_exact_embeds(self, files: ConditionFiles) -> bool:
         return files.exact is not None and PROMPT_EMBEDS in self._exact

@@ -1,11 +1,11 @@
 """The role that turns what is stored back into files: a video to look at, and beside it the exact tensors."""
 
 from pathlib import Path
-from urllib.parse import quote
 
 from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS
+from buffers.people.exported import CONDITIONS, EXACT, FIRST_FRAMES, VIDEOS, exported
 from buffers.store.pair_store import PairStore
 from buffers.tensors import decode
 from configs.sections import ModelConfig
@@ -13,13 +13,6 @@ from media.pictures import write_png
 from media.video_write import write_mp4
 from media.whole import whole_file
 from policy.policy import VideoPolicy
-
-VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES = "videos", "exact", "conditions", "first_frames"
-
-
-def exported(folder: str, id_: str, suffix: str) -> str:
-    """Where an id's file lies below the folder of an export; any id makes a name of a single file."""
-    return f"{folder}/{quote(id_, safe='')}{suffix}"
 
 
 class Exporter:

@@ -5,72 +5,70 @@ meanwhile, so that a manifest of any length fits into memory.
 """
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from buffers.labels import LABELS, LABELS_OF, Four, choice_of, swapped, swapped_probabilities
+from buffers.labels import LABELS, LABELS_OF, choice_of
 from buffers.people.agreement import Agreement, majority
-from buffers.people.entries import ConditionFiles, Entry, Kind, VideoFiles
 from buffers.people.fingerprints import fingerprint
-from buffers.records import Condition, Verdict, condition_id
+from buffers.people.rows import KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
+from buffers.records import Source, Verdict, condition_id
 from buffers.store.database import Database
 
 READERS = 16
 """Threads that look at files: they mostly wait for the disk."""
 
-PEOPLE = "people"
-"""Rubric and ranker of a verdict that no model gave."""
-
 _TABLES = (
     "CREATE TABLE files (path TEXT PRIMARY KEY, print TEXT) WITHOUT ROWID",
-    "CREATE TABLE conditions (id TEXT PRIMARY KEY, files TEXT) WITHOUT ROWID",
-    "CREATE TABLE videos (id TEXT PRIMARY KEY, file TEXT, exact TEXT) WITHOUT ROWID",
-    "CREATE TABLE answers (item TEXT, annotator TEXT, row INTEGER, content TEXT, UNIQUE (item, annotator))",
+    "CREATE TABLE answers (item TEXT, annotator TEXT, row INTEGER, kind TEXT, content TEXT, UNIQUE (item, annotator))",
+    "CREATE TABLE given (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is to be stored. `rows`: of the manifest, the first of its answers first.
+    """What is to be stored. `rows`: numbers of the manifest's rows, the first answer first.
 
-    `videos`: ids of two (chosen, rejected), one or none, whose files are `Gathered.video`'s to know. `verdict`: None
-    of pairs where annotators said only which video is the better one. `positive`: of an anchor.
+    `videos`: chosen and rejected of a pair, the video of an anchor, none of a prompt; all ids are filled in. `verdict`:
+    None of a pair if annotators said only which video is the better one. `positive`: of an anchor.
     """
 
     kind: Kind
     id: str
     rows: tuple[int, ...]
-    condition: Condition
-    files: ConditionFiles
-    videos: tuple[str, ...] = ()
+    condition: ConditionFiles
+    videos: tuple[VideoFiles, ...] = ()
     verdict: Verdict | None = None
-    source: str = "offline"
+    source: Source = "offline"
     policy_version: int = 0
     positive: bool = False
+
+    @property
+    def video_ids(self) -> tuple[str, ...]:
+        return tuple(video.id for video in self.videos)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Rows of the manifest that nothing is stored of, and why."""
+    """Rows of the manifest of which nothing is stored, and why."""
 
     rows: tuple[int, ...]
     why: str
 
 
 class Gathered:
-    """Takes entries in any order, then gives items in the order in which the manifest first names them.
+    """Takes rows in any order, then gives items in the order in which the manifest first names them.
 
     `kappa`: Fleiss' kappa of which video is better, of the four labels, and of polarity, once `items` has ended.
     """
 
     def __init__(self, path: Path, *, rule: str) -> None:
-        """`path`: of a new file. `rule`: how clips are cut; the same video cut otherwise is another one."""
+        """`path`: of a new file. `rule`: how clips are cut. The same video cut by another rule has another id."""
         self._db = Database(path, durable=False)
         self._rule = rule
         self.kappa = {name: Agreement() for name in ("video", "label", "polarity")}
@@ -79,155 +77,115 @@ class Gathered:
             for statement in _TABLES:
                 db.execute(statement)
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Raises OSError if a file cannot be read."""
-        prints = self._fingerprints(entries)
+    def add(self, rows: Mapping[int, PromptRow]) -> None:
+        """Rows by their number. Raises OSError if a file cannot be read."""
+        prints = self._fingerprints(rows.values())
         with self._db.transaction() as db:
-            for entry in entries:
-                condition = self._condition(entry.condition, prints)
-                db.execute("INSERT OR IGNORE INTO conditions VALUES (?, ?)", (condition, _dumped(entry.condition)))
-                ids = [self._video(video, prints) for video in entry.videos]
-                for id_, video in zip(ids, entry.videos, strict=True):
-                    exact = None if video.exact is None else str(video.exact)
-                    db.execute("INSERT OR IGNORE INTO videos VALUES (?, ?, ?)", (id_, str(video.file), exact))
-                item = _hashed(entry.kind, condition, *sorted(ids))
-                content = {
-                    "kind": entry.kind,
-                    "condition": condition,
-                    "videos": ids,
-                    "answer": entry.answer,
-                    "probabilities": entry.probabilities,
-                    "facts": entry.facts or {},
-                }
-                answer = (item, entry.annotator, entry.row, json.dumps(content))
-                db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", answer)
-        self._taken += len(entries)
+            for number, row in rows.items():
+                row = self._with_ids(row, prints)
+                item = _hashed(row.kind, row.condition_id, *sorted(video.id for video in row.videos))
+                content = row.model_dump_json(exclude_defaults=True)
+                answer = (item, getattr(row, "annotator", None), number, row.kind, content)
+                db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", answer)
+        self._taken += len(rows)
 
     @property
     def repeated(self) -> int:
         """Answers that their annotator gave again later in the manifest; the last one counts."""
-        return self._taken - self._count("answers")
+        return self._taken - self._db.value("SELECT count(*) FROM answers")
 
     @property
     def count(self) -> int:
         """How many items there are, those included that cannot be decided."""
-        return self._db.rows("SELECT count(DISTINCT item) FROM answers")[0][0]
+        return self._db.value("SELECT count(DISTINCT item) FROM answers")
 
     def items(self) -> Iterator[Item | Skipped]:
-        """Each item once; `Skipped` where annotators are split evenly."""
+        """Each item once, or `Skipped` if annotators are split evenly or the item's id was given to another one."""
         query = (
-            "SELECT item, row, content, files FROM answers "
-            "JOIN (SELECT item, min(row) AS first FROM answers GROUP BY item) USING (item) "
-            "JOIN conditions ON conditions.id = json_extract(content, '$.condition') ORDER BY first, row"
+            "SELECT item, row, kind, content FROM answers "
+            "JOIN (SELECT item, min(row) AS first FROM answers GROUP BY item) USING (item) ORDER BY first, row"
         )
-        found = self._db.connection.execute(query)
-        for item, rows in groupby(found, key=lambda row: row[0]):
-            answers = list(rows)
-            numbers = tuple(row for _, row, _, _ in answers)
-            contents = [json.loads(content) for _, _, content, _ in answers]
-            yield self._merged(item, numbers, contents, _loaded(answers[0][3]))
-
-    def video(self, id_: str) -> VideoFiles:
-        """The files of a video of these items."""
-        ((file, exact),) = self._db.rows("SELECT file, exact FROM videos WHERE id = ?", (id_,))
-        return VideoFiles(Path(file), Path(exact) if exact else None, id_)
+        for item, answers in groupby(self._db.connection.execute(query), key=lambda answer: answer[0]):
+            _, numbers, kinds, contents = zip(*answers, strict=True)
+            yield self._merged(item, numbers, [KINDS[kinds[0]].model_validate_json(content) for content in contents])
 
     def close(self) -> None:
         self._db.close()
 
-    def _merged(self, key: str, rows: tuple[int, ...], answers: list[dict], files: ConditionFiles) -> Item | Skipped:
-        first = answers[0]
-        condition = Condition(first["condition"], files.prompt, files.domain)
-        id_ = first["facts"].get("id", key)
-        if first["kind"] == "prompt":
-            return Item("prompt", id_, rows, condition, files)
-        if first["kind"] == "anchor":
-            votes = Counter(answer["answer"] for answer in answers)
-            self.kappa["polarity"].add(votes)
-            polarity = majority(votes)
-            if polarity is None:
-                return Skipped(rows, "its annotators are split evenly over its polarity")
-            return Item("anchor", id_, rows, condition, files, tuple(first["videos"]), positive=polarity == "positive")
-        return self._merged_pair(Item("pair", id_, rows, condition, files), answers)
+    def _merged(self, item: str, numbers: tuple[int, ...], rows: list[Any]) -> Item | Skipped:
+        first = rows[0]
+        if first.kind == "prompt":
+            return Item("prompt", first.condition_id, numbers, first.condition)
+        if first.id:
+            new = self._db.connection.execute("INSERT OR IGNORE INTO given VALUES (?, ?)", (first.kind, first.id))
+            if not new.rowcount:
+                return Skipped(numbers, f"id {first.id!r} is given to another row, too")
+        merged = Item(first.kind, first.id or item, numbers, first.condition, first.videos)
+        if first.kind == "pair":
+            return self._merged_pair(merged, rows)
+        votes = Counter(row.polarity for row in rows)
+        self.kappa["polarity"].add(votes)
+        polarity = majority(votes)
+        if polarity is None:
+            return Skipped(numbers, "its annotators are split evenly over its polarity")
+        return replace(merged, positive=polarity == "positive")
 
-    def _merged_pair(self, item: Item, answers: list[dict[str, Any]]) -> Item | Skipped:
-        first = answers[0]
-        if len(set(first["videos"])) < 2:
+    def _merged_pair(self, item: Item, rows: list[Any]) -> Item | Skipped:
+        first, (a, b) = rows[0], item.video_ids
+        if a == b:
             return Skipped(item.rows, "a and b are the same video")
-        in_order = [_in_order(answer, first["videos"]) for answer in answers]
+        answers = [row.from_a(a) for row in rows]
         # In an order that has nothing to do with who is better, or a manifest that names the winner first would look
         # as if chance alone agreed.
-        neutral = [_in_order(answer, sorted(first["videos"])) for answer in answers]
-        self.kappa["video"].add(Counter(choice_of(answer) for answer, _ in neutral))
-        self.kappa["label"].add(Counter(answer for answer, _ in neutral if isinstance(answer, int)))
-        choices = Counter(choice_of(answer) for answer, _ in in_order)
+        neutral = [row.from_a(min(a, b)) for row in rows]
+        self.kappa["video"].add(Counter(choice_of(row.answer) for row in neutral))
+        self.kappa["label"].add(Counter(row.label for row in neutral if row.label))
+        choices = Counter(choice_of(row.answer) for row in answers)
         choice = majority(choices)
         if choice is None:
             return Skipped(item.rows, "its annotators are split evenly over which video is better")
-        labels = [(answer, given) for answer, given in in_order if isinstance(answer, int)]
-        label = majority(Counter(label for label, _ in labels if label in LABELS_OF[choice]))
-        facts, verdict = first["facts"], None
+        labelled, verdict = [row for row in answers if row.label], None
+        label = majority(Counter(row.label for row in labelled if row.label in LABELS_OF[choice]))
         if label is not None:
-            shares = [given or [float(label == each) for each in LABELS] for label, given in labels]
+            shares = [row.probabilities or [float(row.label == each) for each in LABELS] for row in labelled]
             one, two, three, four = (sum(share) / len(shares) for share in zip(*shares, strict=True))
             verdict = Verdict(
                 label=label,
                 probabilities=(one, two, three, four),
-                label_mass=float(facts.get("label_mass", 1.0)),
-                agreed=facts.get("agreed", len(choices) == 1),
-                first_shown=facts.get("first_shown", 1),
+                label_mass=first.label_mass,
+                agreed=len(choices) == 1 if first.agreed is None else first.agreed,
+                first_shown=first.first_shown,
                 dropped=None,
-                domain=facts.get("judged_as", item.condition.domain or "general"),
-                rubric_version=facts.get("rubric_version", PEOPLE),
-                ranker_version=facts.get("ranker_version", PEOPLE),
+                domain=first.judged_as or first.domain or "general",
+                rubric_version=first.rubric_version,
+                ranker_version=first.ranker_version,
             )
-        videos = tuple(first["videos"] if choice == "a" else reversed(first["videos"]))
-        kept = {name: facts[name] for name in ("source", "policy_version") if name in facts}
-        return replace(item, videos=videos, verdict=verdict, **kept)
+        videos = item.videos if choice == "a" else item.videos[::-1]
+        return replace(item, videos=videos, verdict=verdict, source=first.source, policy_version=first.policy_version)
 
-    def _fingerprints(self, entries: Iterable[Entry]) -> dict[Path, str]:
+    def _fingerprints(self, rows: Iterable[PromptRow]) -> dict[Path, str]:
         """Of the files whose contents make an id; each file is looked at once in a manifest."""
-        paths = {video.file for entry in entries for video in entry.videos if video.id is None}
-        paths |= {entry.condition.first_frame for entry in entries if entry.condition.first_frame}
+        paths = {video.file for row in rows for video in row.videos if not video.id}
+        paths |= {row.first_frame for row in rows if row.first_frame}
         known = {}
         for path in paths:
-            for (found,) in self._db.rows("SELECT print FROM files WHERE path = ?", (str(path),)):
-                known[path] = found
+            for (value,) in self._db.rows("SELECT print FROM files WHERE path = ?", (str(path),)):
+                known[path] = value
         new = sorted(paths - known.keys())
         with ThreadPoolExecutor(READERS) as readers:
-            found = dict(zip(new, readers.map(fingerprint, new), strict=True))
+            prints = dict(zip(new, readers.map(fingerprint, new), strict=True))
         with self._db.transaction() as db:
-            db.executemany("INSERT INTO files VALUES (?, ?)", [(str(path), value) for path, value in found.items()])
-        return known | found
+            db.executemany("INSERT INTO files VALUES (?, ?)", [(str(path), value) for path, value in prints.items()])
+        return known | prints
 
-    def _video(self, video: VideoFiles, prints: dict[Path, str]) -> str:
-        return video.id or _hashed(prints[video.file], self._rule)
-
-    def _condition(self, files: ConditionFiles, prints: dict[Path, str]) -> str:
-        first_frame = prints[files.first_frame] if files.first_frame else ""
-        return files.id or condition_id(files.prompt, files.domain, first_frame)
-
-    def _count(self, table: str) -> int:
-        return self._db.rows(f"SELECT count(*) FROM {table}")[0][0]
-
-
-def _in_order(answer: dict[str, Any], videos: list[str]) -> tuple[int | str, Four | None]:
-    """Answer and probabilities as if the videos had been shown in this order."""
-    given, probabilities = answer["answer"], answer["probabilities"]
-    if answer["videos"] == videos:
-        return given, probabilities
-    return swapped(given), swapped_probabilities(probabilities) if probabilities else None
+    def _with_ids(self, row: PromptRow, prints: Mapping[Path, str]) -> PromptRow:
+        """The row with the ids that it leaves open: they follow from contents and, of a video, the rule."""
+        first_frame = prints[row.first_frame] if row.first_frame else ""
+        ids = {"condition_id": row.condition_id or condition_id(row.prompt, row.domain, first_frame)}
+        for name, video in zip(row.sides, row.videos, strict=True):
+            ids[f"{name}_id"] = video.id or _hashed(prints[video.file], self._rule)
+        return row.model_copy(update=ids)
 
 
 def _hashed(*parts: str) -> str:
     return hashlib.sha256("\t".join(parts).encode()).hexdigest()[:32]
-
-
-def _dumped(files: ConditionFiles) -> str:
-    return json.dumps({name: str(value) if isinstance(value, Path) else value for name, value in vars(files).items()})
-
-
-def _loaded(dumped: str) -> ConditionFiles:
-    values = json.loads(dumped)
-    paths = {name: Path(values[name]) if values[name] else None for name in ("first_frame", "exact")}
-    return ConditionFiles(**{**values, **paths})

@@ -1,4 +1,4 @@
-"""The rows of a manifest, whichever file they lie in; streamed, so that a million of them fit into any memory.
+"""The rows of a manifest in any of four formats; streamed, so that a million of them fit into any memory.
 
 pairs.jsonl      JSON lines
 pairs.csv        with a header; an empty cell is no value
@@ -8,7 +8,7 @@ pairs/           a folder that Hugging Face's `datasets` saved to disk
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE, SHOWN_PROBLEMS = 1024, 10
 
-NO_TEXT = ("label", "probabilities", "policy_version", "label_mass", "agreed", "first_shown")
-"""Columns whose cells in a CSV file are read as JSON: numbers, lists, true and false."""
+NUMBERS: dict[str, pa.DataType] = {
+    "label": pa.int8(),
+    "probabilities": pa.list_(pa.float64()),
+    "policy_version": pa.int64(),
+    "label_mass": pa.float64(),
+    "agreed": pa.bool_(),
+    "first_shown": pa.int8(),
+}
+"""Columns that are not text. Their cells in a CSV file are read as JSON."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `number` from 1, of a text file the line it begins in. `problem`: why it has no `values`."""
+    """One row: `number` from 1; in a text file, the line that the row begins in. `problem`: why it has no `values`."""
 
     number: int
     values: dict[str, Any]
@@ -32,14 +39,14 @@ class Row:
 
 
 def manifest_folder(manifest: Path) -> Path:
-    """What the manifest's paths are relative to, and may not leave."""
+    """The folder that the manifest's paths are relative to, and may not leave."""
     return manifest.resolve() if manifest.is_dir() else manifest.resolve().parent
 
 
 def read_rows(manifest: Path) -> Iterator[Row]:
     """Rows in order; values that are null are left out.
 
-    Raises FileNotFoundError where nothing is there, ValueError that names a file which is none of these formats.
+    Raises FileNotFoundError if there is no manifest, ValueError that names a file which has none of these formats.
     """
     if manifest.is_dir():
         return _saved_dataset(manifest)
@@ -91,8 +98,8 @@ def _csv(manifest: Path) -> Iterator[Row]:
 
 
 def _typed(name: str, cell: str) -> Any:
-    """What a cell says: text, but for the columns that are never text."""
-    if name not in NO_TEXT:
+    """The value of a cell: text, or JSON in a column that is not text."""
+    if name not in NUMBERS:
         return cell
     try:
         return json.loads(cell)
@@ -143,3 +150,10 @@ def _numbered(batches: Iterator[pa.RecordBatch], manifest: Path) -> Iterator[Row
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def listed(problems: Sequence[str], *, of: str, count: int | None = None) -> str:
+    """The first problems, a line each, and how many more there are of `count`; `of`: what is bad, such as rows."""
+    shown = problems[:SHOWN_PROBLEMS]
+    more = (len(problems) if count is None else count) - len(shown)
+    return "\n".join([*shown, *([f"and {more:,} more bad {of}"] if more else [])])

@@ -7,7 +7,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
-from buffers.people.entries import ConditionFiles, VideoFiles
+from buffers.people.rows import ConditionFiles, VideoFiles
 from buffers.records import Condition, Conditioning, TensorData
 from buffers.tensors import decode
 from configs.sections import ModelConfig, SamplingConfig
@@ -48,13 +48,13 @@ def test_videos_come_back_in_order_and_a_bad_one_spoils_no_other(tiny_bundle: Pa
 
 def test_exact_tensors_are_taken_only_where_they_are_the_bundles_own(tiny_bundle: Path, folder: Path):
     video = VideoFiles(folder / "one.mp4", folder / "exact.safetensors")
-    files = ConditionFiles(CONDITION.prompt, CONDITION.domain, exact=folder / "exact.safetensors")
+    files = ConditionFiles(CONDITION.prompt, CONDITION.domain, exact=folder / "exact.safetensors", id=CONDITION.id)
     trusting, plain = encoder(tiny_bundle, LATENTS, PROMPT_EMBEDS), encoder(tiny_bundle)
     latents = torch.randn((16, 3, 8, 12), generator=torch.Generator().manual_seed(0))
     (exact,), (encoded,) = trusting.videos([video]), plain.videos([video])
     assert isinstance(exact, TensorData) and torch.equal(decode(exact), latents)
     assert isinstance(encoded, TensorData) and not torch.equal(decode(encoded), latents)
-    (held,), (made,) = trusting.conditions([(CONDITION, files)]), plain.conditions([(CONDITION, files)])
+    (held,), (made,) = trusting.conditions([files]), plain.conditions([files])
     assert isinstance(held, Conditioning) and torch.equal(decode(held.prompt_embeds), latents[0, 0])
     assert isinstance(made, Conditioning) and made.prompt_embeds.shape[0] == 16
 
@@ -75,7 +75,7 @@ def test_a_first_frame_covers_the_size_of_the_videos(tiny_bundle: Path, folder: 
     Image.fromarray(picture).save(tmp_path / "wide.png")
     (tmp_path / "no.png").write_bytes(b"no picture")
     some = [ConditionFiles("x", None, tmp_path / name) for name in ("wide.png", "no.png")]
-    wide, no = encoder(tiny_bundle).conditions([(CONDITION, files) for files in some])
+    wide, no = encoder(tiny_bundle).conditions(some)
     assert isinstance(wide, Conditioning) and wide.first_frame is not None
     assert wide.first_frame.shape == (32, 48, 3)
     assert decode(wide.first_frame)[:, 3:-3].min() == 255

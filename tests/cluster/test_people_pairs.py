@@ -11,7 +11,7 @@ from actors.encoder import Encoder
 from actors.generator import Generator
 from actors.streams import AnchorStream
 from buffers.pairing import anchored_pairs
-from buffers.people.entries import ConditionFiles, VideoFiles
+from buffers.people.rows import ConditionFiles, VideoFiles
 from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Request, TensorData, condition_id
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
@@ -48,7 +48,7 @@ def people(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file, scene in zip(files, (good, bad), strict=True):
             write_mp4(file, render(scene), fps=FPS)
         condition = Condition(condition_id(good.prompt, good.domain), good.prompt, good.domain)
-        (conditioning,) = encoder.conditions([(condition, ConditionFiles(condition.prompt, condition.domain))])
+        (conditioning,) = encoder.conditions([ConditionFiles(condition.prompt, condition.domain, id=condition.id)])
         chosen, rejected = encoder.videos([VideoFiles(file) for file in files])
         assert isinstance(chosen, TensorData) and isinstance(rejected, TensorData)
         assert isinstance(conditioning, Conditioning)

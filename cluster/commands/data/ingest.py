@@ -6,24 +6,24 @@ of what is being stored. A stored portion is durable, and the same command goes 
 
 import json
 import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS
-from buffers.people.entries import Entry, read_entry
 from buffers.people.gathering import Gathered, Skipped
-from buffers.people.manifests import Row, manifest_folder, read_rows
+from buffers.people.manifests import SHOWN_PROBLEMS, listed, manifest_folder
+from buffers.people.reconcile import Summary
+from buffers.people.rows import each_row
+from buffers.portions import portions
 from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
-from cluster.commands.data.encode import Portions, Summary
+from cluster.commands.data.encode import encode_and_store
 from cluster.monitor.progress import Progress
 from configs.schema import RunConfig
 from policy.bundle import check_bundle
 
-ROWS_AT_ONCE, SHOWN_PROBLEMS = 1024, 10
+ROWS_AT_ONCE = 1024
 
 
 def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool) -> Summary:
@@ -34,8 +34,8 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     """
     facts, sampling = check_bundle(config.model.path), config.sampling
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-    rows = read_rows(manifest)
-    belongs = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
+    rows = each_row(manifest, max_characters=config.prompts.max_characters)
+    parts = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
     rule = f"{sampling.num_frames} frames at {sampling.fps:g}, {sampling.width} x {sampling.height}"
     print(
         f"each video: its first {sampling.num_frames} frames at {sampling.fps:g} a second "
@@ -45,57 +45,39 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     )
     summary = Summary()
     with ExitStack() as stack:
-        store = PairStore(into, encoded_by=belongs)
+        store = PairStore(into, encoded_by=parts)
         stack.callback(store.close)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="apogee-ingest-")))
         progress = stack.enter_context(Progress(0, unit="item"))
         gathered = Gathered(folder / "gathered.sqlite", rule=rule)
         stack.callback(gathered.close)
         progress.phase("reading the manifest")
-        bad = 0
-        for count, entries, problems in _entries(rows, manifest, config):
-            gathered.add(entries)
-            bad += len(problems)
+        count = bad = 0
+        for some in portions(rows, ROWS_AT_ONCE):
+            gathered.add({number: row for number, row in some if not isinstance(row, str)})
+            problems = [Skipped((number,), why) for number, why in some if isinstance(why, str)]
+            count, bad = count + len(some), bad + len(problems)
             # A manifest of a million rows may be bad in all of them.
             summary.skipped += problems if skip_bad_rows else problems[: SHOWN_PROBLEMS - len(summary.skipped)]
             progress.update(rows=f"{count:,}", bad=f"{bad:,}")
+        if not count:
+            raise ValueError(f"{manifest} holds no rows")
         if bad and not skip_bad_rows:
-            raise ValueError(_listed(manifest, summary.skipped, bad))
-        Portions(config, store, gathered, summary, progress, _exact(manifest, belongs), folder).store_all(shape)
+            shown = [f"{manifest}, row {problem.rows[0]}: {problem.why}" for problem in summary.skipped]
+            raise ValueError(f"{listed(shown, of='rows', count=bad)}\nNothing was stored.")
+        exact = _exact(manifest, parts)
+        about = {"summary": summary, "progress": progress}
+        encode_and_store(config, store, gathered, **about, exact=exact, shape=shape, logs=folder)
         summary.repeated = gathered.repeated
     summary.kappa = {name: agreement.kappa for name, agreement in gathered.kappa.items()}
     return summary
 
 
-def _entries(
-    rows: Iterator[Row], manifest: Path, config: RunConfig
-) -> Iterator[tuple[int, list[Entry], list[Skipped]]]:
-    """How many rows were read so far, and the good and the bad ones of the last thousand."""
-    folder, count = manifest_folder(manifest), 0
-    while some := list(islice(rows, ROWS_AT_ONCE)):
-        entries, bad = [], []
-        for row in some:
-            try:
-                entries.append(read_entry(row, folder, max_characters=config.prompts.max_characters))
-            except (ValueError, OSError) as error:
-                bad.append(Skipped((row.number,), str(error)))
-        count += len(some)
-        yield count, entries, bad
-    if not count:
-        raise ValueError(f"{manifest} holds no rows")
-
-
-def _exact(manifest: Path, belongs: dict[str, str]) -> set[str]:
+def _exact(manifest: Path, parts: dict[str, str]) -> set[str]:
     """Which exact tensors beside the manifest are of this bundle; `export` leaves word of what they were made for."""
     try:
         exported = json.loads((manifest_folder(manifest) / ENCODED_BY).read_text())
     except (OSError, ValueError):
         return set()
-    parts = {LATENTS: ("size of latents", "VAE"), PROMPT_EMBEDS: ("text encoder", "model.max_text_tokens")}
-    return {name for name, keys in parts.items() if all(exported.get(key) == belongs[key] for key in keys)}
-
-
-def _listed(manifest: Path, shown: list[Skipped], count: int) -> str:
-    lines = [f"{manifest}, row {problem.rows[0]}: {problem.why}" for problem in shown]
-    more = count - len(lines)
-    return "\n".join([*lines, *([f"and {more:,} more bad rows"] if more else []), "Nothing was stored."])
+    needed = {LATENTS: ("size of latents", "VAE"), PROMPT_EMBEDS: ("text encoder", "model.max_text_tokens")}
+    return {name for name, keys in needed.items() if all(exported.get(key) == parts[key] for key in keys)}

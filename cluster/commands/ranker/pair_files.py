@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from buffers.people.labelled_pairs import LabelledPair, read_labelled_pairs
+from buffers.people.manifests import listed
 from media.video_read import frame_times
 
 READERS = 16
 """Threads that look at the files."""
-
-SHOWN_PROBLEMS = 10
 
 
 def usable_pairs(manifest: Path, *, skip_bad_rows: bool) -> list[LabelledPair]:
@@ -22,9 +21,7 @@ def usable_pairs(manifest: Path, *, skip_bad_rows: bool) -> list[LabelledPair]:
     pairs, problems = read_labelled_pairs(manifest, skip_bad_rows=skip_bad_rows)
     bad = _bad_videos({path for pair in pairs for path in (pair.a, pair.b)})
     if bad and not skip_bad_rows:
-        more = len(bad) - SHOWN_PROBLEMS
-        shown = list(bad.values())[:SHOWN_PROBLEMS]
-        raise ValueError("\n".join([*shown, *([f"and {more} more bad files"] if more > 0 else [])]))
+        raise ValueError(listed(list(bad.values()), of="files"))
     for problem in (*problems, *bad.values()):
         print(f"left out: {problem}", flush=True)
     left = [pair for pair in pairs if not {pair.a, pair.b} & bad.keys()]

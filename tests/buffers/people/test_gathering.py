@@ -1,11 +1,10 @@
 import json
-from pathlib import Path
 
 import pytest
 
-from buffers.people.entries import read_entry
 from buffers.people.gathering import Gathered, Item, Skipped
 from buffers.people.manifests import Row
+from buffers.people.rows import read_row
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def gathered(tmp_path):
         found = Gathered(tmp_path / f"{name}.sqlite", rule="5 frames")
         made.append(found)
         folder = tmp_path.resolve()
-        found.add([read_entry(Row(n, row), folder, max_characters=100) for n, row in enumerate(rows, start=1)])
+        found.add({n: read_row(Row(n, row), folder=folder) for n, row in enumerate(rows, start=1)})
         return list(found.items()), found
 
     yield gather
@@ -33,28 +32,28 @@ def vote(label=None, *, a="1.mp4", b="2.mp4", choice=None, annotator=None, **mor
     return {name: value for name, value in {**row, "annotator": annotator, **more}.items() if value is not None}
 
 
-def names(found: Gathered, item: Item) -> list[str]:
-    return [Path(found.video(id_).file).name for id_ in item.videos]
+def names(item: Item) -> list[str]:
+    return [video.file.name for video in item.videos]
 
 
 def test_a_majority_decides_the_video_first_and_then_the_label(gathered):
     """Two of three for A (labels 1 and 3 twice over), whichever order the annotators saw the videos in."""
     rows = [vote(1), vote(3), vote(4, a="2.mp4", b="1.mp4"), vote(2), vote(2)]
-    (item,), found = gathered(rows)
-    assert names(found, item) == ["1.mp4", "2.mp4"] and item.rows == (1, 2, 3, 4, 5)
+    (item,), _ = gathered(rows)
+    assert names(item) == ["1.mp4", "2.mp4"] and item.rows == (1, 2, 3, 4, 5)
     assert item.verdict.label == 3 and not item.verdict.agreed
     assert item.verdict.probabilities == (0.2, 0.4, 0.4, 0.0) and item.verdict.domain == "human"
 
 
 def test_the_chosen_video_comes_first_and_the_first_rows_order_is_the_verdicts(gathered):
-    (item,), found = gathered([vote(2)])
-    assert names(found, item) == ["2.mp4", "1.mp4"] and item.verdict.label == 2
+    (item,), _ = gathered([vote(2)])
+    assert names(item) == ["2.mp4", "1.mp4"] and item.verdict.label == 2
     assert item.verdict.probabilities == (0.0, 1.0, 0.0, 0.0)
 
 
 def test_choices_alone_leave_the_label_open(gathered):
-    (item,), found = gathered([vote(choice="b"), vote(choice="b"), vote(choice="a")])
-    assert item.verdict is None and names(found, item) == ["2.mp4", "1.mp4"]
+    (item,), _ = gathered([vote(choice="b"), vote(choice="b"), vote(choice="a")])
+    assert item.verdict is None and names(item) == ["2.mp4", "1.mp4"]
     (item,), _ = gathered([vote(1), vote(3)], name="level")
     assert item.verdict is None and item.source == "offline"
 
@@ -88,8 +87,7 @@ def test_kappa_is_fleiss_own_whatever_order_the_videos_were_shown_in(gathered):
     ]
     items, found = gathered(rows)
     # In an order of their own, each pair's winner is first or second; the shares follow from the ids of the videos.
-    ids = {Path(found.video(id_).file).name: id_ for item in items if isinstance(item, Item) for id_ in item.videos}
-    ids |= {Path(path).name: id_ for id_, path in found._db.rows("SELECT id, file FROM videos")}
+    ids = {video.file.name: video.id for item in items if isinstance(item, Item) for video in item.videos}
     firsts = sum(2 * (ids[a] < ids[b]) for a, b in pairs[:3]) + 1
     by_chance = (firsts / 8) ** 2 + (1 - firsts / 8) ** 2
     assert found.kappa["video"].items == 4
@@ -100,13 +98,13 @@ def test_ids_follow_content_condition_and_rule(gathered, tmp_path):
     (first,), _ = gathered([vote(1)])
     (tmp_path / "1.mp4").rename(tmp_path / "moved.mp4")
     (moved,), _ = gathered([vote(1, a="moved.mp4")], name="moved")
-    assert (moved.id, moved.videos) == (first.id, first.videos)
+    assert (moved.id, moved.video_ids) == (first.id, first.video_ids)
     (other,), _ = gathered([vote(1, a="moved.mp4", domain="general")], name="other")
-    assert other.id != first.id and other.videos == first.videos
+    assert other.id != first.id and other.video_ids == first.video_ids
     cut = Gathered(tmp_path / "cut.sqlite", rule="9 frames")
-    cut.add([read_entry(Row(1, vote(1, a="moved.mp4")), tmp_path.resolve(), max_characters=100)])
+    cut.add({1: read_row(Row(1, vote(1, a="moved.mp4")), folder=tmp_path.resolve())})
     (item,) = cut.items()
-    assert isinstance(item, Item) and set(item.videos).isdisjoint(first.videos)
+    assert isinstance(item, Item) and set(item.video_ids).isdisjoint(first.video_ids)
     cut.close()
 
 
@@ -114,7 +112,7 @@ def test_exported_facts_come_back(gathered):
     facts = {"id": "c-1-2", "a_id": "c-1", "b_id": "c-2", "condition_id": "c", "source": "online", "policy_version": 4}
     row = vote(4, probabilities=[0.1, 0.2, 0.2, 0.5], label_mass=0.98, first_shown=2, agreed=False, **facts)
     (item,), _ = gathered([{**row, "judged_as": "general", "rubric_version": "2", "ranker_version": "8b@1"}])
-    assert (item.id, item.videos, item.condition.id) == ("c-1-2", ("c-2", "c-1"), "c")
+    assert (item.id, item.video_ids, item.condition.id) == ("c-1-2", ("c-2", "c-1"), "c")
     assert (item.source, item.policy_version) == ("online", 4)
     assert json.dumps([item.verdict.label_mass, item.verdict.first_shown, item.verdict.agreed]) == "[0.98, 2, false]"
     assert (item.verdict.domain, item.verdict.rubric_version, item.verdict.ranker_version) == ("general", "2", "8b@1")

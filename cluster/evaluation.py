@@ -1,13 +1,38 @@
-"""The same prompts and seeds before and after: what is asked of the generators, and who measures what they make.
+"""The same prompts and seeds before and after: what is asked of the generators, and who measures or compares them.
 
-Ray-free: it runs over handles, like `online_loop.py`. Nothing measured here ever reaches the loop.
+With a meter, the evaluator measures every video. Without a meter, the run's own ranker compares each video after
+training with the one before it. A run with neither makes only the videos that the report shows. No Ray here: it runs
+over handles, like `online_loop.py`. Nothing measured here ever reaches the loop.
 """
 
+import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from buffers.records import Condition, Request
+from buffers.figures import Value
+from buffers.records import Condition, Preference, Request, Verdict
+from configs.schema import RunConfig
+from configs.sections import RankerConfig
+from ranker.verdict import doubts
+
+
+def is_judged(config: RunConfig) -> bool:
+    """Whether the run's ranker compares the videos after training with those before."""
+    return config.evaluation.meter is None and any(stage.kind == "online" for stage in config.stages)
+
+
+def videos_made(config: RunConfig) -> int:
+    """How many videos each evaluation makes. A condition always makes two, so this is even."""
+    evaluation = config.evaluation
+    compared = evaluation.meter is not None or is_judged(config)
+    videos = evaluation.videos if compared else min(evaluation.videos, evaluation.shown_videos)
+    return videos + videos % 2
+
+
+def videos_kept(config: RunConfig) -> int:
+    """How many videos of each evaluation are kept as files: all that are not measured."""
+    return config.evaluation.shown_videos if config.evaluation.meter is not None else videos_made(config)
 
 
 def evaluation_requests(
@@ -56,3 +81,37 @@ async def evaluate(
         await settle(requests_in_flight * len(generators) - 1)
     await settle(0)
     return await evaluator.summary.remote(phase)
+
+
+async def compare(
+    *, evaluator: Any, rankers: Sequence[Any], config: RankerConfig, videos: int, at_once: int
+) -> dict[str, Any]:
+    """Have the rankers compare every video after training with the one before it; returns the evaluator's summary.
+
+    Each ranker is asked about `at_once` pairs at a time. The videos travel from evaluator to ranker by reference.
+    """
+
+    async def judge(first: int, ranker: Any) -> None:
+        pairs = evaluator.before_and_after.remote(first, at_once)
+        preferences: list[Preference] = await ranker.rank.remote(pairs)
+        outcomes = [outcome(each, first + place, config) for place, each in enumerate(preferences)]
+        await evaluator.judged.remote(first, outcomes)
+
+    for start in range(0, videos, at_once * len(rankers)):
+        places = range(start, min(videos, start + at_once * len(rankers)), at_once)
+        await asyncio.gather(*(judge(first, ranker) for first, ranker in zip(places, rankers, strict=False)))
+    return await evaluator.summary.remote("after")
+
+
+def outcome(preference: Preference, number: int, config: RankerConfig) -> dict[str, Value]:
+    """The judge's answer about video `number` as figures: win, tie or loss of after against before.
+
+    A dropped or doubtful answer is a tie, and its reason is counted. That motion has decided enough pairs already is no
+    doubt. The video after training is A of every odd pair (`Evaluator.before_and_after`).
+    """
+    doubt = None if preference.dropped == "motion_share" else preference.dropped
+    if doubt is None and isinstance(preference, Verdict):
+        doubt = next(iter(doubts(preference, config)), None)
+    wins = preference.a_is_chosen == (number % 2 == 1)
+    net = 0.0 if doubt else 1.0 if wins else -1.0
+    return {"net win rate": net, "win": net > 0, "tie": net == 0, "loss": net < 0, "why a tie": doubt or ""}

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from actors.streams import PromptStream
 from buffers.records import Condition
 from cluster import online_loop, run_state
-from cluster.evaluation import evaluate, evaluation_requests
+from cluster.evaluation import compare, evaluate, evaluation_requests, is_judged, videos_made
 from cluster.learn_steps import in_thread
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import evaluation_rows, read_metrics
@@ -158,14 +158,21 @@ async def _check_buffer(run: Run, number: int, state: RunState | None) -> None:
 
 
 async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None:
-    """state: whose adapter the generators are to hold; None if they hold the run's first one already."""
-    config, crew = run.config, run.crew
+    """Make the videos of one phase, measure or compare them, and record the figures. Makes none that nobody looks at.
+
+    state: whose adapter the generators are to hold; None if they hold the run's first one already.
+    """
+    config, crew, videos = run.config, run.crew, videos_made(run.config)
+    if not videos:
+        empty = {"videos": 0, "kept": [], "figures": {}, "texts": {}, "by_domain": {}}
+        await crew.metrics.record.remote("evaluation", {"phase": phase, **empty})
+        return
     crew.start_generators(config)
     if state is not None:
         await _load_last(run, state)
     requests = evaluation_requests(
         run.held_out,
-        videos=config.evaluation.videos,
+        videos=videos,
         seed=config.evaluation.seed,
         conditions_per_request=config.generator.conditions_per_request,
     )
@@ -176,8 +183,18 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
             generators=crew.generators,
             evaluator=crew.evaluator,
             requests_in_flight=config.generator.requests_in_flight,
-            measured=lambda videos: run.progress.update(measured=f"{videos} of {config.evaluation.videos}"),
+            measured=lambda videos: run.progress.update(measured=f"{videos} of {videos}"),
         )
+        if phase == "after" and is_judged(config):
+            run.progress.update(measured=None)
+            crew.start_rankers()
+            summary = await compare(
+                evaluator=crew.evaluator,
+                rankers=crew.rankers,
+                config=config.ranker,
+                videos=videos,
+                at_once=2 * config.generator.conditions_per_request,
+            )
     run.progress.update(measured=None)
     await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
 

@@ -273,7 +273,8 @@ class EvaluationConfig(Section):
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns named values: a bool
     becomes a rate, a number a mean, a text is counted. `FIGURES` of its module says of each name which direction is
-    better, and its unit. Null: videos are shown, not measured."""
+    better, and its unit. Null: the run's ranker compares each video after training with the one
+    before it. If there is no online stage either, only `shown_videos` videos are made."""
     shown_videos: Annotated[int, Field(ge=0)] = 12
     """Videos of each evaluation that the report plays."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cluster.checks.plan import Plan
+from cluster.evaluation import videos_kept
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
 
@@ -109,7 +110,7 @@ def needed_bytes(plan: Plan, *, conditions: int) -> int:
     videos = plan.training_videos + 2 * plan.config.buffer.capacity
     latents = videos * plan.latent_bytes
     embeddings = min(conditions, videos // 2) * plan.embedding_bytes
-    mp4 = 2 * plan.config.evaluation.shown_videos * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
+    mp4 = 2 * videos_kept(plan.config) * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
     return int(SLACK * (latents + embeddings + mp4)) + FIXED_BYTES
 
 

@@ -15,6 +15,7 @@ from actors.evaluator import Evaluator
 from actors.generator import Generator
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
+from cluster.evaluation import videos_kept
 from cluster.monitor.metrics import MetricsLog
 from cluster.on_ray.learner_worker import make_trainer
 from cluster.on_ray.supervision import Supervisor
@@ -42,7 +43,7 @@ class Crew:
         self.buffer: Any = None
         evaluation = config.evaluation
         self.evaluator = _actor(Evaluator, "evaluator").remote(
-            evaluation.meter, folder.path, evaluation.shown_videos, config.sampling.fps
+            evaluation.meter, folder.path, videos_kept(config), config.sampling.fps
         )
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
@@ -137,7 +138,9 @@ class Crew:
         if section.kind == "function":
             return _actor(FunctionRanker, name, **settings).remote(section)
         # A reference: the ranker is built with the counts that the buffer's folder holds then.
-        return _actor(Ranker, name, **settings).remote(section, self.buffer.counts.remote())
+        # A run of which the last evaluation alone is left has no buffer.
+        counted = None if self.buffer is None else self.buffer.counts.remote()
+        return _actor(Ranker, name, **settings).remote(section, counted)
 
 
 def _videos_of(config: RunConfig) -> tuple[object, ...]:

@@ -1,9 +1,16 @@
 import asyncio
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from buffers.records import Condition, Request
-from cluster.evaluation import evaluate, evaluation_requests
+from actors.evaluator import Evaluator
+from buffers.records import Candidates, Clips, Condition, Request, Scores, Verdict
+from cluster.evaluation import compare, evaluate, evaluation_requests, outcome, videos_kept, videos_made
+from configs.load import load_config
+from configs.sections import RankerConfig
+from ranker.judges.function import FunctionRanker
 from tests.cluster.handles import InProcessHandle
 
 CONDITIONS = [Condition("a", "prompt a"), Condition("b", "prompt b"), Condition("c", "prompt c")]
@@ -63,3 +70,89 @@ def test_clips_are_measured_in_the_order_of_the_requests_however_fast_each_gener
     assert told == list(range(2, 21, 2))
     assert evaluator.measured == [("before", seed) for seed in range(0, 20, 2)]
     assert all(generator.most <= 4 for generator in generators)
+
+
+class Painter:
+    """A generator whose videos are as bright as its policy says; the second of each condition is black."""
+
+    def __init__(self, brightness: int) -> None:
+        self.brightness = brightness
+
+    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+        grey, black = (np.full((3, 32, 32, 3), level, np.uint8) for level in (self.brightness, 0))
+        return [], [Clips(condition, grey, black, 8.0, 0) for condition in request.conditions]
+
+
+def brightness(frames: np.ndarray, prompt: str) -> float:
+    assert frames.shape == (3, 32, 32, 3), "the judge sees videos at the size that they were made with"
+    return float(frames.mean())
+
+
+@pytest.mark.parametrize(("after", "wins", "losses"), [(200, 3, 0), (20, 0, 3)])
+def test_without_a_meter_the_judge_compares_after_with_before_also_in_another_process(
+    tmp_path: Path, after: int, wins: int, losses: int
+):
+    requests = evaluation_requests(CONDITIONS, videos=6, seed=0, conditions_per_request=2)
+    judge = RankerConfig(kind="function", function=f"{__name__}:brightness")
+
+    async def story() -> dict[str, Any]:
+        rankers = [InProcessHandle(FunctionRanker(judge)) for _ in range(2)]
+        for phase, level in (("before", 100), ("after", after)):
+            evaluator = InProcessHandle(Evaluator(None, tmp_path, 6, 8.0), ordered=True)  # knows nothing of before
+            painter = InProcessHandle(Painter(level))
+            await evaluate(phase, requests, generators=[painter], evaluator=evaluator, requests_in_flight=1)
+        return await compare(evaluator=evaluator, rankers=rankers, config=judge, videos=6, at_once=2)
+
+    summary = asyncio.run(story())
+    figures = summary["figures"]
+    # The first videos of the three conditions differ in brightness, the second ones are black on both sides.
+    assert [figures[name]["count"] for name in ("win", "tie", "loss")] == [wins, 3, losses]
+    assert figures["net win rate"]["value"] == (wins - losses) / 6
+    assert figures["net win rate"]["interval"][0] < figures["net win rate"]["value"]
+    assert summary["texts"] == {"why a tie": {"tie": 3}}
+    assert len(list(tmp_path.rglob("*.mp4"))) == 12
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("a_is_chosen", [True, False])
+def test_which_side_is_after_alternates(number: int, a_is_chosen: bool):
+    found = outcome(Scores(1.0, 0.0) if a_is_chosen else Scores(0.0, 1.0), number, RankerConfig(path="x"))
+    after_is_chosen = a_is_chosen == (number == 1)
+    assert (found["win"], found["loss"], found["tie"]) == (after_is_chosen, not after_is_chosen, False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, ""),
+        ({"dropped": "motion_share"}, ""),
+        ({"dropped": "lost"}, "lost"),
+        ({"agreed": False}, "disagreement"),  # also if the config keeps such pairs
+        ({"probabilities": (0.55, 0.45, 0.0, 0.0)}, "low_confidence"),
+    ],
+)
+def test_a_dropped_or_doubtful_verdict_is_a_tie(changes: dict[str, Any], reason: str):
+    sure: dict[str, Any] = {"probabilities": (0.9, 0.1, 0.0, 0.0), "agreed": True, "dropped": None} | changes
+    verdict = Verdict(
+        1, label_mass=1.0, first_shown=1, domain="general", rubric_version="1", ranker_version="x", **sure
+    )
+    found = outcome(verdict, 1, RankerConfig(path="x", disagreement="keep", low_confidence="keep"))
+    assert (found["why a tie"], found["tie"], found["win"]) == (reason, bool(reason), not reason)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "made", "kept"),
+    [
+        ([], 512, 24),
+        (["evaluation.meter=null"], 512, 512),
+        (["evaluation.meter=null", "stages.0.kind=offline", "buffer.offline=people"], 24, 24),
+        (
+            ["evaluation.meter=null", "stages.0.kind=offline", "buffer.offline=people", "evaluation.shown_videos=0"],
+            0,
+            0,
+        ),
+    ],
+)
+def test_no_video_is_made_that_is_neither_measured_nor_judged_nor_kept(overrides: list[str], made: int, kept: int):
+    config = load_config(Path("configs/miniature.yaml"), overrides)
+    assert (videos_made(config), videos_kept(config)) == (made, kept)

@@ -58,3 +58,24 @@ def test_a_killed_run_that_goes_on_ends_with_the_same_adapter(tmp_path: Path):
     assert at[0] < 6, "it was killed before its end"
     # Not `continued == alone`: a failure would print megabytes.
     assert [name for name in alone.keys() | continued.keys() if alone.get(name) != continued.get(name)] == []
+
+
+def test_without_a_meter_a_run_reports_what_its_judge_prefers(tmp_path: Path):
+    """Also if all but the last evaluation was done by a process that was killed."""
+    out = tmp_path / "run"
+    settings = [*SETTINGS, "evaluation.meter=null", "evaluation.videos=4", "stages.0.steps=1", f"out={out}"]
+    command = [sys.executable, "-m", "cluster.cli", "run", "configs/miniature.yaml", *settings]
+    subprocess.run(command, check=True, capture_output=True, timeout=400)
+    done = evaluation_rows(read_metrics(out / "metrics.jsonl"))
+    assert done["before"]["figures"] == {} and len(list((out / "videos" / "before").glob("*.mp4"))) == 4
+    judged = done["after"]["figures"]
+    assert sum(judged[name]["count"] for name in ("win", "tie", "loss")) == judged["win"]["of"] == 4
+
+    rows = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(row for row in rows if '"phase": "after"' not in row))
+    (out / "summary.json").unlink()  # as if it had been killed before the last evaluation
+    (out / "report.html").unlink()
+    again = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
+    assert evaluation_rows(read_metrics(out / "metrics.jsonl"))["after"]["figures"] == judged
+    assert "the judge prefers" in (out / "report.html").read_text()

@@ -1,7 +1,7 @@
 """Where a run stands, as a folder that is written whole: from it the same command goes on after a stop or a kill.
 
-    checkpoints/00000120/state/     the learner: adapter, reference, optimizer; beside them stage, versions and cursors
-    checkpoints/00000120/adapter/   the same adapter, as diffusers loads it
+    checkpoints/00000120/state.safetensors  adapter, reference, optimizer; stage, versions and cursors
+    checkpoints/00000120/adapter/           the same adapter, as diffusers loads it
 
 The pairs that were generated are not in it. They are in the buffer's folder, which commits each request with the pairs
 that it brought, the batches that were drawn, and the counts (`buffers/replay.py`). So a run that goes on loses no pair:
@@ -22,7 +22,7 @@ from media.whole import whole_folder
 
 log = logging.getLogger(__name__)
 
-STATE, ADAPTER = "state", "adapter"
+STATE, ADAPTER = "state.safetensors", "adapter"
 KEPT = 2
 """Whole states that stay on disk: the newest, and the one before it."""
 

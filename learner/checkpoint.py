@@ -1,23 +1,24 @@
-"""A learner on disk: safetensors and json, written whole or not at all, never a pickle.
+"""A learner on disk: one safetensors file, written whole or not at all, never a pickle.
 
-A checkpoint is a folder: `tensors.safetensors` with `adapter/NAME`, `reference/NAME` and `optimizer/NAME`; and
-`learner.json`, which is written last and holds the size and sha256 of the other file. A folder without it, or one that
-differs from it, is not loaded.
+Its tensors are `adapter/NAME`, `reference/NAME` and `optimizer/NAME`; its metadata holds the other facts as JSON, and a
+sha256 of all of it. A file that does not have that sha256 is not loaded.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from media.whole import whole_folder
+from buffers.tensors import checksum, encode
+from media.whole import whole_file
 
-FORMAT = 3
-TENSORS, MANIFEST = "tensors.safetensors", "learner.json"
+FORMAT = 4
 GROUPS = ("adapter", "reference", "optimizer")
 
 
@@ -39,65 +40,41 @@ class LearnerState:
     run: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, state: LearnerState) -> None:
-    """Writes `folder` whole, as `whole_folder` does, and raises what that raises."""
-    with whole_folder(folder) as unfinished:
-        tensors = {
-            f"{group}/{name}": tensor.contiguous() for group in GROUPS for name, tensor in getattr(state, group).items()
-        }
-        save_file(tensors, unfinished / TENSORS)
-        manifest = {
-            "format": FORMAT,
-            "seed": state.seed,
-            "steps": state.steps,
-            "version": state.version,
-            "run": state.run,
-            "tensors": _fingerprint(unfinished / TENSORS),
-        }
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1))
+def save_checkpoint(file: Path, state: LearnerState) -> None:
+    """Writes the file whole. Raises FileExistsError if it is there, OSError if the disk refuses."""
+    if file.exists():
+        raise FileExistsError(f"{file} exists; a checkpoint is never overwritten")
+    tensors = {f"{group}/{name}": t.contiguous() for group in GROUPS for name, t in getattr(state, group).items()}
+    facts = {"format": FORMAT, "seed": state.seed, "steps": state.steps, "version": state.version, "run": state.run}
+    written = json.dumps(facts)
+    with whole_file(file) as unfinished:
+        save_file(tensors, unfinished, metadata={"facts": written, "sha256": _sha256(written, tensors)})
 
 
-def load_checkpoint(folder: Path) -> LearnerState:
-    """Reads a checkpoint and checks size and sha256 of its tensors.
+def load_checkpoint(file: Path) -> LearnerState:
+    """Reads a checkpoint and checks its sha256.
 
-    Raises FileNotFoundError that names the missing folder or file, ValueError that names the file that is torn or the
-    format that is unknown.
+    Raises FileNotFoundError that names the missing file, ValueError that names the file if it is torn or was changed,
+    or has a format that is unknown.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no checkpoint folder at {folder}")
-    for name in (MANIFEST, TENSORS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is not a whole checkpoint: {name} is missing")
-    manifest = _read_manifest(folder / MANIFEST)
-    written, found = manifest["tensors"], _fingerprint(folder / TENSORS)
-    if written != found:
-        raise ValueError(
-            f"{folder / TENSORS} is torn or was changed: {found['bytes']} bytes, sha256 {found['sha256']:.12}; "
-            f"{MANIFEST} says {written['bytes']} bytes, sha256 {written['sha256']:.12}"
-        )
-    groups: dict[str, dict[str, Tensor]] = {group: {} for group in GROUPS}
-    for key, tensor in load_file(folder / TENSORS).items():
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        facts = json.loads(metadata.get("facts", ""))
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{file} is torn or not a checkpoint: {error}") from error
+    if facts.pop("format") != FORMAT:
+        raise ValueError(f"{file} has another checkpoint format; this version reads {FORMAT}")
+    if metadata.get("sha256") != _sha256(metadata["facts"], tensors):
+        raise ValueError(f"{file} was changed: its sha256 is not the one it was written with")
+    groups: dict[str, Any] = {group: {} for group in GROUPS}
+    for key, tensor in tensors.items():
         group, name = key.split("/", 1)
         groups[group][name] = tensor
-    return LearnerState(
-        seed=manifest["seed"], steps=manifest["steps"], version=manifest["version"], run=manifest["run"], **groups
-    )
+    return LearnerState(**facts, **groups)
 
 
-def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is torn: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise ValueError(f"{path} has checkpoint format {found!r}; this version reads {FORMAT}")
-    missing = {"seed", "steps", "version", "run", "tensors"} - manifest.keys()
-    if missing:
-        raise ValueError(f"{path} lacks {sorted(missing)}")
-    return manifest
-
-
-def _fingerprint(path: Path) -> dict[str, int | str]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+def _sha256(facts: str, tensors: Mapping[str, Tensor]) -> str:
+    content = checksum({name: encode(tensor) for name, tensor in tensors.items()})
+    return hashlib.sha256(f"{facts}{content}".encode()).hexdigest()

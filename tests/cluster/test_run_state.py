@@ -49,7 +49,7 @@ def test_a_damaged_state_is_passed_over_and_all_damaged_ones_are_an_error(tmp_pa
     for step in (2, 4):
         run_state.save(tmp_path, state(step), export=export)
     for step in (4, 2):
-        (tmp_path / f"{step:08d}" / run_state.STATE / "tensors.safetensors").write_bytes(b"torn")
+        (tmp_path / f"{step:08d}" / run_state.STATE).write_bytes(b"torn")
         if step == 4:
             newest = run_state.newest(tmp_path)
             assert newest is not None and newest.step == 2

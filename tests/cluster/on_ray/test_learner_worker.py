@@ -103,5 +103,5 @@ def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tm
     steps = [[row for row in these if row["kind"] == "step"] for these in (rows, rows_of_two)]
     assert [row["step"] for row in steps[0]] == [row["step"] for row in steps[1]] == [1, 2, 3, 4, 5]
     assert steps[0][-1]["loss"] == pytest.approx(steps[1][-1]["loss"], rel=1e-4)
-    assert (checkpoint / "state" / "learner.json").is_file()
+    assert (checkpoint / "state.safetensors").is_file()
     assert (checkpoint / "adapter" / "pytorch_lora_weights.safetensors").is_file()

@@ -5,7 +5,7 @@ condition. A negative anchor is rejected for it.
 """
 
 from buffers.labels import LABELS
-from buffers.records import Anchor, Candidates, Pair, Preference, TensorData, Verdict
+from buffers.records import Anchor, Candidates, Pair, Preference, Scores, TensorData, Verdict
 
 
 def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
@@ -30,6 +30,7 @@ def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
         policy_version=candidates.policy_version,
         source="online",
         verdict=verdict,
+        scores=preference if isinstance(preference, Scores) else None,
     )
 
 

@@ -234,15 +234,20 @@ class Pair:
     policy_version: int
     source: Source
     verdict: Verdict | None = None
+    scores: Scores | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Which of two videos is the better one, and what was said of them."""
+    """Which of two videos is the better one, and what was said of them.
+
+    `verdict`: about the videos of `in_order`. `scores`: a function's; the chosen video has the larger one.
+    """
 
     chosen_id: str
     rejected_id: str
     verdict: Verdict | None
+    scores: Scores | None = None
 
     @property
     def in_order(self) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Records <-> Arrow rows, schema version 2.
+"""Records <-> Arrow rows, schema version 3. Files of version 2 are read, too.
 
 A tensor is a struct of dtype, shape and bytes: Arrow has no bfloat16, and one segment holds videos of several sizes.
 Reading copies no tensor: the arrays of a record are read-only views of the memory that the batch lies in.
@@ -11,10 +11,13 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from buffers.records import Anchor, Condition, Conditioning, Pair, TensorData, Verdict
+from buffers.records import Anchor, Condition, Conditioning, Pair, Scores, TensorData, Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Goes up whenever an old reader would misread a new file. A newer version is refused."""
+
+_SINCE = {"scores": 3}
+"""Column -> the first schema version that has it; all others are there since version 2."""
 
 _VERSION_KEY, _KIND_KEY = b"apogee.schema_version", b"apogee.kind"
 
@@ -49,6 +52,9 @@ _VERDICT = pa.struct(
 )
 
 
+_SCORES = pa.struct([_required("a", pa.float64()), _required("b", pa.float64()), pa.field("dropped", pa.string())])
+
+
 def _table(kind: str, *fields: pa.Field) -> pa.Schema:
     return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
 
@@ -74,6 +80,7 @@ PAIRS = _table(
     _required("source", pa.string()),
     _required("bytes", pa.int64()),
     pa.field("verdict", _VERDICT),
+    pa.field("scores", _SCORES),
 )
 """`bytes`: size of the latents of both videos."""
 
@@ -107,7 +114,8 @@ def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:
     if not version.isdigit():
         raise ValueError(f"{where} is no Apogee segment: its Arrow metadata has no {_VERSION_KEY.decode()}")
     check_version(int(version), where=where)
-    if not schema.equals(expected, check_metadata=True):
+    fields = [field for field in expected if _SINCE.get(field.name, 2) <= int(version)]
+    if not schema.equals(pa.schema(fields, {**expected.metadata, _VERSION_KEY: version}), check_metadata=True):
         raise ValueError(f"{where} does not have the columns of a {expected.metadata[_KIND_KEY].decode()} segment")
 
 
@@ -133,6 +141,7 @@ def pairs_batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
             **vars(pair),
             "bytes": pair.chosen.nbytes + pair.rejected.nbytes,
             "verdict": pair.verdict and vars(pair.verdict),
+            "scores": pair.scores and vars(pair.scores),
         }
         for pair in pairs
     ]
@@ -164,10 +173,12 @@ def read_conditioning(row: pa.RecordBatch) -> Conditioning:
 
 
 def read_facts(row: pa.RecordBatch) -> dict[str, Any]:
-    """Column -> value of a batch of one row of pairs, anchors or verdicts; `verdict` is a `Verdict` or None."""
+    """Column -> value of a batch of one row of pairs, anchors or verdicts; `verdict` and `scores` are records or None."""
     (facts,) = row.to_pylist()
     if verdict := facts.get("verdict"):
         facts["verdict"] = Verdict(**{**verdict, "probabilities": tuple(verdict["probabilities"])})
+    if scores := facts.get("scores"):
+        facts["scores"] = Scores(**scores)
     return facts
 
 

@@ -1,6 +1,6 @@
 """Commit files: all that an append added, without the payloads. A store is what its commits say.
 
-    {"schema": 2, "content": {"segments": [...], "rows": {"pairs": [...], "latents": [...]}}, "sha256": "..."}
+    {"schema": 3, "content": {"segments": [...], "rows": {"pairs": [...], "latents": [...]}}, "sha256": "..."}
 
 `rows` is what the catalog keeps of each row (`catalog.py`). So the catalog can be made again without reading a segment,
 which may be terabytes away.

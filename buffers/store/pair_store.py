@@ -144,6 +144,7 @@ class PairStore:
                 policy_version=facts[id_]["policy_version"],
                 source=facts[id_]["source"],
                 verdict=judged[id_].verdict,
+                scores=judged[id_].scores,
             )
             for id_ in ids
         ]
@@ -250,7 +251,10 @@ class PairStore:
     def _judged(self, facts: Mapping[str, dict[str, Any]]) -> dict[str, Judged]:
         """Of pairs, given their facts."""
         newer = self._facts("verdicts", self.catalog.known("verdicts", facts))
-        judged = {id_: Judged(pair["chosen_id"], pair["rejected_id"], pair["verdict"]) for id_, pair in facts.items()}
+        judged = {
+            id_: Judged(pair["chosen_id"], pair["rejected_id"], pair["verdict"], pair.get("scores"))
+            for id_, pair in facts.items()
+        }
         return judged | {id_: judged[id_].corrected(correction["verdict"]) for id_, correction in newer.items()}
 
     def _facts(self, kind: str, ids: Iterable[str]) -> dict[str, dict[str, Any]]:

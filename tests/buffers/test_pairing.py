@@ -33,7 +33,7 @@ def test_a_label_without_a_choice_is_an_error(label):
 
 def test_the_larger_score_is_chosen():
     pair = judged_pair(candidates(2), Scores(0.2, 0.9))
-    assert (pair.chosen_id, pair.rejected_id, pair.verdict) == ("c0-5", "c0-4", None)
+    assert (pair.chosen_id, pair.rejected_id, pair.verdict, pair.scores) == ("c0-5", "c0-4", None, Scores(0.2, 0.9))
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from buffers.records import Condition, Conditioning, TensorData
+from buffers.records import Condition, Conditioning, Scores, TensorData
 from buffers.store import arrow
 from buffers.store.pair_store import PairStore
 from buffers.store.places import Folder
@@ -19,6 +20,8 @@ PAIRS = [
     pair(2, version=7, shape=(2, 5, 3, 1)),
     dataclasses.replace(pair(3), verdict=None, source="offline"),
     dataclasses.replace(pair(4), verdict=verdict(4, dropped="low_confidence", agreed=False, first_shown=2)),
+    dataclasses.replace(pair(7), verdict=None, scores=Scores(0.25, 0.75)),
+    dataclasses.replace(pair(8), verdict=None, scores=Scores(1.0, 1.0, "tie")),
     dataclasses.replace(pair(5), id="ünï-1-2", source="half-online"),
     dataclasses.replace(pair(6), chosen=EMPTY, rejected=TensorData("float32", (), np.zeros(4, np.uint8))),
 ]
@@ -44,7 +47,7 @@ def test_a_foreign_reader_finds_the_bytes(tmp_path):
     """Read with pyarrow alone: the bytes of the latents and the schema version are where the schema says."""
     PairStore(tmp_path).append([pair(1), pair(2)], [conditioning(0)])
     latents = pa.ipc.open_file(tmp_path / "latents-00000001.arrow").read_all()
-    assert latents.schema.metadata == {b"apogee.schema_version": b"2", b"apogee.kind": b"latents"}
+    assert latents.schema.metadata == {b"apogee.schema_version": b"3", b"apogee.kind": b"latents"}
     held = dict(zip(latents["id"].to_pylist(), latents["latents"].to_pylist(), strict=True))
     assert held["c0-4"]["data"] == pair(2).chosen.data.tobytes() and held["c0-4"]["shape"] == [4, 3, 2, 2]
     facts = pa.ipc.open_file(tmp_path / "pairs-00000001.arrow").read_all().to_pylist()
@@ -67,6 +70,24 @@ def test_reading_copies_no_latents_and_they_outlive_their_file(tmp_path):
         pairs[0].chosen.data[0] = 1
 
 
+def test_a_store_of_schema_version_2_is_read_and_gone_on_with(tmp_path):
+    """`version2/` was written by the last Apogee of that version: two pairs, one of them corrected, and an anchor."""
+    shutil.copytree(Path(__file__).parent / "version2", tmp_path / "store")
+    store = PairStore(tmp_path / "store", made_for={"vae": "1f"})
+    assert not store.recovery and store.verify() == {}
+    corrected = dataclasses.replace(
+        pair(0), chosen_id="c0-1", rejected_id="c0-0", chosen=tensor(1), rejected=tensor(0), verdict=verdict(2)
+    )
+    unjudged = dataclasses.replace(pair(1, condition=1), verdict=None)
+    assert same(tuple(store.read([pair(0).id, unjudged.id])), (corrected, unjudged))
+    assert same(tuple(store.anchors(["anchor0"])), (anchor(0),))
+    scored = dataclasses.replace(pair(2), verdict=None, scores=Scores(0.25, 0.75))
+    store.append([scored])
+    store.close()
+    again = PairStore(tmp_path / "store", write=False)
+    assert same(tuple(again.read([scored.id, unjudged.id])), (scored, unjudged))
+
+
 def test_other_arrow_files_are_refused(tmp_path):
     place = Folder(tmp_path)
     foreign = pa.schema([("id", pa.string())])
@@ -80,10 +101,10 @@ def test_other_arrow_files_are_refused(tmp_path):
 
 
 def test_a_newer_schema_is_refused(tmp_path):
-    newer = arrow.LATENTS.with_metadata({**arrow.LATENTS.metadata, b"apogee.schema_version": b"3"})
+    newer = arrow.LATENTS.with_metadata({**arrow.LATENTS.metadata, b"apogee.schema_version": b"4"})
     row = arrow.latents_batch({"a": tensor(1)}).replace_schema_metadata(newer.metadata)
     segment = write_segment(Folder(tmp_path), "new.arrow", [row], kind="latents", schema=newer)
-    with pytest.raises(ValueError, match=r"new\.arrow has schema version 3, this Apogee reads up to 2"):
+    with pytest.raises(ValueError, match=r"new\.arrow has schema version 4, this Apogee reads up to 3"):
         Segments(Folder(tmp_path)).rows(segment, [0], schema=arrow.LATENTS)
 
 

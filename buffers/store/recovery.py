@@ -36,8 +36,8 @@ def recover(place: Place, catalog: Catalog, *, write: bool) -> Recovery:
     """Raises ValueError, before anything is touched, if a newer Apogee added to the store, or one too old made it."""
     if place.size(_FIRST_SCHEMA) is not None:
         raise ValueError(
-            f"{place} is a store of schema version 1, this Apogee reads 2 to {arrow.SCHEMA_VERSION}: go on with the run "
-            "in the Apogee that began it, or give the new run another folder"
+            f"{place} is a store of schema version 1, this Apogee reads 2 to {arrow.SCHEMA_VERSION}: go on with the "
+            "run in the Apogee that began it, or give the new run another folder"
         )
     if not fits(place, catalog):
         catalog.forget()

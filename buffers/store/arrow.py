@@ -173,7 +173,7 @@ def read_conditioning(row: pa.RecordBatch) -> Conditioning:
 
 
 def read_facts(row: pa.RecordBatch) -> dict[str, Any]:
-    """Column -> value of a batch of one row of pairs, anchors or verdicts; `verdict` and `scores` are records or None."""
+    """Column -> value of a batch of one row of pairs, anchors or verdicts; evidence is a record or None."""
     (facts,) = row.to_pylist()
     if verdict := facts.get("verdict"):
         facts["verdict"] = Verdict(**{**verdict, "probabilities": tuple(verdict["probabilities"])})

@@ -73,7 +73,7 @@ def test_reading_copies_no_latents_and_they_outlive_their_file(tmp_path):
 def test_a_store_of_schema_version_2_is_read_and_gone_on_with(tmp_path):
     """`version2/` was written by the last Apogee of that version: two pairs, one of them corrected, and an anchor."""
     shutil.copytree(Path(__file__).parent / "version2", tmp_path / "store")
-    store = PairStore(tmp_path / "store", made_for={"vae": "1f"})
+    store = PairStore(tmp_path / "store", encoded_by={"vae": "1f"})
     assert not store.recovery and store.verify() == {}
     corrected = dataclasses.replace(
         pair(0), chosen_id="c0-1", rejected_id="c0-0", chosen=tensor(1), rejected=tensor(0), verdict=verdict(2)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from cluster.checks.resources import Need, needs
+from cluster.evaluation import videos_made
 from configs.schema import RunConfig
 from policy.bundle import WAN, BundleFacts
 
@@ -69,7 +70,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         training_videos=videos,
         generation_passes=generation,
         learning_passes=learning,
-        evaluation_passes=2 * config.evaluation.videos * _passes_of_a_video(config),
+        evaluation_passes=2 * videos_made(config) * _passes_of_a_video(config),
         rankings=rankings,
         roles=tuple(needs(first)),
         passes=_passes_of_a_step(first),
@@ -118,12 +119,11 @@ def _freshness(config: RunConfig) -> list[str]:
 
 def _balance(config: RunConfig) -> list[str]:
     """How the GPUs would be split if a pass took as long in both roles."""
-    roles = {need.role: need for need in needs(config)}
-    generator, learner, passes = roles["generator"], roles["learner"], _passes_of_a_step(config)
-    if config.stages[0].kind == "offline" or not (generator.gpus and learner.gpus):
+    generator, learner, passes = config.generator, config.learner, _passes_of_a_step(config)
+    if config.stages[0].kind == "offline" or not (generator.gpus_per_actor and learner.gpus_per_worker):
         return []
-    made, learned = passes["generator"] * generator.count, passes["learner"] * learner.count
-    gpus = generator.count * generator.gpus + learner.count * learner.gpus
+    made, learned = passes["generator"] * generator.num_actors, passes["learner"] * learner.num_workers
+    gpus = generator.num_actors * generator.gpus_per_actor + learner.num_workers * learner.gpus_per_worker
     return [
         f"a step is {made:,.0f} passes of generation and {learned:,.0f} of learning if every pair is kept: of "
         f"{gpus:g} GPUs about {max(1, round(gpus * learned / (made + learned)))} would learn. Every dropped pair asks "
@@ -158,7 +158,7 @@ def render(plan: Plan) -> str:
             f"  in all: {cpus:g} CPU and {gpus:g} GPU, {_where(config)}",
             "",
             "work, if every pair is kept",
-            f"  {plan.training_videos:,} videos to learn from and 2 x {config.evaluation.videos:,} to measure, "
+            f"  {plan.training_videos:,} videos to learn from and 2 x {videos_made(config):,} to measure, "
             f"{sampling.num_frames} frames of {sampling.height}x{sampling.width}",
             f"  {plan.generation_passes:,} transformer passes to generate, {plan.learning_passes:,} passes' worth to "
             f"learn, {plan.evaluation_passes:,} to measure",

@@ -6,6 +6,7 @@ Pure arithmetic: no ray is imported here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.evaluation import videos_made
 from configs.schema import RunConfig
 
 
@@ -27,7 +28,7 @@ class Need:
 def needs(config: RunConfig) -> list[Need]:
     """What the roles ask Ray for, train workers included, in one stage; `config` is as that stage sees it.
 
-    A ranker only if the stage is online. Generators always: they make the videos that are evaluated.
+    Rankers only if the stage is online. Generators, too, unless it makes videos to be evaluated.
     """
     generator, ranker, learner = config.generator, config.ranker, config.learner
     roles = [
@@ -41,7 +42,9 @@ def needs(config: RunConfig) -> list[Need]:
         Need("ranker", "ranker.num_actors", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor),
         Need("learner", "learner.num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker),
     ]
-    return [need for need in roles if config.stages[0].kind == "online" or need.role != "ranker"]
+    if config.stages[0].kind == "online":
+        return roles
+    return [need for need in roles if need.role == "learner" or (need.role == "generator" and videos_made(config))]
 
 
 def check_resources(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> None:

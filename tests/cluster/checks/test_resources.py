@@ -31,6 +31,14 @@ def test_every_role_is_counted_train_workers_included():
     }
 
 
+@pytest.mark.parametrize(("shown", "roles"), [(2, ["generator", "learner"]), (0, ["learner"])])
+def test_an_offline_stage_needs_no_ranker_and_generators_only_for_videos_to_show(shown: int, roles: list[str]):
+    offline = config(
+        buffer={"offline": "people"}, stages=[{"kind": "offline"}], evaluation={"prompts": "e", "shown_videos": shown}
+    )
+    assert [need.role for need in needs(offline.of_stage(0))] == roles
+
+
 def test_what_fits_exactly_fits():
     check_resources(needs(config()), [{"CPU": 3.0}])
     check_resources(needs(config()), [{"CPU": 1.0}, {"CPU": 1.0}, {"CPU": 1.0}])

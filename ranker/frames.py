@@ -1,12 +1,18 @@
-"""Which frames of a video the judge sees, with their true places in time."""
+"""Which frames of a video the judge sees, of an array or of a file, with their true places in time."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from media.video_read import decode_frames, frame_times
+
+ROOM = 4
+"""Frames are held at up to this many times the judge's pixel budget; larger ones are shrunk as they are decoded."""
+
 
 @dataclass(frozen=True)
-class Footage:
+class SampledFrames:
     """The frames that are shown. `frames`: uint8 `[shown, height, width, 3]`; `indices`: their places among `total`."""
 
     frames: np.ndarray
@@ -31,7 +37,7 @@ class Footage:
         }
 
 
-def sample_frames(video: np.ndarray, *, fps: float, count: int) -> Footage:
+def sample_frames(video: np.ndarray, *, fps: float, count: int) -> SampledFrames:
     """At most `count` frames, spread evenly over the whole video, first and last among them; none is shown twice.
 
     `video`: uint8 `[frames, height, width, 3]`. Raises ValueError for anything else, for a video of fewer than two
@@ -44,14 +50,38 @@ def sample_frames(video: np.ndarray, *, fps: float, count: int) -> Footage:
     if not (np.isfinite(fps) and fps > 0):
         raise ValueError(f"frames per second must be positive, got {fps}")
     indices = spread(len(video), count)
-    return Footage(np.ascontiguousarray(video[indices]), tuple(indices.tolist()), len(video), float(fps))
+    return SampledFrames(np.ascontiguousarray(video[indices]), tuple(indices.tolist()), len(video), float(fps))
 
 
 def spread(total: int, count: int) -> np.ndarray:
     """Which of `total` frames are shown: `[min(count, total)]`, ascending, first and last among them.
 
-    Raises ValueError where fewer than two are to be shown.
+    Raises ValueError if fewer than two are to be shown.
     """
     if count < 2:
         raise ValueError(f"at least 2 frames must be shown of a video, got {count}")
     return np.linspace(0, total - 1, min(count, total)).round().astype(int)
+
+
+def read_frames(path: str | Path, *, count: int, max_pixels: int) -> SampledFrames:
+    """`count` frames spread evenly over the file's true duration (all of a shorter file's), none shown twice.
+
+    However long and large the file is, only the frames that are shown are held.
+
+    `max_pixels`: the judge's budget for one video. The times that the judge is told are the file's own: a variable
+    frame rate is put on the grid of its average rate, so a time is at most half a frame off.
+
+    Raises as `frame_times` and `decode_frames` (`media/video_read.py`) do.
+    """
+    times = frame_times(path)
+    places = times.seconds * times.fps
+    nearest = np.unique([np.abs(places - place).argmin() for place in spread(len(places), count)])
+    budget = ROOM * max_pixels // len(nearest)
+
+    def within(width: int, height: int) -> tuple[int, int]:
+        """Both shrunk alike until their product fits the budget."""
+        share = min(1.0, (budget / (width * height)) ** 0.5)
+        return max(1, int(width * share)), max(1, int(height * share))
+
+    frames = decode_frames(path, times.ticks[nearest].tolist(), size=within)
+    return SampledFrames(frames, tuple(places[nearest].round().astype(int).tolist()), len(places), times.fps)

@@ -10,7 +10,7 @@ from typing import Any
 
 from buffers.labels import LABELS
 from buffers.records import Domain
-from ranker.frames import Footage
+from ranker.frames import SampledFrames
 from ranker.rubric import prompt_text
 
 
@@ -19,8 +19,8 @@ class Question:
     """One order of one pair: which video is the better, `first` shown first."""
 
     domain: Domain
-    first: Footage
-    second: Footage
+    first: SampledFrames
+    second: SampledFrames
 
     def turned(self) -> "Question":
         """The other order."""
@@ -46,12 +46,12 @@ def model_inputs(processor: Any, questions: Sequence[Question], *, max_pixels_pe
 
     `input_ids`, `attention_mask`, `mm_token_type_ids` `[questions, tokens]`, and the patches of all videos in order.
     """
-    videos = [footage for question in questions for footage in (question.first, question.second)]
+    videos = [shown for question in questions for shown in (question.first, question.second)]
     return dict(
         processor(
             text=[prompt_text(question.domain) for question in questions],
-            videos=[footage.frames for footage in videos],
-            video_metadata=[footage.metadata() for footage in videos],
+            videos=[shown.frames for shown in videos],
+            video_metadata=[shown.metadata() for shown in videos],
             padding=True,
             padding_side="left",
             return_tensors="pt",

@@ -1,26 +1,21 @@
 """What every process of the learner's Ray Train group runs: build or restore the learner, then `learn_steps`.
 
-Nothing is reported to Ray Train. Rank 0 writes the state of the run as a folder (`run_state.py`). A group that is
-restarted reads the same folder as a command that is given again. Metrics and weights go through actors.
+Rank 0 writes the state of the run as a folder (`run_state.py`). Metrics and weights go through actors.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import ray
-import ray.train
-import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from buffers.records import Batch, Snapshot
 from cluster import run_state
 from cluster.learn_steps import learn_steps
+from cluster.on_ray.train_group import device, ranks, train_group
 from cluster.run_folder import RunFolder
 from cluster.run_state import Position, RunState
-from configs.ranker import RankerTrainingConfig
 from configs.schema import RunConfig
-from configs.sections import LearnerConfig
 from learner.learner import Learner
 from learner.mesh import Mesh
 from learner.objectives.dpo import Dpo
@@ -30,52 +25,22 @@ from policy.policy import VideoPolicy
 
 def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, buffer: Any, weights: Any, metrics: Any) -> Any:
     """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's."""
-    return ray.train.torch.TorchTrainer(
+    given = {
+        "config": config,
+        "number": number,
+        "checkpoints": folder.checkpoints,
+        "buffer": buffer,
+        "weights": weights,
+        "metrics": metrics,
+    }
+    return train_group(
         train_worker,
-        train_loop_config={
-            "config": config,
-            "number": number,
-            "checkpoints": folder.checkpoints,
-            "buffer": buffer,
-            "weights": weights,
-            "metrics": metrics,
-        },
-        scaling_config=worker_group(config.learner),
-        run_config=ray.train.RunConfig(
-            name=f"stage-{number}",
-            storage_path=str(folder.logs / "train"),
-            failure_config=ray.train.FailureConfig(max_failures=config.cluster.max_failures),
-        ),
+        given,
+        section=config.learner,
+        cluster=config.cluster,
+        name=f"stage-{number}",
+        logs=folder.logs,
     )
-
-
-def worker_group(section: LearnerConfig | RankerTrainingConfig) -> Any:
-    """Ray Train's ScalingConfig for `num_workers` with their CPUs and GPUs."""
-    gpus = {"GPU": section.gpus_per_worker} if section.gpus_per_worker else {}
-    return ray.train.ScalingConfig(
-        num_workers=section.num_workers,
-        use_gpu=bool(gpus),
-        resources_per_worker={"CPU": section.cpus_per_worker} | gpus,
-    )
-
-
-def ranks() -> Mesh:
-    """This process among those of its Ray Train group."""
-    context = ray.train.get_context()
-    size = context.get_world_size()
-    return Mesh(context.get_world_rank(), size, sum_over_ranks, _all_ranks) if size > 1 else Mesh()
-
-
-def sum_over_ranks(flat: torch.Tensor) -> None:
-    """In place; gloo on CPUs, NCCL on GPUs."""
-    dist.all_reduce(flat, op=dist.ReduceOp.SUM)
-
-
-def _all_ranks(answer: bool) -> bool:
-    """Whether every rank says yes; also the point at which they wait for each other."""
-    asked = torch.tensor([int(answer)], device=ray.train.torch.get_device())
-    dist.all_reduce(asked, op=dist.ReduceOp.MIN)
-    return bool(asked.item())
 
 
 def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
@@ -83,7 +48,7 @@ def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
     policy = VideoPolicy.load(
         config.model.path,
         dtype=getattr(torch, config.model.dtype),
-        device=ray.train.torch.get_device(),
+        device=device(),
         lora=config.learner.lora,
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,

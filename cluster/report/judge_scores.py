@@ -13,10 +13,10 @@ from cluster.report import plots
 from cluster.report.page import write_page
 from configs.ranker import RankerScoringConfig
 from media.video_write import mp4_bytes
-from ranker.frames import Footage
+from ranker.frames import SampledFrames
 from ranker.scoring import Scored
 
-Shown = tuple[Scored, Footage, Footage]
+Shown = tuple[Scored, SampledFrames, SampledFrames]
 
 
 def write_ranker_report(
@@ -86,7 +86,7 @@ def _confidence(figures: dict[str, Any]) -> list[Markup]:
     ]
 
 
-def _failure(scored: Scored, a: Footage, b: Footage) -> dict[str, Any]:
+def _failure(scored: Scored, a: SampledFrames, b: SampledFrames) -> dict[str, Any]:
     pair, verdict = scored.pair, scored.verdict
     (right, *others), choice = pair.right, "A" if pair.a_is_better else "B"
     people = f"{choice} is better" if others else MEANINGS[right - 1]
@@ -99,7 +99,7 @@ def _failure(scored: Scored, a: Footage, b: Footage) -> dict[str, Any]:
     }
 
 
-def _playable(footage: Footage) -> bytes:
+def _playable(footage: SampledFrames) -> bytes:
     """An mp4 of the frames that were shown, as long as the video is. An odd side loses its last row or column."""
     frames = footage.frames[:, : footage.frames.shape[1] // 2 * 2, : footage.frames.shape[2] // 2 * 2]
     return mp4_bytes(np.ascontiguousarray(frames), fps=len(frames) * footage.fps / footage.total)

@@ -192,8 +192,7 @@ class VllmJudge:
 def _shown(question: Question) -> dict[str, Any]:
     """A question as vLLM takes it."""
     videos = [
-        (footage.frames, {**footage.metadata(), "do_sample_frames": False})
-        for footage in (question.first, question.second)
+        (shown.frames, {**shown.metadata(), "do_sample_frames": False}) for shown in (question.first, question.second)
     ]
     return {"prompt": prompt_text(question.domain), "multi_modal_data": {"video": videos}}
 

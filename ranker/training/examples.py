@@ -13,8 +13,7 @@ import numpy as np
 from buffers.labels import swapped
 from buffers.people.labelled_pairs import LabelledPair
 from configs.ranker import RankerTrainingConfig
-from ranker.frames import Footage
-from ranker.frames_of_file import read_footage
+from ranker.frames import SampledFrames, read_frames
 from ranker.questions import Question
 from ranker.training.slow_motion import slow_motion_pair
 
@@ -66,9 +65,9 @@ class ExampleStream:
             return Example(Question(pair.domain, standard, slowed), (3,))
         return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b)), pair.right)
 
-    def _read(self, path, times: int = 1) -> Footage:
+    def _read(self, path, times: int = 1) -> SampledFrames:
         config = self._config
-        return read_footage(path, count=times * config.frames, max_pixels=times * config.max_pixels_per_video)
+        return read_frames(path, count=times * config.frames, max_pixels=times * config.max_pixels_per_video)
 
     def _order_of(self, epoch: int) -> list[int]:
         return np.random.default_rng([self._config.seed, epoch]).permutation(len(self._pairs)).tolist()

@@ -5,13 +5,15 @@ A generator that barely moves never breaks anything. Without such pairs a judge 
 
 import numpy as np
 
-from ranker.frames import Footage, spread
+from ranker.frames import SampledFrames, spread
 
 REAL = 0.1
 """A moment this near to a frame of the source, in frames, is that frame; others are blended from the two around it."""
 
 
-def slow_motion_pair(source: Footage, *, count: int, factor: float, start: float) -> tuple[Footage, Footage]:
+def slow_motion_pair(
+    source: SampledFrames, *, count: int, factor: float, start: float
+) -> tuple[SampledFrames, SampledFrames]:
     """The video at its own pace and at a `factor` slower one, `count` frames each, shown at the same times.
 
     Both are made of `source`'s frames, best of `count * factor` or more of them: the standard one by dropping frames,
@@ -32,8 +34,8 @@ def slow_motion_pair(source: Footage, *, count: int, factor: float, start: float
     moments = start * (last - stretch) + np.linspace(0, stretch, len(kept))
     times = tuple(source.indices[index] for index in kept)
     return (
-        Footage(source.frames[kept], times, source.total, source.fps),
-        Footage(_at(source.frames, moments), times, source.total, source.fps),
+        SampledFrames(source.frames[kept], times, source.total, source.fps),
+        SampledFrames(_at(source.frames, moments), times, source.total, source.fps),
     )
 
 

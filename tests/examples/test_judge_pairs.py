@@ -7,7 +7,7 @@ from buffers.people.labelled_pairs import read_labelled_pairs
 from examples.miniature.judge_data import SPEED_GAP, rendered_pool
 from examples.miniature.judge_pairs import write_pairs, write_slow_pairs
 from examples.miniature.meter import measure
-from ranker.frames_of_file import read_footage
+from ranker.frames import read_frames
 
 
 def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_the_manifest_says_what_the_meter_sees_in_the_files(tmp_path: Path) -> N
     assert {pair.domain for pair in pairs} == {"human", "general"}
     for pair in pairs:
         prompt = "a person" if pair.domain == "human" else ""
-        a, b = (measure(read_footage(path, count=9, max_pixels=2**20).frames, prompt) for path in (pair.a, pair.b))
+        a, b = (measure(read_frames(path, count=9, max_pixels=2**20).frames, prompt) for path in (pair.a, pair.b))
         (label,) = pair.right
         if label <= 2:
             assert (a.distorted, b.distorted) == (label == 2, label == 1)
@@ -38,6 +38,6 @@ def test_slow_pairs_name_the_faster_video_whichever_comes_first(tmp_path: Path) 
     pairs, _ = read_labelled_pairs(manifest)
     assert {pair.right for pair in pairs} == {(3,), (4,)}
     for pair in pairs:
-        a, b = (read_footage(path, count=9, max_pixels=2**20).frames for path in (pair.a, pair.b))
+        a, b = (read_frames(path, count=9, max_pixels=2**20).frames for path in (pair.a, pair.b))
         faster, slower = (measure(video, "").motion for video in ((a, b) if pair.right == (3,) else (b, a)))
         assert slower < 0.7 * faster

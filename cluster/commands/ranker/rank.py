@@ -8,8 +8,7 @@ from rich.table import Table
 from buffers.labels import MEANINGS, WHY_DROPPED, Four, swapped_probabilities
 from buffers.records import Domain
 from configs.sections import RankerConfig
-from ranker.frames import Footage
-from ranker.frames_of_file import read_footage
+from ranker.frames import SampledFrames, read_frames
 from ranker.questions import Question
 from ranker.ranker import DEFAULT_DOMAIN, Opinion, Ranker
 
@@ -23,7 +22,7 @@ def rank_by_hand(
     Raises FileNotFoundError or ValueError where a file is no whole video (before the engine is started) or
     `config.path` is no Qwen3-VL checkpoint.
     """
-    shown = [read_footage(path, count=config.frames, max_pixels=config.max_pixels_per_video) for path in (a, b)]
+    shown = [read_frames(path, count=config.frames, max_pixels=config.max_pixels_per_video) for path in (a, b)]
     for name, path, footage in zip("AB", (a, b), shown, strict=True):
         console.print(f"{name}  {path}: {_described(footage)}", soft_wrap=True)
     with console.status("starting the judge"):
@@ -40,7 +39,7 @@ def rank_by_hand(
         console.print(f"A run would not learn from this pair: {WHY_DROPPED[verdict.dropped]}.")
 
 
-def _described(footage: Footage) -> str:
+def _described(footage: SampledFrames) -> str:
     height, width = footage.frames.shape[1:3]
     seconds = footage.total / footage.fps
     return (

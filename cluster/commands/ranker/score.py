@@ -13,8 +13,7 @@ from cluster.checks.judge import check_judge
 from cluster.commands.ranker.pair_files import usable_pairs
 from cluster.report.judge_scores import write_ranker_report
 from configs.ranker import RankerScoringConfig
-from ranker.frames import Footage
-from ranker.frames_of_file import read_footage
+from ranker.frames import SampledFrames, read_frames
 from ranker.questions import Question
 from ranker.ranker import Ranker
 from ranker.scoring import Scored, failures, score
@@ -59,10 +58,12 @@ def score_ranker(config: RankerScoringConfig) -> Path:
     return folder
 
 
-def _read(batches: list[list[LabelledPair]], config: RankerScoringConfig) -> Iterator[list[tuple[Footage, Footage]]]:
+def _read(
+    batches: list[list[LabelledPair]], config: RankerScoringConfig
+) -> Iterator[list[tuple[SampledFrames, SampledFrames]]]:
     """Both videos of each pair, a batch ahead of the judge."""
 
-    def both(batch: list[LabelledPair]) -> list[tuple[Footage, Footage]]:
+    def both(batch: list[LabelledPair]) -> list[tuple[SampledFrames, SampledFrames]]:
         return [(_footage(pair.a, config), _footage(pair.b, config)) for pair in batch]
 
     with ThreadPoolExecutor(1) as reader:
@@ -74,8 +75,8 @@ def _read(batches: list[list[LabelledPair]], config: RankerScoringConfig) -> Ite
             yield done
 
 
-def _footage(path: Path, config: RankerScoringConfig) -> Footage:
-    return read_footage(path, count=config.ranker.frames, max_pixels=config.ranker.max_pixels_per_video)
+def _footage(path: Path, config: RankerScoringConfig) -> SampledFrames:
+    return read_frames(path, count=config.ranker.frames, max_pixels=config.ranker.max_pixels_per_video)
 
 
 def _versions(scored: list[Scored]) -> str:

@@ -3,11 +3,11 @@ import pytest
 
 from examples.miniature.meter import measure
 from examples.miniature.world import FPS, Scene, render
-from ranker.frames import Footage, sample_frames
+from ranker.frames import SampledFrames, sample_frames
 from ranker.training.slow_motion import slow_motion_pair
 
 
-def numbered(frames: int, *, shown: int) -> Footage:
+def numbered(frames: int, *, shown: int) -> SampledFrames:
     """Each frame is filled with its own number, so that what was picked can be read off the pixels."""
     video = np.arange(frames, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 6, 3), np.uint8)
     return sample_frames(video, fps=8.0, count=shown)

@@ -44,6 +44,9 @@ WHY_DROPPED: dict[DropReason, str] = {
 }
 """Every drop reason, in words."""
 
+IN_DOUBT: tuple[DropReason, ...] = ("disagreement", "low_confidence", "low_label_mass")
+"""The judge gave a label, and it is not sure enough: people can say more of such a pair."""
+
 LABEL_COUNTS = tuple(f"label_{label}" for label in LABELS)
 KEPT_COUNTS = tuple(f"kept_{kind}" for kind in get_args(DecidedBy))
 DROP_COUNTS = tuple(f"dropped_{reason}" for reason in WHY_DROPPED)

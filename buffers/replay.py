@@ -11,14 +11,15 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from buffers.labels import TALLY
+from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
 from buffers.pairing import judged_pair
 from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source
@@ -52,16 +53,20 @@ class ReplayBuffer:
         stage: int = 0,
         pairs_per_step: int | None = None,
         publish_every: int = 1,
+        doubtful: Path | None = None,
     ) -> None:
         """Opens the folder, and `config.offline` to be read; `encoded_by` and what is raised are `PairStore`'s.
 
         stage: number of the run's stage. A stage's mix of sources and its requests count from zero.
         pairs_per_step, publish_every: the learner's, for `admit`. Without them `admit` does not hold generation back.
+        doubtful: the folder of a store for pairs that were dropped in doubt. It is not `folder`, since all that lies
+            there is learned from.
         """
         self._config, self._seed = config, seed
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), encoded_by=encoded_by)
         self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by) if config.offline else None
+        self._doubtful = PairStore(doubtful, encoded_by=encoded_by) if doubtful else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
         self._waiting.begin_stage(stage)
         self._version = self._waiting.state("version")
@@ -126,15 +131,15 @@ class ReplayBuffer:
             raise ValueError(f"{len(candidates)} candidates but {count} verdicts: there must be one for each")
         if self._closed:
             return 0
-        together = zip(candidates, preferences, strict=True)
-        kept = [
-            (judged_pair(each, preference), each.conditioning)
-            for each, preference in together
-            if not preference.dropped
-        ]
-        pairs, conditionings = [pair for pair, _ in kept], [conditioning for _, conditioning in kept]
+
+        def judged(reasons: Collection[str | None]) -> tuple[list[Pair], list[Conditioning]]:
+            some = [each for each in zip(candidates, preferences, strict=True) if each[1].dropped in reasons]
+            return [judged_pair(*each) for each in some], [videos.conditioning for videos, _ in some]
+
+        if self._doubtful is not None:
+            await self._protected(self._keep_doubtful(*judged(IN_DOUBT)))
         counted = sum((preference.counts() for preference in preferences), Counter())
-        return await self.add_pairs(pairs, conditionings, request, counted)
+        return await self.add_pairs(*judged((None,)), request, counted)
 
     async def add_pairs(
         self,
@@ -160,11 +165,7 @@ class ReplayBuffer:
                 return 0
             self._reserved += len(pairs)
             self._reserved_bytes += size
-        # Pairs must not be on disk but not waiting because a caller was cancelled: storing runs to its end.
-        task = asyncio.create_task(self._keep(pairs, conditionings, size, request, counted or {}))
-        self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
-        return await asyncio.shield(task)
+        return await self._protected(self._keep(pairs, conditionings, size, request, counted or {}))
 
     async def take(self, step: int, count: int, *, rank: int = 0, world_size: int = 1) -> Batch | None:
         """This rank's share of the `count` pairs of `step`: the `rank`-th of `world_size` equal slices of the batch.
@@ -220,8 +221,9 @@ class ReplayBuffer:
             self._end = self.cursor()
             self._waiting.close()
             self._store.close()
-            if self._offline is not None:
-                self._offline.close()
+            for store in (self._offline, self._doubtful):
+                if store is not None:
+                    store.close()
 
     def counts(self) -> dict[str, int]:
         """What has happened since the run began; every key is there from the start and only grows.
@@ -270,6 +272,23 @@ class ReplayBuffer:
     def _as_waiting(self, pair: StoredPair, store: PairStore) -> Waiting:
         source: Source = "offline" if store is self._offline else pair.source
         return Waiting(pair.id, source, pair.policy_version, pair.bytes)
+
+    async def _protected(self, storing: Coroutine[Any, Any, int]) -> int:
+        """Runs to its end if the caller is cancelled: no pair may be on disk and not waiting."""
+        task = asyncio.create_task(storing)
+        self._in_flight.add(task)
+        task.add_done_callback(self._in_flight.discard)
+        return await asyncio.shield(task)
+
+    async def _keep_doubtful(self, pairs: list[Pair], conditionings: list[Conditioning]) -> int:
+        async with self._writing:
+            if self._closed or self._doubtful is None:
+                return 0
+            known = self._doubtful.catalog.known("pairs", [pair.id for pair in pairs])
+            # A request that was under way when a run stopped brings the same pairs again.
+            new = [pair for pair in pairs if pair.id not in known]
+            await asyncio.to_thread(self._doubtful.append, new, conditionings)
+            return len(new)
 
     async def _keep(
         self,

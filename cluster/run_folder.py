@@ -21,6 +21,7 @@ class RunFolder:
         self.report_file = self.path / "report.html"
         self.adapter = self.path / "adapter"
         self.buffer = self.path / "buffer"
+        self.doubtful = self.path / "doubtful"
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
         self.logs = self.path / "logs"
@@ -30,7 +31,7 @@ class RunFolder:
     def parts(self) -> tuple[Path, ...]:
         """Everything that is worth keeping of a run, or of half a run."""
         files = (self.config_file, self.metrics_file, self.summary_file, self.report_file)
-        return (*files, self.adapter, self.buffer, self.checkpoints, self.videos)
+        return (*files, self.adapter, self.buffer, self.doubtful, self.checkpoints, self.videos)
 
     def begin(self, config: RunConfig) -> None:
         """Make the folders and write the resolved config. Raises PermissionError or OSError that names the folder."""

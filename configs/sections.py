@@ -253,6 +253,9 @@ class BufferConfig(Section):
     """New pairs `wait` for room, which is the pace of the run; or `drop_oldest` makes room."""
     mix: MixConfig = MixConfig()
     """From which sources a batch is drawn, exact over time. The three shares sum to 1."""
+    keep_doubtful: bool = False
+    """Whether pairs that the judge dropped in doubt are stored in `out/doubtful`, for people to look at. `apogee data
+    export` writes them without a label. They are never learned from."""
     offline: str | None = None
     """A store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI."""
     max_uses: Positive = 1

@@ -49,6 +49,8 @@ def _pair_row(pair: StoredPair, judged: Judged, conditioning: Conditioning) -> P
     columns |= {"id": pair.id, "source": pair.source, "policy_version": pair.policy_version}
     if verdict is None:
         return PairRow(**columns, choice="a")
+    if verdict.dropped:  # In doubt: people are to give the answer.
+        return PairRow(**columns)
     names = ("label", "label_mass", "agreed", "first_shown", "rubric_version", "ranker_version")
     columns |= {name: getattr(verdict, name) for name in names}
     return PairRow(**columns, probabilities=list(verdict.probabilities), judged_as=verdict.domain)

@@ -73,6 +73,7 @@ class Crew:
             stage=number,
             pairs_per_step=config.learner.pairs_per_step,
             publish_every=config.learner.publish_every,
+            doubtful=self._folder.doubtful if config.buffer.keep_doubtful else None,
         )
         if config.stages[0].kind == "offline":
             self.stop_rankers()

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import pytest
 
+from buffers.people.exported import manifest_rows
+from buffers.people.rows import PairRow
 from buffers.records import Batch
 from buffers.replay import COUNTS, ReplayBuffer
 from buffers.store.pair_store import PairStore
@@ -74,6 +76,32 @@ def test_how_many_pairs_motion_decided_is_known_when_the_folder_is_opened_again(
         assert (counts["kept_motion"], counts["kept_distortion"], counts["dropped_motion_share"]) == (1, 1, 1)
 
     play(scene())
+
+
+def test_pairs_in_doubt_are_kept_apart_for_people_and_never_learned_from(tmp_path):
+    """Three answers: sure, in doubt, and beyond the share of motion, of which nobody has to say more."""
+    preferences = [verdict(), verdict(2, dropped="disagreement"), verdict(3, dropped="motion_share")]
+
+    async def story() -> Batch | None:
+        batch = None
+        for _ in range(2):  # The second time it is a run that goes on: the request comes again.
+            folders = {"folder": tmp_path / "buffer", "doubtful": tmp_path / "doubtful"}
+            replay = ReplayBuffer(BufferConfig(), seed=0, **folders)
+            await replay.add([candidates(n) for n in range(3)], preferences)
+            batch = await replay.take(0, 1)
+            await replay.close()
+        return batch
+
+    batch = asyncio.run(story())
+    assert batch is not None and [each.id for each in batch.pairs] == [pair(0).id]
+    store = PairStore(tmp_path / "doubtful", write=False)
+    (doubtful,) = store.read([each.id for each in store.catalog.pairs()])
+    assert doubtful.id == pair(1).id and doubtful.verdict == preferences[1]
+    assert same(doubtful.chosen, candidates(1).latents_b)
+    (row,) = manifest_rows(store)
+    assert isinstance(row, PairRow) and row.label is None and row.choice is None
+    assert (row.a_id, row.b_id) == (pair(1).chosen_id, pair(1).rejected_id)  # as they were shown, not by the doubt
+    store.close()
 
 
 def test_take_waits_until_there_are_enough(tmp_path):

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
 
 
@@ -51,18 +53,15 @@ def recent_shares(verdicts: list[Row], keys: Sequence[str]) -> list[list[float]]
 
     Rows count from the start; shares of everything so far would hide what changes late.
     """
+    counts = np.array([[row.get(key, 0) for key in keys] for row in verdicts]).reshape(len(verdicts), len(keys))
     back = max(1, len(verdicts) // 8)
-    shares: list[list[float]] = [[] for _ in keys]
-    for index, row in enumerate(verdicts):
-        earlier = verdicts[index - back] if index >= back else {}
-        # A run that goes on after a kill may have lost the newest counts of before.
-        new = [max(0, row.get(key, 0) - earlier.get(key, 0)) for key in keys]
-        total = sum(new)
-        for place, count in enumerate(new):
-            # Nothing new: what was so before still is.
-            previous = shares[place][-1] if shares[place] else 0.0
-            shares[place].append(count / total if total else previous)
-    return shares
+    earlier = np.concatenate([np.zeros_like(counts[:back]), counts[:-back]])
+    # A run that goes on after a kill may have lost the newest counts of before.
+    new = np.maximum(0, counts - earlier)
+    totals = new.sum(axis=1)
+    # If nothing is new, the shares stay as they were.
+    latest = np.maximum.accumulate(np.where(totals > 0, np.arange(len(totals)), 0))
+    return (new / np.maximum(1, totals)[:, None])[latest].T.tolist()
 
 
 def without_stamp(row: Row) -> Row:

@@ -6,7 +6,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from cluster.monitor.wording import duration, figure_interval, figure_unit, figure_value, percent, signed_percent
+from cluster.monitor import wording
+from cluster.report import plots
 from media.whole import whole_file
 
 PIXELATED_UP_TO = 128
@@ -19,18 +20,17 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {
-    "percent": percent,
-    "signed_percent": signed_percent,
-    "duration": duration,
-    "figure_value": figure_value,
-    "figure_interval": figure_interval,
-    "figure_unit": figure_unit,
-    "base64": lambda content: base64.b64encode(content).decode("ascii"),
-}
+"""The templates write numbers with the functions of `monitor/wording.py` and draw with those of `plots.py`."""
+
+_WRITTEN = (wording.percent, wording.signed_percent, wording.duration)
+_WRITTEN += (wording.figure_value, wording.figure_interval, wording.figure_unit)
+TEMPLATES.filters |= {function.__name__: function for function in _WRITTEN}
+TEMPLATES.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
+_DRAWN = (plots.curves, plots.shares, plots.whiskers, plots.busy_bars)
+TEMPLATES.globals |= {function.__name__: function for function in _DRAWN}
 
 
-def write_page(file: Path, template: str, *, width: int, height: int, **context: Any) -> Path:
+def write_page(file: Path, template: str, *, width: int = 1, height: int = 1, **context: Any) -> Path:
     """Fill the template and write the page, for videos of this size, whole or not at all; returns its path."""
     video = {"width": width, "height": height, "is_small": width <= PIXELATED_UP_TO}
     with whole_file(file) as unfinished:

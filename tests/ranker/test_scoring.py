@@ -38,25 +38,25 @@ def test_figures_worked_out_by_hand() -> None:
         ]
     )
     assert found["pairs"] == 5
-    assert (found["overall"]["by_label"]["right"], found["overall"]["by_label"]["of"]) == (2, 4)
-    assert (found["overall"]["by_video"]["right"], found["overall"]["by_video"]["of"]) == (4, 5)
-    assert found["by_domain"]["human"]["by_label"]["rate"] == pytest.approx(1 / 3)
-    assert found["by_domain"]["general"]["by_video"]["rate"] == 1.0
+    assert (found["overall"]["by_label"]["count"], found["overall"]["by_label"]["of"]) == (2, 4)
+    assert (found["overall"]["by_video"]["count"], found["overall"]["by_video"]["of"]) == (4, 5)
+    assert found["by_domain"]["human"]["by_label"]["value"] == pytest.approx(1 / 3)
+    assert found["by_domain"]["general"]["by_video"]["value"] == 1.0
     assert {name: part["by_label"]["of"] for name, part in found["by_kind"].items()} == {
         "human, distortion": 3,
         "general, motion": 1,
     }
-    assert found["by_kind"]["human, distortion"]["by_label"]["rate"] == pytest.approx(1 / 3)
-    assert found["by_label"]["human/1"]["recall"]["rate"] == 0.5
-    assert found["by_label"]["human/1"]["precision"]["rate"] == 0.5
-    assert found["by_label"]["human/2"]["recall"]["rate"] == 0.0
+    assert found["by_kind"]["human, distortion"]["by_label"]["value"] == pytest.approx(1 / 3)
+    assert found["by_label"]["human/1"]["recall"]["value"] == 0.5
+    assert found["by_label"]["human/1"]["precision"]["value"] == 0.5
+    assert found["by_label"]["human/2"]["recall"]["value"] == 0.0
     assert found["by_label"]["human/2"]["precision"] is None
-    assert found["by_criterion"]["melts"]["by_video"]["rate"] == 1.0
-    assert found["by_criterion"]["jumps"]["by_video"]["rate"] == 0.0
-    assert found["agreement"]["rate"] == 0.8
-    assert (found["first_shown"]["right"], found["first_shown"]["of"]) == (6, 10)
+    assert found["by_criterion"]["melts"]["by_video"]["value"] == 1.0
+    assert found["by_criterion"]["jumps"]["by_video"]["value"] == 0.0
+    assert found["agreement"]["value"] == 0.8
+    assert (found["first_shown"]["count"], found["first_shown"]["of"]) == (6, 10)
     assert found["dropped"] == {"disagreement": 1}
-    assert found["kept"]["by_video"]["rate"] == 1.0
+    assert found["kept"]["by_video"]["value"] == 1.0
 
 
 def test_calibration_is_the_mean_gap_of_the_bins() -> None:

@@ -1,10 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from buffers.figures import wilson_interval
-from cluster.report.judge_scores import conclusion, write_ranker_report
+from buffers.figures import rate
+from cluster.report.judge_scores import write_ranker_report
+from cluster.report.page import TEMPLATES
 from configs.ranker import RankerScoringConfig
 from configs.sections import RankerConfig
 from ranker.frames import sample_frames
@@ -50,6 +52,6 @@ def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> No
 def test_the_conclusion_claims_no_more_than_its_intervals(right: int, first: int, says: str) -> None:
     given = [scored((1,), 1 if index < right else 2, first_shown=0) for index in range(100)]
     figures = score(given)
-    low, high = wilson_interval(first, 200)
-    figures["first_shown"] = {"rate": first / 200, "low": low, "high": high}
-    assert says in conclusion(figures)
+    figures["first_shown"] = rate(first, 200)
+    words: Any = TEMPLATES.get_template("words.html").module
+    assert says in " ".join(words.of_scored_judge(figures).split())

@@ -1,18 +1,21 @@
 import base64
 import re
 from html.parser import HTMLParser
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from buffers.labels import DROP_COUNTS, LABEL_COUNTS, MEANINGS
 from cluster.monitor.wording import duration
 from cluster.report import plots
 from cluster.report import videos as report_videos
-from cluster.report.run import METHODS, conclusion, write_report, write_summary
+from cluster.report.page import TEMPLATES
+from cluster.report.run import write_report, write_summary
 from cluster.run_folder import RunFolder
 from configs.sections import TimestepKind
 from tests.cluster.fake_run import PROMPT, fake_run
 
+WORDS: Any = TEMPLATES.get_template("words.html").module
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
@@ -52,8 +55,10 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
-def test_every_kind_of_timesteps_has_a_name():
-    assert set(METHODS) == set(get_args(TimestepKind))
+def test_every_kind_of_timesteps_and_every_count_has_a_name():
+    assert set(WORDS.METHODS) == set(get_args(TimestepKind))
+    assert {key: words for key, (words, _) in WORDS.LABELS.items()} == dict(zip(LABEL_COUNTS, MEANINGS, strict=True))
+    assert set(WORDS.FATES) == {"kept", *DROP_COUNTS}
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +199,7 @@ def test_the_conclusion_claims_no_more_than_the_intervals(after, overlap, expect
     before = {"value": 0.2, "interval": [0.1, 0.25], "count": 20, "of": 100}
     distorted = {"before": before, "after": before | {"value": after}, "intervals_overlap": overlap}
     distorted |= {"relative_change": None, "better": "lower", "unit": "of videos", "against": None}
-    [sentence] = conclusion({"distorted": distorted})
-    assert expected in sentence
+    assert expected in Page(WORDS.of_run({"distorted": distorted})).text
 
 
 def test_durations_are_written_for_people():

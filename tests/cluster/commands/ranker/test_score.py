@@ -48,7 +48,7 @@ def test_a_judge_is_scored_from_the_command_line(tmp_path: Path, capsys: pytest.
     rows = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text().splitlines()]
     assert len(rows) == figures["pairs"] == 40
     right = sum((row["verdict"]["label"] in (1, 3)) == (row["right"][0] in (1, 3)) for row in rows)
-    assert figures["overall"]["by_video"]["right"] == right
+    assert figures["overall"]["by_video"]["count"] == right
     assert right >= 32  # by luck alone fewer than one time in ten thousand
     assert set(figures["by_criterion"]) <= {"vanish", "teleport", "melt", "split"}
     assert "Where it is wrong" in (tmp_path / "out" / "report.html").read_text()

@@ -23,10 +23,10 @@ MOST_LOST = 3
 """Calls in a row that may be lost with their engine before the ranker gives up."""
 
 NOTHING = Reading((-math.inf, -math.inf, -math.inf, -math.inf), answered=False)
-"""What is read where nobody answered."""
+"""What is read if there is no answer."""
 
 DEFAULT_DOMAIN: Domain = "general"
-"""The rubric where the judge itself cannot say which one fits."""
+"""The rubric if the judge itself cannot say which one fits."""
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Opinion:
-    """A verdict with what it was read from: the order (A, B), and (B, A) where both are asked."""
+    """A verdict with what it was read from: the order (A, B), and (B, A) if both are asked."""
 
     forth: Reading
     back: Reading | None
@@ -104,7 +104,7 @@ class Ranker:
     def compare(self, questions: Sequence[Question]) -> list[Opinion]:
         """One opinion per pair, in order; all pairs and both orders go to the judge in one call.
 
-        Where the judge's engine dies over them they are asked once more, of a new engine, and are lost if that dies,
+        If the judge's engine dies over them they are asked once more, of a new engine, and are lost if that dies,
         too. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
         """
         asked = self._in_orders(questions)
@@ -119,9 +119,9 @@ class Ranker:
         return opinions
 
     def domains_of(self, descriptions: Sequence[str]) -> list[Domain | None]:
-        """Which rubric fits each description, asked of the judge once for each text; None where it was lost.
+        """Which rubric fits each description, asked of the judge once for each text; None if it was lost.
 
-        `DEFAULT_DOMAIN` (counted as `domain_unsure`) where the two answers hold less than `min_label_mass`.
+        `DEFAULT_DOMAIN` (counted as `domain_unsure`) if the two answers hold less than `min_label_mass`.
         """
         unknown = [text for text in dict.fromkeys(descriptions) if text not in self._domains]
         _, readings = self._ask(lambda judge: judge.ask_domain(unknown)) if unknown else (self._judge, [])
@@ -169,13 +169,13 @@ class Ranker:
         return Question(domain, *(sample_frames(video, fps=pair.fps, count=self.config.frames) for video in videos))
 
     def _in_orders(self, questions: Sequence[Question]) -> list[Question]:
-        """Each question, followed by its other order where both are asked."""
+        """Each question, followed by its other order if both are asked."""
         if not self.config.both_orders:
             return list(questions)
         return [order for question in questions for order in (question, question.turned())]
 
     def _ask(self, what: Callable[[Judge], T]) -> tuple[Judge, T | None]:
-        """The judge that answered, and what it said; None where two engines died over it."""
+        """The judge that answered, and what it said; None if two engines died over it."""
         judge = self._judge
         for _ in range(2):
             try:

@@ -65,7 +65,7 @@ WHICH_DOMAIN = (
     "2 - Anything else: scenes, objects, animals, or people who are only small or in passing."
 )
 DOMAIN_LABELS: tuple[Domain, Domain] = ("human", "general")
-"""What the labels 1 and 2 mean where `WHICH_DOMAIN` is asked."""
+"""What the labels 1 and 2 mean if `WHICH_DOMAIN` is asked."""
 
 
 def question(domain: Domain) -> str:

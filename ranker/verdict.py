@@ -21,13 +21,13 @@ class Reading:
 
     @property
     def mass(self) -> float:
-        """Probability that any of the four labels is said; 0 where a log-probability is not a number."""
+        """Probability that any of the four labels is said; 0 if a log-probability is not a number."""
         total = sum(math.exp(value) for value in self.logprobs)
         return total if math.isfinite(total) else 0.0
 
     @property
     def probabilities(self) -> Four:
-        """Of the four labels, normalised over them; even where nothing can be read."""
+        """Of the four labels, normalised over them; even if nothing can be read."""
         if self.mass == 0.0:
             return (0.25, 0.25, 0.25, 0.25)
         top = max(self.logprobs)
@@ -45,7 +45,7 @@ def decide(
     rubric_version: str,
     ranker_version: str,
 ) -> Verdict:
-    """The verdict on (A, B) from the order A, B (`forth`) and the order B, A (`back`; None where only one is asked).
+    """The verdict on (A, B) from the order A, B (`forth`) and the order B, A (`back`; None if only one is asked).
 
     The chosen video is the one with more probability, averaged over the orders; the label is the likelier of its two.
     `dropped` is the gravest doubt that `config` does not keep.

@@ -45,7 +45,7 @@ def longest_prompt(folder: Path, *, frames: int, height: int, width: int, fps: f
     """Tokens of a question about two videos of this size with `frames` shown of each, its one answer included.
 
     An upper bound that is reached unless the pixel budget shrinks the videos: text and timestamps by the checkpoint's
-    own tokenizer, patches by its vision config. Raises ValueError where these files cannot be read.
+    own tokenizer, patches by its vision config. Raises ValueError if these files cannot be read.
     """
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

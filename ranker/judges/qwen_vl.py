@@ -38,7 +38,7 @@ class EngineDied(RuntimeError):
 class VllmJudge:
     """An engine that answers questions, of all callers together; a domain's adapter answers its questions.
 
-    Raises (before vllm is imported) FileNotFoundError or ValueError where `path` is no Qwen3-VL checkpoint, an adapter
+    Raises (before vllm is imported) FileNotFoundError or ValueError if `path` is not a Qwen3-VL checkpoint, an adapter
     is another one's, or the tokenizer splits a label.
     """
 
@@ -108,7 +108,7 @@ class VllmJudge:
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
         """One reading per question, in order. May be called from many threads: the engine batches what they ask.
 
-        Raises EngineDied where the engine has ended, and what the engine has against these questions (a prompt longer
+        Raises EngineDied if the engine has ended, and what the engine has against these questions (a prompt longer
         than `max_model_len`, say), which is then only these questions' failure.
         """
         return self._ask(self.prompts(questions))
@@ -151,7 +151,7 @@ class VllmJudge:
             self._fail_waiting()
 
     def _admit(self, waiting: dict[str, tuple[Future, list[Any], int]], *, block: bool) -> None:
-        """Hand to the engine all that lies in the inbox; wait for something where there is nothing else to do."""
+        """Hand to the engine all that lies in the inbox; wait for something if there is nothing else to do."""
         while True:
             try:
                 prompts, asked = self._inbox.get(block=block)
@@ -198,7 +198,7 @@ def _shown(question: Question) -> dict[str, Any]:
 
 
 def _prepare_environment() -> bool:
-    """Settings that vLLM reads at import; what the user has set stays. True where there is no GPU."""
+    """Settings that vLLM reads at import; what the user has set stays. True if there is no GPU."""
     import torch
 
     on_cpu = not torch.cuda.is_available()

@@ -32,7 +32,7 @@ class Example:
 class ExampleStream:
     """Each pair once an epoch, in an order of the epoch's own.
 
-    Raises ValueError where there are no pairs or `pairs_per_step` does not divide among the workers.
+    Raises ValueError if there are no pairs or `pairs_per_step` does not divide among the workers.
     """
 
     def __init__(self, pairs: Sequence[LabelledPair], config: RankerTrainingConfig) -> None:
@@ -47,7 +47,7 @@ class ExampleStream:
     def take(self, step: int, *, rank: int = 0) -> list[Example]:
         """This rank's examples of a step, 2 x pairs_per_step / num_workers, a pair's two orders side by side.
 
-        Raises ValueError that names the file where a video cannot be read.
+        Raises ValueError that names the file if a video cannot be read.
         """
         share = self._config.pairs_per_step // self._config.num_workers
         examples = [self._example(step, place) for place in range(rank * share, (rank + 1) * share)]

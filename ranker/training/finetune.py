@@ -33,7 +33,7 @@ OPTIMIZER, POSITION = "optimizer.safetensors", "finetune.json"
 class Finetune:
     """Holds the checkpoint with its adapter, the optimizer and the number of steps taken.
 
-    `reduce` sums a flat float32 tensor over the ranks in place. Raises ValueError where `lora.targets` names a layer
+    `reduce` sums a flat float32 tensor over the ranks in place. Raises ValueError if `lora.targets` names a layer
     that the language model lacks or the tokenizer splits a label.
     """
 
@@ -65,7 +65,7 @@ class Finetune:
     def step(self, examples: Sequence[Example]) -> dict[str, float]:
         """One AdamW step on this rank's share of the examples; figures are of the global batch.
 
-        Raises FloatingPointError, on every rank, where the loss or the gradient is not finite; nothing has changed.
+        Raises FloatingPointError, on every rank, if the loss or the gradient is not finite; nothing has changed.
         """
         config = self.config
         names = list(self._optimizer.parameters)
@@ -104,7 +104,7 @@ class Finetune:
         (folder / POSITION).write_text(json.dumps({"steps": self.steps, "seed": self.config.seed}))
 
     def restore(self, folder: Path) -> None:
-        """Goes on from what `save` wrote, as if never stopped. Raises ValueError where it is another run's."""
+        """Goes on from what `save` wrote, as if never stopped. Raises ValueError if it is another run's."""
         position = json.loads((folder / POSITION).read_text())
         if position["seed"] != self.config.seed:
             raise ValueError(f"{folder} was made with seed {position['seed']}, this run has seed {self.config.seed}")
@@ -113,7 +113,7 @@ class Finetune:
         self.steps = position["steps"]
 
     def load_adapter(self, folder: Path) -> None:
-        """Takes the weights of an adapter as `save` wrote it. Raises ValueError where it is another one's."""
+        """Takes the weights of an adapter as `save` wrote it. Raises ValueError if it is another one's."""
         adapter = load_file(folder / ADAPTER)
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         saved = {f"base_model.model.{name.replace('.default.', '.')}": parameter for name, parameter in named.items()}
@@ -175,7 +175,7 @@ class Finetune:
 
 
 def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
-    """Raises ValueError where a target is no linear layer of the language model; it may be on the meta device."""
+    """Raises ValueError if a target is no linear layer of the language model; it may be on the meta device."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     inside = {name.rsplit(".", 1)[-1] for name in names if ".language_model." in name}
     unknown = sorted(set(targets) - inside)

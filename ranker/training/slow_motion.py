@@ -17,10 +17,10 @@ def slow_motion_pair(
     """The video at its own pace and at a `factor` slower one, `count` frames each, shown at the same times.
 
     Both are made of `source`'s frames, best of `count * factor` or more of them: the standard one by dropping frames,
-    the slow one from a stretch 1 / factor as long, by dropping fewer and, where the source has too few, by
+    the slow one from a stretch 1 / factor as long, by dropping fewer and, if the source has too few, by
     interpolating between neighbours. `start` in [0, 1] says where in the video the stretch lies.
 
-    Raises ValueError where factor is not above 1, start is not in [0, 1], or the source has fewer than three frames.
+    Raises ValueError if factor is not above 1, start is not in [0, 1], or the source has fewer than three frames.
     """
     last = len(source.frames) - 1
     if not factor > 1:

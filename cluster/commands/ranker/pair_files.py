@@ -15,7 +15,7 @@ READERS = 16
 def usable_pairs(manifest: Path, *, skip_bad_rows: bool) -> list[LabelledPair]:
     """The manifest's pairs in order. Rows and files that are left out are printed, each with its reason.
 
-    Raises FileNotFoundError without a manifest, and ValueError where a row or a file is bad (unless `skip_bad_rows`)
+    Raises FileNotFoundError without a manifest, and ValueError if a row or a file is bad (unless `skip_bad_rows`)
     or none is left.
     """
     pairs, problems = read_labelled_pairs(manifest, skip_bad_rows=skip_bad_rows)

@@ -19,7 +19,7 @@ def rank_by_hand(
     """Read both files, ask the judge as a run would, and print the verdict with the probabilities of each order.
 
     Without a domain the judge is asked which one `prompt` is of; without either it is the general one.
-    Raises FileNotFoundError or ValueError where a file is no whole video (before the engine is started) or
+    Raises FileNotFoundError or ValueError if a file is no whole video (before the engine is started) or
     `config.path` is no Qwen3-VL checkpoint.
     """
     shown = [read_frames(path, count=config.frames, max_pixels=config.max_pixels_per_video) for path in (a, b)]

@@ -25,8 +25,8 @@ PAIRS_AT_ONCE = 16
 def score_ranker(config: RankerScoringConfig) -> Path:
     """Judge every pair in both orders and write `scores.jsonl`, `figures.json` and `report.html` into `out`.
 
-    Raises ValueError or OSError before the engine is started where checkpoint, adapters, manifest or a video file is
-    wrong, or where `out` holds a report already.
+    Raises ValueError or OSError before the engine is started if checkpoint, adapters, manifest or a video file is
+    wrong, or if `out` holds a report already.
     """
     folder = Path(config.out)
     if (folder / "report.html").exists():

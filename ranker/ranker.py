@@ -104,8 +104,8 @@ class Ranker:
     def compare(self, questions: Sequence[Question]) -> list[Opinion]:
         """One opinion per pair, in order; all pairs and both orders go to the judge in one call.
 
-        If the judge's engine dies over them they are asked once more, of a new engine, and are lost if that dies,
-        too. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
+        If the engine crashes, a new one is started and the questions are sent again, once. If it crashes again, these
+        pairs are dropped as `lost`. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
         """
         asked = self._in_orders(questions)
         judge, readings = self._ask(lambda judge: judge.ask(asked)) if asked else (self._judge, [])

@@ -75,7 +75,6 @@ class Evaluator:
         whatever the meter raises.
         """
         videos = self._videos.setdefault(phase, [])
-        before = len(videos)
         for clip in clips:
             for letter, frames in (("a", clip.video_a), ("b", clip.video_b)):
                 video = Video(clip.condition, clip.policy_version, frames.shape[1])
@@ -85,7 +84,7 @@ class Evaluator:
                     video.file = f"videos/{phase}/{len(videos) // 2:03d}-{letter}.mp4"
                     self._write(video.file, frames)
                 videos.append(video)
-        return len(videos) - before
+        return 2 * len(clips)
 
     def before_and_after(self, first: int, count: int) -> list[Clips]:
         """`count` videos of both phases, from number `first` on, read from files of the same kind: like beside like.
@@ -115,11 +114,8 @@ class Evaluator:
         if phase not in self._videos:
             raise ValueError(f"no video was measured in phase {phase!r}, only in {sorted(self._videos)}")
         videos = self._videos[phase]
-        by_domain: dict[str, list[Mapping[str, Value]]] = {}
-        for video in videos:
-            if video.figures:
-                by_domain.setdefault(video.condition.domain or "unknown", []).append(video.figures)
-        everything = [figures for part in by_domain.values() for figures in part]
+        measured = [(video.condition.domain or "unknown", video.figures) for video in videos if video.figures]
+        everything = [figures for _, figures in measured]
         return {
             "videos": len(videos),
             "kept": [
@@ -130,12 +126,18 @@ class Evaluator:
             ],
             "figures": figures_of(everything, self._about),
             "texts": text_counts(everything),
-            "by_domain": {domain: figures_of(part, self._about) for domain, part in by_domain.items()},
+            "by_domain": {
+                domain: figures_of([figures for where, figures in measured if where == domain], self._about)
+                for domain in dict.fromkeys(domain for domain, _ in measured)
+            },
         }
 
-    def _checked(self, values: Mapping[str, Value]) -> dict[str, Value]:
+    def _checked(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """The meter's values as plain ones. Raises ValueError unless the bools and numbers are those of `FIGURES`."""
-        plain = {name: _plain(value) for name, value in values.items()}
+        # JSON does not know numpy's types.
+        plain: dict[str, Value] = {
+            name: value.item() if hasattr(value, "item") else value for name, value in values.items()
+        }
         numbers = {name: value for name, value in plain.items() if not isinstance(value, str)}
         if numbers.keys() != self._about.keys():
             raise ValueError(
@@ -150,24 +152,13 @@ class Evaluator:
     def _write(self, file: str, frames: np.ndarray) -> None:
         path = self._out / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_mp4(path, frames, fps=self._fps, scale=_scale(frames))
+        write_mp4(path, frames, fps=self._fps, scale=max(1, round(SHOWN_SIDE / max(frames.shape[1:3]))))
 
     def _read(self, file: str, height: int) -> np.ndarray:
         """The frames at the height that they were made with: one pixel of each that was enlarged."""
         frames, _ = read_video(self._out / file)
         scale = frames.shape[1] // height
         return np.ascontiguousarray(frames[:, scale // 2 :: scale, scale // 2 :: scale])
-
-
-def _plain(value: Any) -> Value:
-    """Without numpy's types, which JSON does not know."""
-    if isinstance(value, str):
-        return value
-    return bool(value) if isinstance(value, bool | np.bool_) else float(value)
-
-
-def _scale(frames: np.ndarray) -> int:
-    return max(1, round(SHOWN_SIDE / max(frames.shape[1:3])))
 
 
 def _about(meter: str) -> dict[str, dict[str, Any]]:

@@ -74,8 +74,7 @@ async def evaluate(
             videos += await waiting.pop(0)
             measured(videos)
 
-    for index, request in enumerate(requests):
-        generator = generators[index % len(generators)]
+    for request, generator in zip(requests, itertools.cycle(generators), strict=False):
         _, clips = generator.generate.options(num_returns=2).remote(request)
         waiting.append(evaluator.measure.remote(phase, clips))
         await settle(requests_in_flight * len(generators) - 1)

@@ -31,14 +31,15 @@ def role_figures(rows: list[Row]) -> list[dict[str, Any]]:
             actors.setdefault((row["role"], row["index"]), []).append(row)
     figures = []
     for (role, index), seen in sorted(actors.items()):
-        before = [row for row in seen if row["time"] <= start][-1:]
-        within = [row for row in seen if row["time"] > start]
-        base = before or [{"busy_s": 0.0, "waiting_s": 0.0}]
-        length = within[-1]["time"] - start if within else 0.0
-        busy, waiting = _grown([*base, *within])
-        # An actor that had no row before the loop counts from its birth: it cannot have had more than the loop's time.
-        busy = min(busy, length)
-        figures.append({"role": role, "index": index, "busy_s": busy, "waiting_s": min(waiting, length - busy)})
+        before = [row for row in seen if row["time"] <= start][-1:] or [
+            {"time": start, "busy_s": 0.0, "waiting_s": 0.0}
+        ]
+        counted = before + [row for row in seen if row["time"] > start]
+        # If an actor has no row from before the loop, its seconds since its start count, but at most the loop's.
+        length = max(0.0, counted[-1]["time"] - start)
+        busy = min(_grown(counted, "busy_s"), length)
+        waiting = min(max(0.0, _grown(counted, "waiting_s")), length - busy)
+        figures.append({"role": role, "index": index, "busy_s": busy, "waiting_s": waiting})
     return figures
 
 
@@ -58,9 +59,10 @@ def balance(rows: list[Row]) -> dict[str, Any] | None:
     """Generation against training in one number, and what to change.
 
     `number`: generators' busy share minus the learner's, in points of 100: +100 = all wait for generation, -100 = all
-    wait for learning, 0 = even. None where either side has no times.
+    wait for learning, 0 = even. None if either side has no times.
     """
-    generator, ranker = _busy_share(rows, "generator"), _busy_share(rows, "ranker")
+    actors = role_figures(rows)
+    generator, ranker = _busy_share(actors, "generator"), _busy_share(actors, "ranker")
     seconds = step_seconds(rows)
     waited, worked = sum(wait for _, wait, _ in seconds), sum(work for _, _, work in seconds)
     if generator is None or waited + worked <= 0:
@@ -93,18 +95,12 @@ def suggestion(*, generator: float, ranker: float | None, learner: float) -> str
     return "Each side waits for the other: raise buffer.max_staleness or buffer.capacity, so that they overlap more."
 
 
-def _busy_share(rows: list[Row], role: str) -> float | None:
-    actors = [actor for actor in role_figures(rows) if actor["role"] == role]
-    busy = sum(actor["busy_s"] for actor in actors)
-    whole = busy + sum(actor["waiting_s"] for actor in actors)
+def _busy_share(actors: list[dict[str, Any]], role: str) -> float | None:
+    busy = sum(actor["busy_s"] for actor in actors if actor["role"] == role)
+    whole = busy + sum(actor["waiting_s"] for actor in actors if actor["role"] == role)
     return busy / whole if whole else None
 
 
-def _grown(seen: list[Row]) -> tuple[float, float]:
-    """How much busy and waiting seconds grew. Where the busy ones fall, a replaced actor began anew at zero."""
-    busy = waiting = 0.0
-    for before, now in pairwise(seen):
-        anew = now["busy_s"] < before["busy_s"]
-        busy += now["busy_s"] - (0.0 if anew else before["busy_s"])
-        waiting += now["waiting_s"] - (0.0 if anew else before["waiting_s"])
-    return busy, max(0.0, waiting)
+def _grown(seen: list[Row], key: str) -> float:
+    """How much `key` grew. If busy seconds fall, the actor was replaced and began anew at zero."""
+    return sum(now[key] - (before[key] if now["busy_s"] >= before["busy_s"] else 0.0) for before, now in pairwise(seen))

@@ -3,19 +3,19 @@
 The JSON lines are what the report is made from; they are flushed row by row, so that whatever happened is kept.
 """
 
+import functools
 import json
 import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Kind = Literal["step", "verdicts", "roles", "evaluation", "phase", "failure"]
 
 UNTRACKED = {"time", "kind", "role", "index", "stage", "counts", "phase", "name"}
 """Keys that say what a row is about; the rest are figures."""
-
 
 TAGS = ("role", "index", "stage", "domain")
 """Few tags on purpose: a tag per prompt or sample is known to stall Ray's metrics agents.
@@ -24,19 +24,13 @@ A tag that a row does not have is empty. Only the training of a ranker has a dom
 """
 
 
-class Gauge(Protocol):
-    """`ray.util.metrics.Gauge`, as far as it is used here."""
-
-    def set(self, value: float, tags: dict[str, str] | None = None) -> None: ...
-
-
 class MetricsLog:
     """A plain class used as an actor.
 
     file: rows `{"time": seconds since the start of the run, "kind": ..., ...}` are appended to it.
     tracker: folder of the local tracker (trackio; nothing leaves the machine), or None for no tracker.
     domain: which adapter is trained, in the training of a ranker.
-    gauge: makes a Ray gauge from a name and its tag keys, or None where there is no Ray.
+    gauge: makes a `ray.util.metrics.Gauge` from a name and `tag_keys`, or None if there is no Ray.
 
     Example: MetricsLog(Path("run/metrics.jsonl"), run="demo", started=time.time()).record("step", {"step": 1})
     """
@@ -49,12 +43,12 @@ class MetricsLog:
         started: float,
         domain: str = "",
         tracker: Path | None = None,
-        gauge: Callable[[str, tuple[str, ...]], Gauge] | None = None,
+        gauge: Callable[..., Any] | None = None,
     ) -> None:
         self._file = file.open("a", encoding="utf-8")
         self._started, self._domain = started, domain
         self._latest: dict[str, dict[str, Any]] = {}
-        self._make_gauge, self._gauges = gauge, {}
+        self._gauge = gauge and functools.cache(functools.partial(gauge, tag_keys=TAGS))
         self._tracker = _start_tracker(tracker, run) if tracker is not None else None
 
     def record(self, kind: Kind, row: dict[str, Any]) -> None:
@@ -66,9 +60,11 @@ class MetricsLog:
         figures = _figures(row)
         if self._tracker is not None and figures:
             self._tracker.log(figures)
-        if self._make_gauge is not None:
-            tags = {tag: str(row.get(tag, "")) for tag in TAGS} | {"domain": self._domain}
-            self._export({**tags, "role": tags["role"] or "run"}, figures)
+        if self._gauge is not None:
+            tags = {"role": "run", "domain": self._domain, **row}
+            for key, value in figures.items():
+                gauge = self._gauge("apogee_" + re.sub(r"\W", "_", key.rsplit("/", 1)[-1]))
+                gauge.set(value, tags={tag: str(tags.get(tag, "")) for tag in TAGS})
 
     def latest(self, kind: Kind) -> dict[str, Any] | None:
         """The last row of a kind, or None."""
@@ -79,14 +75,6 @@ class MetricsLog:
         if self._tracker is not None:
             self._tracker.finish()
         self._file.close()
-
-    def _export(self, tags: dict[str, str], figures: dict[str, float]) -> None:
-        assert self._make_gauge is not None
-        for key, value in figures.items():
-            name = "apogee_" + re.sub(r"\W", "_", key.rsplit("/", 1)[-1])
-            if name not in self._gauges:
-                self._gauges[name] = self._make_gauge(name, TAGS)
-            self._gauges[name].set(value, tags=tags)
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any
 
 from rich import progress
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from buffers.figures import Figure
 from cluster.monitor.wording import duration, figure_interval, figure_unit, figure_value, signed_percent
 from cluster.run_folder import RunFolder
 
@@ -99,23 +100,33 @@ class Progress:
         self._print_line(now=False)
 
     def result(self, summary: Mapping[str, Any], folder: Path | str) -> None:
-        """End the display and print what came out: figures of `write_summary` and where the files are."""
+        """End the display and print the figures of `write_summary`, before and after, and the paths of the files."""
         self._bar.live.stop()
-        self._console.print(result_table(summary, Path(folder)))
+        table = Table("", "before", "after", title="Result (95% intervals)", title_justify="left", title_style="bold")
+        for name, figure in summary["figures"].items():
+            before = f"against {figure['against']}" if figure["against"] else _cell(figure["before"])
+            change = f"\n{signed_percent(figure['relative_change'])}" if figure["relative_change"] is not None else ""
+            unit = figure_unit(figure["after"] or figure["before"])
+            table.add_row(f"{name}, {unit}", before, _cell(figure["after"]) + change)
+        if table.rows:
+            self._console.print(table)
+        run = RunFolder(folder)
+        for label, path in (("report", run.report_file), ("figures", run.summary_file), ("adapter", run.adapter)):
+            if path.exists():  # on one line, so that it can be copied and clicked
+                self._console.print(f"{label:8} {path}", markup=False, soft_wrap=True)
 
     def _print_line(self, *, now: bool) -> None:
         if self._console.is_terminal or (not now and self._clock() - self._last_line < PLAIN_SECONDS):
             return
         self._last_line = self._clock()
         task = self._task
-        parts = [f"[{duration(task.elapsed or 0.0)}] {task.description}"]
-        if "step" in self._facts:
-            parts.append(f"{self._unit} {task.completed:.0f} of {self.total}")
-        if task.time_remaining:
-            parts.append(f"left {duration(task.time_remaining)}")
-        if task.fields["facts"]:
-            parts.append(task.fields["facts"])
-        self._console.print(", ".join(parts), markup=False, soft_wrap=True)
+        parts = (
+            f"[{duration(task.elapsed or 0.0)}] {task.description}",
+            f"{self._unit} {task.completed:.0f} of {self.total}" if "step" in self._facts else "",
+            f"left {duration(task.time_remaining)}" if task.time_remaining else "",
+            task.fields["facts"],
+        )
+        self._console.print(", ".join(filter(None, parts)), markup=False, soft_wrap=True)
 
 
 def _text(fact: float | str) -> str:
@@ -124,23 +135,8 @@ def _text(fact: float | str) -> str:
     return f"{fact:,}" if isinstance(fact, int) else f"{fact:.3g}"
 
 
-def result_table(summary: Mapping[str, Any], folder: Path) -> Group:
-    """Every figure before and after with its interval, then the paths of what was made."""
-    table = Table("", "before", "after", title="Result (95% intervals)", title_justify="left", title_style="bold")
-    for name, figure in summary["figures"].items():
-        before = f"against {figure['against']}" if figure["against"] else _cell(figure["before"])
-        change = f"\n{signed_percent(figure['relative_change'])}" if figure["relative_change"] is not None else ""
-        unit = figure_unit(figure["after"] or figure["before"])
-        table.add_row(f"{name}, {unit}", before, _cell(figure["after"]) + change)
-    run = RunFolder(folder)
-    files = (("report", run.report_file), ("figures", run.summary_file), ("adapter", run.adapter))
-    lines = [f"{label:8} {path}" for label, path in files if path.exists()]
-    # Paths are kept on one line, so that they can be copied and clicked.
-    return Group(*([table] if table.rows else []), *(Text(line, no_wrap=True, overflow="ignore") for line in lines))
-
-
-def _cell(figure: Mapping[str, Any] | None) -> str:
+def _cell(figure: Figure | None) -> str:
     if figure is None:
         return "not measured"
     count = f"\n{figure['count']} of {figure['of']}" if "count" in figure else ""
-    return f"{figure_value(dict(figure))}  ({figure_interval(dict(figure))}){count}"
+    return f"{figure_value(figure)}  ({figure_interval(figure)}){count}"

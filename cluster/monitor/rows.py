@@ -11,9 +11,9 @@ Row = dict[str, Any]
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a run's `metrics.jsonl`; none where it is not there. A torn last line (a killed run) is left out.
+    """The rows of a run's `metrics.jsonl`; none if there is no file. A torn last line (a killed run) is left out.
 
-    Raises ValueError naming the line where anything before the last line is not a JSON object.
+    Raises ValueError naming the line if anything before the last line is not a JSON object.
     """
     if not path.exists():
         return []
@@ -23,14 +23,11 @@ def read_metrics(path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
             if number == len(lines):  # only a line without its newline can be torn
                 break
             raise ValueError(f"{path}, line {number}: not a JSON object: {line[:80]!r}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: a JSON object is expected, found {line[:80]!r}")
-        rows.append(row)
     return rows
 
 
@@ -39,7 +36,7 @@ def of_kind(rows: list[Row], kind: str) -> list[Row]:
 
 
 def step_rows(rows: list[Row]) -> list[Row]:
-    """One row for each learner step, the last one where a restarted learner repeated steps."""
+    """One row for each learner step, the last one if a restarted learner repeated steps."""
     last = {row["step"]: row for row in of_kind(rows, "step")}
     return [last[step] for step in sorted(last)]
 
@@ -51,7 +48,7 @@ def evaluation_rows(rows: list[Row]) -> dict[str, Row]:
 def recent_shares(verdicts: list[Row], keys: Sequence[str]) -> list[list[float]]:
     """For each key its share of what came in since some rows ago (an eighth of all rows), row by row.
 
-    Rows count from the start; shares of everything so far would hide what changes late.
+    Rows count from the start of the run. Shares of everything so far would hide late changes.
     """
     counts = np.array([[row.get(key, 0) for key in keys] for row in verdicts]).reshape(len(verdicts), len(keys))
     back = max(1, len(verdicts) // 8)

@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from buffers.records import RoleTimes
@@ -12,8 +15,13 @@ RECORDED_EVERY_SECONDS = 10.0
 
 async def watch(crew: Any, progress: Any) -> None:
     """Runs until it is cancelled. An actor that cannot answer just now (busy, lost) is asked again later."""
-    watchers = [_watch_role(crew, role, index) for role, count in crew.sizes.items() for index in range(count)]
-    await asyncio.gather(_show(crew, progress), _watch_verdicts(crew), *watchers)
+    # One task for each actor: an actor answers between two calls, which may be minutes apart.
+    actors = [(role, index) for role, count in crew.sizes.items() for index in range(count)]
+    await asyncio.gather(
+        _repeat(partial(_show, crew, progress), SHOWN_EVERY_SECONDS),
+        _repeat(partial(record_verdicts, crew), RECORDED_EVERY_SECONDS),
+        *(_repeat(partial(_record_times, crew, *actor), RECORDED_EVERY_SECONDS) for actor in actors),
+    )
 
 
 async def record_verdicts(crew: Any) -> None:
@@ -21,28 +29,20 @@ async def record_verdicts(crew: Any) -> None:
     await crew.metrics.record.remote("verdicts", await crew.buffer.counts.remote())
 
 
+async def _repeat(ask: Callable[[], Awaitable[None]], every: float) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            await ask()
+        await asyncio.sleep(every)
+
+
 async def _show(crew: Any, progress: Any) -> None:
-    while True:
-        with contextlib.suppress(Exception):
-            step, counts = await crew.metrics.latest.remote("step"), await crew.buffer.counts.remote()
-            dropped = sum(count for key, count in counts.items() if key.startswith("dropped_"))
-            learned = {key: step[key] for key in ("step", "loss", "implicit_accuracy")} if step else {}
-            progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
-        await asyncio.sleep(SHOWN_EVERY_SECONDS)
+    step, counts = await crew.metrics.latest.remote("step"), await crew.buffer.counts.remote()
+    dropped = sum(count for key, count in counts.items() if key.startswith("dropped_"))
+    learned = {key: step[key] for key in ("step", "loss", "implicit_accuracy")} if step else {}
+    progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
 
 
-async def _watch_verdicts(crew: Any) -> None:
-    while True:
-        with contextlib.suppress(Exception):
-            await record_verdicts(crew)
-        await asyncio.sleep(RECORDED_EVERY_SECONDS)
-
-
-async def _watch_role(crew: Any, role: str, index: int) -> None:
-    """One task for each actor: an actor answers between two calls, which may be minutes apart."""
-    while True:
-        with contextlib.suppress(Exception):
-            times: RoleTimes = await crew.actor(role, index).times.remote()
-            row = {"busy_s": times.busy_s, "waiting_s": times.waiting_s, "counts": times.counts}
-            await crew.metrics.record.remote("roles", {"role": role, "index": index, **row})
-        await asyncio.sleep(RECORDED_EVERY_SECONDS)
+async def _record_times(crew: Any, role: str, index: int) -> None:
+    times: RoleTimes = await crew.actor(role, index).times.remote()
+    await crew.metrics.record.remote("roles", {"role": role, "index": index, **asdict(times)})

@@ -93,7 +93,8 @@ def curves(
         axes.axhline(reference[0], color=INK, linewidth=0.9, linestyle=(0, (2, 3)), alpha=0.7, label=reference[1])
     for place, label in marks:
         axes.axvline(place, color=INK, linewidth=0.9, linestyle="-", alpha=0.6)
-        axes.text(place, 1, f" {label}", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
+        at_top = axes.get_xaxis_transform()
+        axes.annotate(label, (place, 1), (3, -9), xycoords=at_top, textcoords="offset points", fontsize=8)
     if x == "step":
         axes.locator_params(axis="x", integer=True)
     if percent:

@@ -1,9 +1,11 @@
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from buffers.labels import DROP_COUNTS, LABEL_COUNTS, MEANINGS
 from cluster.monitor.wording import duration
@@ -13,7 +15,7 @@ from cluster.report.page import TEMPLATES
 from cluster.report.run import write_report, write_summary
 from cluster.run_folder import RunFolder
 from configs.sections import TimestepKind
-from tests.cluster.fake_run import PROMPT, fake_run
+from tests.cluster.fake_run import PROMPT, fake_run, verdicts
 
 WORDS: Any = TEMPLATES.get_template("words.html").module
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -164,6 +166,42 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
     page = Page(write_report(run.path).read_text())
     assert "0 of 2 learner steps were done" in page.text
     assert page.text.count("Nothing to show:") == 5 and "No videos were kept." in page.text
+
+
+def test_verdicts_of_a_run_that_was_killed_and_goes_on_are_counted_once(tmp_path):
+    run = fake_run(tmp_path / "run", partial=True)  # killed after 20 verdicts
+    counts = {"label_1": 0, "agreed": 0, "first_shown": 0}
+    with run.metrics_file.open("a") as file:
+        for time, judged in ((160, 12), (170, 30)):  # the kill took 8 verdicts that were not committed yet
+            counts = dict.fromkeys(counts, judged)
+            file.write(
+                json.dumps(verdicts(time=time, judged=judged, added=judged - 4, dropped_lost=4, **counts)) + "\n"
+            )
+    summary = write_summary(run.path, {})["verdicts"]
+    assert (summary["counts"]["judged"], summary["counts"]["added"], summary["counts"]["label_1"]) == (30, 26, 30)
+    assert (summary["agreement"], summary["first_shown_share"]) == (1.0, 0.5)
+    assert "Pairs kept 26 of 30 judged" in Page(write_report(run.path).read_text()).text
+
+
+def test_an_offline_run_names_no_ranker_and_claims_no_verdict(tmp_path):
+    run = fake_run(tmp_path / "run", meter=False)
+    run.config_file.write_text(run.config_file.read_text().replace("kind: online", "kind: offline"))
+    text = run.metrics_file.read_text().replace('"judged": 20', '"judged": 0').replace('"judged": 40', '"judged": 0')
+    run.metrics_file.write_text(text)
+    page = Page(write_report(run.path).read_text())
+    assert "with pairs that people labelled" in page.text and "ranker(s)" not in page.text
+    assert "Pairs kept" not in page.text and "Nothing to show: no verdict was recorded" in page.text
+
+
+def test_stages_are_marked_in_the_curves(tmp_path):
+    run = fake_run(tmp_path / "run")
+    config = yaml.safe_load(run.config_file.read_text())
+    config["stages"] = [{**config["stages"][0], "steps": 1}, {**config["stages"][0], "kind": "offline", "steps": 1}]
+    run.config_file.write_text(yaml.safe_dump(config))
+    page = Page(write_report(run.path).read_text())
+    assert "judged by where/ranker and with pairs that people labelled" in page.text
+    over_steps = 7  # loss, accuracy, rewards, drift, norm, staleness, seconds
+    assert page.texts.count("online") == over_steps + 1 and page.texts.count("offline") == over_steps
 
 
 def test_without_a_meter_nothing_is_claimed(tmp_path):

@@ -43,24 +43,25 @@ def goes_on(config: RunConfig) -> bool:
         raise FileExistsError(
             f"out={folder.path}: this folder already holds a run (config.yaml) of another config; it was left as "
             f"it is. Different: {', '.join(differing)}. A run goes on with the config that it began with; only "
-            "stages.N.steps may grow. Give that config, or another folder, for example "
-            f"out={_free_name(folder.path)}"
+            "stages.N.steps may grow, and stages may be added at the end. Give that config, or another folder, for "
+            f"example out={_free_name(folder.path)}"
         )
     if before == now and _is_finished(folder):
         raise FileExistsError(
             f"out={folder.path}: this folder already holds a run, and it is finished (config.yaml, summary.json); "
-            "it was left as it is. Raise stages.N.steps to go on with it, or choose another folder, for example "
-            f"out={_free_name(folder.path)}"
+            "it was left as it is. Raise stages.N.steps or add a stage to go on with it, or choose another folder, for "
+            f"example out={_free_name(folder.path)}"
         )
     return True
 
 
 def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
-    """Dotted keys whose values differ between two resolved configs. A `stages.N.steps` that has grown is no difference.
+    """Dotted keys whose values differ between two resolved configs. More steps or more stages are no difference.
 
     Example: different_keys({"seed": 0, "stages": [{"steps": 3}]}, {"seed": 1, "stages": [{"steps": 9}]}) == ["seed"]
     """
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+    if isinstance(before, list) and isinstance(now, list):
+        now = now[: len(before)] if key == "stages" else now
         before, now = (dict(enumerate(values)) for values in (before, now))
     if not (isinstance(before, dict) and isinstance(now, dict)):
         may_grow = isinstance(before, int) and isinstance(now, int) and re.fullmatch(r"stages\.\d+\.steps", key)

@@ -82,7 +82,7 @@ def test_the_same_config_goes_on_and_steps_may_grow(tmp_path: Path):
     with pytest.raises(FileExistsError, match=r"already holds a run.*stages\.0\.steps.*out=.*run-2"):
         goes_on(config)  # 400 were written down; fewer are not a run that goes on
     folder.summary_file.write_text('{"complete": true}')
-    with pytest.raises(FileExistsError, match=r"it is finished.*Raise stages\.N\.steps.*out=.*run-2"):
+    with pytest.raises(FileExistsError, match=r"it is finished.*Raise stages\.N\.steps or add a stage.*out=.*run-2"):
         goes_on(longer)
 
 
@@ -99,3 +99,6 @@ def test_keys_that_differ_are_dotted():
     now = {"seed": 0, "stages": [{"steps": 9, "learner": {"beta": 1.0}}], "model": {"path": "b"}, "new": 1}
     assert different_keys(before, now) == ["model.path", "new", "stages.0.learner.beta"]
     assert different_keys(now, now) == []
+    assert different_keys(now, {**now, "stages": [*now["stages"], {"steps": 5}]}) == []  # a stage more
+    assert different_keys(now, {**now, "stages": []}) == ["stages.0"]
+    assert different_keys({"shifts": [3.0, 4.0]}, {"shifts": [3.0, 5.0, 6.0]}) == ["shifts.1", "shifts.2"]

@@ -1,12 +1,11 @@
 """The role that makes videos: two of each condition, with the newest policy it was given."""
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from buffers.clock import RoleClock
 from buffers.records import Candidates, Clips, Condition, Conditioning, Receipt, Request, RoleTimes, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
@@ -38,8 +37,7 @@ class Generator:
             config.sampling.num_frames, config.sampling.height, config.sampling.width
         )
         self._counts = {"requests": 0, "videos": 0, "weight_loads": 0}
-        self._busy_s = 0.0
-        self._started = time.monotonic()
+        self._clock = RoleClock()
 
     def load_weights(self, snapshot: Snapshot) -> Receipt:
         """Swap the adapter for the snapshot's; the receipt says what this generator really holds now.
@@ -47,7 +45,7 @@ class Generator:
         Raises ValueError if the snapshot was damaged on the way, does not fit the model, or is not what the adapter
         holds after the swap.
         """
-        with self._busy():
+        with self._clock.answering():
             if checksum(snapshot.adapter) != snapshot.checksum:
                 raise ValueError(f"policy version {snapshot.version} was damaged on the way: its checksum differs")
             transformers = self._policy.transformers
@@ -69,7 +67,7 @@ class Generator:
 
         The latents are kept in the policy's dtype. Raises ValueError if seeds and conditions are not as many.
         """
-        with self._busy():
+        with self._clock.answering():
             conditions, sampling = request.conditions, self._sampling
             prepared = self._policy.prepare(conditions)
             guided = sampling.guidance_scale > 1.0
@@ -110,16 +108,7 @@ class Generator:
 
     def times(self) -> RoleTimes:
         """Busy inside a call, waiting between calls, since it was built."""
-        waiting = time.monotonic() - self._started - self._busy_s
-        return RoleTimes(self._busy_s, max(0.0, waiting), dict(self._counts))
-
-    @contextmanager
-    def _busy(self) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._busy_s += time.monotonic() - start
+        return self._clock.times(self._counts)
 
 
 def _stored(condition: Condition, row: Mapping[str, Tensor]) -> Conditioning:

@@ -1,14 +1,13 @@
 """The ranker's role: clips in, verdicts out. A plain class; `cluster/on_ray/crew.py` makes an actor of it."""
 
-import contextlib
 import math
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, get_args
 
+from buffers.clock import RoleClock
 from buffers.labels import DecidedBy
 from buffers.records import Clips, Domain, RoleTimes, Verdict
 from configs.sections import RankerConfig
@@ -85,12 +84,11 @@ class Ranker:
         self._counts: Counter[str] = Counter()
         self._domains: dict[str, Domain] = {}
         self._lost_in_a_row = 0
-        self._callers = 0
-        self._busy, self._waiting, self._since = 0.0, 0.0, time.monotonic()
+        self._clock = RoleClock()
 
     def rank(self, clips: list[Clips]) -> list[Verdict]:
         """One verdict per pair of clips, in order. Callers may be several threads: the judge batches them."""
-        with self._timed():
+        with self._clock.answering():
             verdicts = self._rank(clips)
         with self._lock:
             verdicts = self._within_motion_share(verdicts)
@@ -138,8 +136,7 @@ class Ranker:
         """Seconds judging and idle since the judge was ready; `counts`: pairs, usable, dropped by reason,
         `<reason>_kept` of what is usable although it is in doubt, and descriptions whose domain was asked."""
         with self._lock:
-            self._account()
-            return RoleTimes(self._busy, self._waiting, dict(self._counts))
+            return self._clock.times(self._counts)
 
     def _rank(self, clips: list[Clips]) -> list[Verdict]:
         unnamed = [pair.condition.prompt for pair in clips if pair.condition.domain is None]
@@ -209,24 +206,3 @@ class Ranker:
 
     def _lost(self, judge: Judge, domain: Domain) -> Verdict:
         return replace(self._verdict(judge, domain, NOTHING, None), dropped="lost")
-
-    @contextlib.contextmanager
-    def _timed(self) -> Iterator[None]:
-        """Busy is the time in which at least one caller is being answered."""
-        with self._lock:
-            self._account()
-            self._callers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._account()
-                self._callers -= 1
-
-    def _account(self) -> None:
-        now = time.monotonic()
-        if self._callers:
-            self._busy += now - self._since
-        else:
-            self._waiting += now - self._since
-        self._since = now

@@ -78,15 +78,6 @@ def passages(domain: Domain) -> tuple[str, ...]:
     return (*_RUBRICS[domain], question(domain))
 
 
-def messages(domain: Domain) -> list[dict]:
-    """The same prompt as chat messages, for `apply_chat_template(..., add_vision_id=True)`."""
-    videos = [{"type": "video"}, {"type": "video"}]
-    return [
-        {"role": "system", "content": "".join(_RUBRICS[domain])},
-        {"role": "user", "content": [*videos, {"type": "text", "text": question(domain)}]},
-    ]
-
-
 def prompt_text(domain: Domain) -> str:
     """The whole prompt of one pair, up to where the judge's one-token answer begins."""
     return _chat("".join(_RUBRICS[domain]), f"Video 1: {VIDEO}Video 2: {VIDEO}{question(domain)}")

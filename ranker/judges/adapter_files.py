@@ -1,4 +1,4 @@
-"""A domain's LoRA adapter on disk, held against the checkpoint it is to be served with. Reads headers, not weights."""
+"""A domain's LoRA adapter on disk, checked against the checkpoint that it is served with. Reads headers only."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from buffers.records import Domain
 from configs.sections import AdaptersConfig
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
@@ -26,17 +26,17 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
     Raises FileNotFoundError or ValueError that begins with `key` and names what is missing, is no adapter, or does not
     fit: a layer that the checkpoint lacks or has in another size.
     """
-    for name in (CONFIG, WEIGHTS):
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{key}: {folder / name} is missing; want a folder that PEFT has written")
     try:
-        rank = json.loads((folder / CONFIG).read_text())["r"]
-        shapes = _shapes([folder / WEIGHTS])
+        rank = json.loads((folder / ADAPTER_CONFIG).read_text())["r"]
+        shapes = _shapes([folder / ADAPTER_WEIGHTS])
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{key}: {folder} is no LoRA adapter ({error})") from error
     base = _shapes(sorted(checkpoint.glob("*.safetensors")))
     if not shapes:
-        raise ValueError(f"{key}: {folder / WEIGHTS} holds no weights")
+        raise ValueError(f"{key}: {folder / ADAPTER_WEIGHTS} holds no weights")
     for name, shape in shapes.items():
         layer, _, kind = name.removeprefix(PREFIX).rpartition(".lora_")
         held = base.get(f"{layer}.weight")
@@ -57,7 +57,7 @@ def check_adapters(adapters: Mapping[Domain, Path], checkpoint: Path, *, key: st
 
 def adapter_version(folder: Path) -> str:
     """`folder name@hash`: the first eight digits of the weights' sha256."""
-    with (folder / WEIGHTS).open("rb") as file:
+    with (folder / ADAPTER_WEIGHTS).open("rb") as file:
         return f"{folder.resolve().name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
 
 

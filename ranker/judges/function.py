@@ -2,9 +2,9 @@
 
 import math
 import threading
-import time
 from collections import Counter
 
+from buffers.clock import RoleClock
 from buffers.records import Clips, RoleTimes, Scores
 from configs.sections import RankerConfig
 from configs.user_function import user_function
@@ -24,22 +24,19 @@ class FunctionRanker:
         self._score = user_function(config.function, key="ranker.function", example=EXAMPLE)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._busy, self._started = 0.0, time.monotonic()
+        self._clock = RoleClock()
 
     def rank(self, clips: list[Clips]) -> list[Scores]:
         """The scores of both videos of each pair, in order. A pair without a preference is dropped with its reason."""
-        with self._lock:  # a function need not be ready for several threads
-            began = time.monotonic()
+        with self._lock, self._clock.answering():  # a function need not be ready for several threads
             scores = [self._scores(pair) for pair in clips]
-            self._busy += time.monotonic() - began
             self._counts.update(pairs=len(scores))
             self._counts.update(each.dropped or "usable" for each in scores)
         return scores
 
     def times(self) -> RoleTimes:
         """Seconds in the function and outside of it since it was built; `counts`: pairs, usable, dropped by reason."""
-        waiting = time.monotonic() - self._started - self._busy
-        return RoleTimes(self._busy, max(0.0, waiting), dict(self._counts))
+        return self._clock.times(self._counts)
 
     def _scores(self, pair: Clips) -> Scores:
         a, b = (float(self._score(video, pair.condition.prompt)) for video in (pair.video_a, pair.video_b))

@@ -20,13 +20,13 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from buffers.labels import LABELS_OF, choice_of
 from configs.ranker import RankerTrainingConfig
 from policy.lora.optimizer import LoraOptimizer
+from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from ranker.questions import label_ids, model_inputs
 from ranker.training.examples import Example
 
 FIGURES = ("loss", "accuracy", "better_named", "label_mass")
 """Means over the global batch: the likeliest label is a right one; it names the better video; mass on the four."""
 
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 OPTIMIZER, POSITION = "optimizer.safetensors", "finetune.json"
 
 
@@ -114,11 +114,11 @@ class Finetune:
 
     def load_adapter(self, folder: Path) -> None:
         """Takes the weights of an adapter as `save` wrote it. Raises ValueError if it is another one's."""
-        adapter = load_file(folder / ADAPTER)
+        adapter = load_file(folder / ADAPTER_WEIGHTS)
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         saved = {f"base_model.model.{name.replace('.default.', '.')}": parameter for name, parameter in named.items()}
         if saved.keys() != adapter.keys():
-            raise ValueError(f"{folder / ADAPTER} is of another checkpoint or other lora.targets")
+            raise ValueError(f"{folder / ADAPTER_WEIGHTS} is of another checkpoint or other lora.targets")
         with torch.no_grad():
             for name, parameter in saved.items():
                 parameter.copy_(adapter[name])

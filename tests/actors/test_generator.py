@@ -10,6 +10,7 @@ import torch
 from diffusers import WanPipeline
 
 from actors.generator import Generator
+from buffers.clock import RoleClock
 from buffers.records import Condition, Request, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
@@ -198,7 +199,7 @@ def test_a_size_that_the_bundle_cannot_make_is_refused_at_once(tiny_bundle_two_e
 def test_busy_and_waiting_share_the_time(generator: Generator, monkeypatch: pytest.MonkeyPatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    generator._started, generator._busy_s = now[0], 0.0
+    generator._clock = RoleClock()
     decoded = generator._policy.decode
 
     def slow_decode(latents: torch.Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from buffers.records import Domain
 from ranker.frames import sample_frames
 from ranker.questions import Question, label_ids, model_inputs
-from ranker.rubric import messages
+from tests.ranker.test_rubric import messages
 
 JUDGE = Path(__file__).parents[2] / "examples" / "miniature" / "weights" / "judge"
 PIXELS = 2**24

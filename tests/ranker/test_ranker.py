@@ -221,7 +221,7 @@ def test_no_clips_are_no_call() -> None:
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 103.0, 105.0, 109.0])  # ready, rank begins, rank ends, asked
-    monkeypatch.setattr("ranker.ranker.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("buffers.clock.time.monotonic", lambda: next(clock))
     ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: BrightnessJudge())
     ranker.rank([clips(200, 10)])
     times = ranker.times()

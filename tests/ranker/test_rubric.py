@@ -5,7 +5,18 @@ import pytest
 from buffers.labels import LABELS
 from buffers.records import Domain
 from examples.miniature.judge_model import SPECIALS, processor
-from ranker.rubric import DOMAIN_LABELS, WHICH_DOMAIN, domain_prompt, messages, passages, prompt_text
+from ranker.rubric import DOMAIN_LABELS, WHICH_DOMAIN, domain_prompt, passages, prompt_text
+
+
+def messages(domain: Domain) -> list[dict]:
+    """The prompt as chat messages, for `apply_chat_template(..., add_vision_id=True)`."""
+    *rubric, asked = passages(domain)
+    videos = [{"type": "video"}, {"type": "video"}]
+    return [
+        {"role": "system", "content": "".join(rubric)},
+        {"role": "user", "content": [*videos, {"type": "text", "text": asked}]},
+    ]
+
 
 DOMAINS: tuple[Domain, Domain] = ("human", "general")
 CRITERIA: dict[str, list[str]] = {  # of the paper's appendix C, in its order of severity

@@ -27,14 +27,13 @@ from cluster.report.judge_training import write_training_report
 from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
 from media.whole import whole_folder
-from ranker.judges.adapter_files import check_adapters, named_adapters
+from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.training.examples import ExampleStream
 from ranker.training.finetune import FIGURES, check_targets
 
 PATHS = ("path", "pairs", "start_from.human", "start_from.general")
 SHOWN_EVERY_SECONDS = 1.0
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def train_ranker(config: RankerTrainingConfig) -> Path:
@@ -78,7 +77,7 @@ def _train_domain(
     group, metrics = judge_group(config, domain, pairs, folder)
     asyncio.run(_fit(group, metrics, progress))
     with whole_folder(folder / domain) as unfinished:
-        for name in ADAPTER_FILES:
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(state_of(folder, domain) / name, unfinished / name)
 
 

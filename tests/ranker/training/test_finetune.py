@@ -13,9 +13,10 @@ from torch import Tensor
 from buffers.records import Domain
 from configs.ranker import RankerTrainingConfig
 from ranker.frames import sample_frames
+from ranker.judges.adapter_files import ADAPTER_WEIGHTS
 from ranker.questions import Question, label_ids, model_inputs
 from ranker.training.examples import Example
-from ranker.training.finetune import ADAPTER, FIGURES, Finetune, schedule
+from ranker.training.finetune import FIGURES, Finetune, schedule
 
 JUDGE = Path(__file__).parents[3] / "examples" / "miniature" / "weights" / "judge"
 
@@ -161,7 +162,7 @@ def test_another_runs_state_is_refused(tmp_path: Path) -> None:
         Finetune(config(seed=1)).restore(tmp_path / "zero")
     with pytest.raises(ValueError, match=r"other lora\.targets"):
         Finetune(config(lora={"rank": 4, "alpha": 4, "targets": ["q_proj"]})).restore(tmp_path / "zero")
-    assert load_file(tmp_path / "zero" / ADAPTER)
+    assert load_file(tmp_path / "zero" / ADAPTER_WEIGHTS)
 
 
 def test_a_target_that_is_not_there_is_named() -> None:

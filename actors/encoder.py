@@ -1,8 +1,10 @@
 """The role that turns people's videos, pictures and prompts into what the model takes. It needs no transformer."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
 from media.video_read import read_clip
 from policy.policy import VideoPolicy
+
+Made = TypeVar("Made")
 
 READERS = 2
 """Files that are decoded ahead of the VAE."""
@@ -40,39 +44,25 @@ class Encoder:
     def videos(self, videos: list[VideoFiles]) -> list[TensorData | str]:
         """Normalised latents in the policy's dtype, `[channels, latent_frames, latent_height, latent_width]` each."""
         with ThreadPoolExecutor(READERS) as readers:
-            return [self._encoded(read) for read in readers.map(self._read, videos)]
+            return [self._encoded(read) for read in readers.map(partial(_or_why, self._read), videos)]
 
     def conditions(self, conditions: list[ConditionFiles]) -> list[Conditioning | str]:
         """Prompt embeddings, and the first frame, if there is one, at the size of the videos."""
-        new = [files.prompt for files in conditions if not self._has_exact_embeds(files)]
+        new = [files.prompt for files in conditions if self._exact_embeds(files) is None]
         fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
-        made: list[Conditioning | str] = []
-        for files in conditions:
-            try:
-                made.append(self._conditioning(files, fresh))
-            except (ValueError, OSError) as error:
-                made.append(str(error))
-        return made
+        return [_or_why(self._conditioning, files, fresh) for files in conditions]
 
-    def _read(self, video: VideoFiles) -> torch.Tensor | np.ndarray | str:
-        """Exact latents, or pixels, or why there are neither."""
-        sampling = self._sampling
-        try:
-            if video.exact is not None and LATENTS in self._exact:
-                latents = _tensor(video.exact, LATENTS)
-                if latents.ndim != 4 or latents.shape[0] != self._policy.facts.in_channels:
-                    want = f"[{self._policy.facts.in_channels}, frames, height, width]"
-                    raise ValueError(f"{video.exact}: latents of shape {list(latents.shape)}; want {want}")
-                return latents
-            return read_clip(
-                video.file,
-                num_frames=sampling.num_frames,
-                fps=sampling.fps,
-                height=sampling.height,
-                width=sampling.width,
-            )
-        except (ValueError, OSError) as error:
-            return str(error)
+    def _read(self, video: VideoFiles) -> torch.Tensor | np.ndarray:
+        """Exact latents, or pixels."""
+        if video.exact is not None and LATENTS in self._exact:
+            latents = _tensor(video.exact, LATENTS)
+            if latents.ndim != 4 or latents.shape[0] != self._policy.facts.in_channels:
+                want = f"[{self._policy.facts.in_channels}, frames, height, width]"
+                raise ValueError(f"{video.exact}: latents of shape {list(latents.shape)}; want {want}")
+            return latents
+        wanted = self._sampling
+        size = {"height": wanted.height, "width": wanted.width}
+        return read_clip(video.file, num_frames=wanted.num_frames, fps=wanted.fps, **size)
 
     def _encoded(self, read: torch.Tensor | np.ndarray | str) -> TensorData | str:
         if isinstance(read, str):
@@ -82,7 +72,7 @@ class Encoder:
         return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
 
     def _conditioning(self, files: ConditionFiles, fresh: dict[str, torch.Tensor]) -> Conditioning:
-        exact = files.exact if self._has_exact_embeds(files) else None
+        exact = self._exact_embeds(files)
         embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[files.prompt]
         if files.first_frame is None:
             return Conditioning(files.condition, encode(embeds))
@@ -90,8 +80,16 @@ class Encoder:
         frame = read_picture(files.first_frame, height=height, width=width)
         return Conditioning(files.condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
 
-    def _has_exact_embeds(self, files: ConditionFiles) -> bool:
-        return files.exact is not None and PROMPT_EMBEDS in self._exact
+    def _exact_embeds(self, files: ConditionFiles) -> Path | None:
+        return files.exact if PROMPT_EMBEDS in self._exact else None
+
+
+def _or_why(make: Callable[..., Made], *inputs: Any) -> Made | str:
+    """What `make` returns, or a text that says why the files cannot be used."""
+    try:
+        return make(*inputs)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def _tensor(path: Path, name: str) -> torch.Tensor:

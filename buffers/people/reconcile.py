@@ -56,15 +56,17 @@ def store_items(store: PairStore, items: Iterable[Item], encoded: Mapping[Any, A
     }
     usable = [item for item in items if not _unusable(item, videos, encoded, summary)]
     keys = {("conditionings", item.condition.id) for item in usable} & encoded.keys()
-    pairs = [_pair(item, videos) for item in usable if item.kind == "pair"]
-    anchors = [
-        Anchor(item.id, item.condition.id, item.videos[0].id, item.positive, videos[item.videos[0].id])
-        for item in usable
-        if item.kind == "anchor"
-    ]
-    store.append(pairs, [encoded[key] for key in sorted(keys)], anchors)
+    pairs: list[Pair] = []
+    anchors: list[Anchor] = []
     for item in usable:
+        ids, latents = item.video_ids, [videos[id_] for id_ in item.video_ids]
+        if item.kind == "pair":
+            facts = (item.policy_version, item.source, item.verdict)
+            pairs.append(Pair(item.id, item.condition.id, ids[0], ids[1], latents[0], latents[1], *facts))
+        elif item.kind == "anchor":
+            anchors.append(Anchor(item.id, item.condition.id, ids[0], item.positive, latents[0]))
         summary.new[item.kind] += 1
+    store.append(pairs, [encoded[key] for key in sorted(keys)], anchors)
 
 
 def _correct(store: PairStore, items: Sequence[Item], summary: Summary) -> None:
@@ -107,18 +109,3 @@ def _unusable(item: Item, videos: Mapping[str, Any], encoded: Mapping[Any, Any],
     if problems:
         summary.skip(item, problems[0])
     return bool(problems)
-
-
-def _pair(item: Item, videos: Mapping[str, TensorData]) -> Pair:
-    chosen, rejected = item.video_ids
-    return Pair(
-        id=item.id,
-        condition_id=item.condition.id,
-        chosen_id=chosen,
-        rejected_id=rejected,
-        chosen=videos[chosen],
-        rejected=videos[rejected],
-        policy_version=item.policy_version,
-        source=item.source,
-        verdict=item.verdict,
-    )

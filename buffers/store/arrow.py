@@ -173,8 +173,8 @@ def read_conditioning(row: pa.RecordBatch) -> Conditioning:
 
 
 def read_facts(row: pa.RecordBatch) -> dict[str, Any]:
-    """Column -> value of a batch of one row of pairs, anchors or verdicts; evidence is a record or None."""
-    (facts,) = row.to_pylist()
+    """Field -> value of a batch of one row of pairs, anchors or verdicts; evidence is a record or None."""
+    (facts,) = row.drop_columns(["bytes"] if "bytes" in row.schema.names else []).to_pylist()
     if verdict := facts.get("verdict"):
         facts["verdict"] = Verdict(**{**verdict, "probabilities": tuple(verdict["probabilities"])})
     if scores := facts.get("scores"):

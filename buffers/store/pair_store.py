@@ -133,21 +133,11 @@ class PairStore:
         facts = self._facts("pairs", ids)
         judged = self._judged(facts)
         videos = self.latents([id_ for each in judged.values() for id_ in each.in_order])
-        return [
-            Pair(
-                id=id_,
-                condition_id=facts[id_]["condition_id"],
-                chosen_id=judged[id_].chosen_id,
-                rejected_id=judged[id_].rejected_id,
-                chosen=videos[judged[id_].chosen_id],
-                rejected=videos[judged[id_].rejected_id],
-                policy_version=facts[id_]["policy_version"],
-                source=facts[id_]["source"],
-                verdict=judged[id_].verdict,
-                scores=judged[id_].scores,
-            )
-            for id_ in ids
-        ]
+        payload: dict[str, dict[str, Any]] = {
+            id_: {"chosen": videos[each.chosen_id], "rejected": videos[each.rejected_id]}
+            for id_, each in judged.items()
+        }
+        return [Pair(**(facts[id_] | vars(judged[id_]) | payload[id_])) for id_ in ids]
 
     def judged(self, ids: Sequence[str]) -> dict[str, Judged]:
         """The present judgement of each pair, corrections included. No video is read. Raises as `read` does."""
@@ -272,7 +262,7 @@ class PairStore:
             by_segment.setdefault(known[id_][0], []).append(id_)
         found: dict[str, pa.RecordBatch] = {}
         for segment, some in by_segment.items():
-            rows = self._segments.rows(segment, [known[id_][1] for id_ in some], schema=arrow.TABLES[kind])
+            rows = self._segments.rows(segment, [known[id_][1] for id_ in some])
             found.update(zip(some, rows, strict=True))
         return found
 

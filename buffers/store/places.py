@@ -24,7 +24,11 @@ _HELD: set[str] = set()
 
 
 class Place:
-    """The files of one folder of a filesystem, by their names in it."""
+    """The files of one folder of a filesystem, by their names in it.
+
+    A file of an object store is there, for good, once its stream is closed. Not every object store tells two writers
+    apart that open it in the same moment. The later one of two is refused.
+    """
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, *, uri: str) -> None:
         """`uri`: how messages name the place."""
@@ -37,12 +41,31 @@ class Place:
         self._fs.create_dir(self._path, recursive=True)
 
     def lock(self) -> Any:
-        """Makes this process the one that writes. Raises BlockingIOError that names the process that does."""
-        raise NotImplementedError
+        """Makes this process the one that writes. Raises BlockingIOError that names the process that does.
+
+        A writer that was killed leaves its lock behind. Its own machine takes the lock over.
+        """
+        mine = {"host": socket.gethostname(), "process": os.getpid()}
+        with suppress(FileNotFoundError):
+            held = json.loads(self.read(LOCK))
+            # A restarted container may have the host and the number of the one that was killed.
+            earlier = held == mine and self._uri not in _HELD
+            if held["host"] != mine["host"] or (not earlier and _runs(held["process"])):
+                raise BlockingIOError(
+                    f"{self}: another writer (process {held['process']} on {held['host']}) holds this store; stop it, "
+                    f"or remove {LOCK} there if it is gone"
+                )
+        with self.create(LOCK) as file:
+            file.write(json.dumps(mine).encode())
+        _HELD.add(self._uri)
+        return mine
 
     def unlock(self, lock: Any) -> None:
         """`lock`: what `lock` gave."""
-        raise NotImplementedError
+        _HELD.discard(self._uri)
+        with suppress(FileNotFoundError):
+            if json.loads(self.read(LOCK)) == lock:
+                self.remove(LOCK)
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
@@ -129,36 +152,6 @@ class Folder(Place):
         return pa.memory_map(str(self.path / name), "r")
 
 
-class Remote(Place):
-    """A path of another filesystem, above all of an object store: a file is there, for good, once its stream is closed.
-
-    Not every object store tells two writers apart that open it in the same moment. The later one of two is refused.
-    """
-
-    def lock(self) -> dict[str, Any]:
-        """A writer that was killed leaves its lock behind. Its own machine takes the lock over."""
-        mine = {"host": socket.gethostname(), "process": os.getpid()}
-        with suppress(FileNotFoundError):
-            held = json.loads(self.read(LOCK))
-            # A restarted container may have the host and the number of the one that was killed.
-            earlier = held == mine and self._uri not in _HELD
-            if held["host"] != mine["host"] or (not earlier and _runs(held["process"])):
-                raise BlockingIOError(
-                    f"{self}: another writer (process {held['process']} on {held['host']}) holds this store; stop it, "
-                    f"or remove {LOCK} there if it is gone"
-                )
-        with self.create(LOCK) as file:
-            file.write(json.dumps(mine).encode())
-        _HELD.add(self._uri)
-        return mine
-
-    def unlock(self, lock: dict[str, Any]) -> None:
-        _HELD.discard(self._uri)
-        with suppress(FileNotFoundError):
-            if json.loads(self.read(LOCK)) == lock:
-                self.remove(LOCK)
-
-
 def place_of(where: str | Path) -> Place:
     """A path, or a URI as `s3://bucket/store`. Raises ValueError that names a URI which no filesystem understands."""
     if isinstance(where, Path) or "://" not in where:
@@ -167,7 +160,7 @@ def place_of(where: str | Path) -> Place:
         filesystem, path = pafs.FileSystem.from_uri(where)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ValueError(f"{where} is no place for a store: {error}") from error
-    return Folder(Path(path)) if isinstance(filesystem, pafs.LocalFileSystem) else Remote(filesystem, path, uri=where)
+    return Folder(Path(path)) if isinstance(filesystem, pafs.LocalFileSystem) else Place(filesystem, path, uri=where)
 
 
 def _runs(process: int) -> bool:

@@ -6,16 +6,15 @@ be read at all: what is added later is a segment of its own.
 
 import hashlib
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from buffers.store.arrow import check_schema
+from buffers.store.arrow import TABLES, check_schema
 from buffers.store.places import Place
 
 SUFFIX = ".arrow"
@@ -82,22 +81,22 @@ class Segments:
     """
 
     def __init__(self, place: Place, *, kept_open: int = 64) -> None:
-        self._place, self._kept_open = place, kept_open
-        self._open: OrderedDict[str, tuple[pa.NativeFile, Any]] = OrderedDict()
+        self._place = place
         self._intact: set[str] = set()
-        self._lock = threading.Lock()
+        # A file that drops out of this cache is closed when the last batch that lies in it is gone.
+        self._reader = lru_cache(kept_open)(self._opened)
 
     def written(self, segment: Segment) -> None:
         """This process wrote the segment: its bytes need no check."""
         self._intact.add(segment.name)
 
-    def rows(self, segment: Segment, rows: Sequence[int], *, schema: pa.Schema) -> list[pa.RecordBatch]:
+    def rows(self, segment: Segment, rows: Sequence[int]) -> list[pa.RecordBatch]:
         """Batches of one row each, in this order; on this machine nothing is copied, and they stay valid for good.
 
-        Raises ValueError if the file's bytes have changed or it is no segment of this schema, FileNotFoundError
-        that names it.
+        Raises ValueError if the file's bytes have changed or it does not have the columns of its kind,
+        FileNotFoundError that names it.
         """
-        batches = self._reader(segment, schema)
+        batches = self._reader(segment)
         if batches.num_record_batches == segment.rows:
             return [batches.get_batch(row) for row in rows]
         whole = batches.get_batch(0)
@@ -114,38 +113,21 @@ class Segments:
             return None
         return digest.hexdigest()
 
-    def _reader(self, segment: Segment, schema: pa.Schema) -> Any:
-        with self._lock:
-            if segment.name in self._open:
-                self._open.move_to_end(segment.name)
-                return self._open[segment.name][1]
-        self._check(segment)
+    def _opened(self, segment: Segment) -> Any:
         where = f"{self._place}/{segment.name}"
-        file = self._place.open(segment.name)
+        if segment.name not in self._intact:
+            found = self.checksum(segment)
+            if found is None:
+                raise FileNotFoundError(f"{where} is gone: what lay in it cannot be read")
+            if found != segment.sha256:
+                raise ValueError(
+                    f"{where} is damaged: its sha256 is not the one it was written with. Nothing of it is used; "
+                    "restore it from a copy"
+                )
+            self._intact.add(segment.name)
         try:
-            reader = pa.ipc.open_file(file)
-            check_schema(reader.schema, schema, where=where)
+            reader = pa.ipc.open_file(self._place.open(segment.name))
         except pa.ArrowInvalid as error:
-            file.close()
             raise ValueError(f"{where} is damaged: {error}") from error
-        except ValueError:
-            file.close()
-            raise
-        with self._lock:
-            self._open[segment.name] = (file, reader)
-            while len(self._open) > self._kept_open:
-                self._open.popitem(last=False)  # Closed when the last batch that lies in it is gone.
+        check_schema(reader.schema, TABLES[segment.kind], where=where)
         return reader
-
-    def _check(self, segment: Segment) -> None:
-        if segment.name in self._intact:
-            return
-        found = self.checksum(segment)
-        if found is None:
-            raise FileNotFoundError(f"{self._place}/{segment.name} is gone: what lay in it cannot be read")
-        if found != segment.sha256:
-            raise ValueError(
-                f"{self._place}/{segment.name} is damaged: its sha256 is not the one it was written with. Nothing of "
-                "it is used; restore it from a copy"
-            )
-        self._intact.add(segment.name)

@@ -93,11 +93,11 @@ def test_other_arrow_files_are_refused(tmp_path):
     foreign = pa.schema([("id", pa.string())])
     strange = write_segment(place, "x.arrow", [], kind="pairs", schema=foreign)
     with pytest.raises(ValueError, match=r"x\.arrow is no Apogee segment"):
-        Segments(place).rows(strange, [], schema=arrow.PAIRS)
+        Segments(place).rows(strange, [])
     batch = arrow.conditionings_batch([conditioning(1)])
     other = write_segment(place, "c.arrow", [batch], kind="pairs", schema=arrow.CONDITIONINGS)
     with pytest.raises(ValueError, match=r"c\.arrow does not have the columns of a pairs segment"):
-        Segments(place).rows(other, [0], schema=arrow.PAIRS)
+        Segments(place).rows(other, [0])
 
 
 def test_a_newer_schema_is_refused(tmp_path):
@@ -105,7 +105,7 @@ def test_a_newer_schema_is_refused(tmp_path):
     row = arrow.latents_batch({"a": tensor(1)}).replace_schema_metadata(newer.metadata)
     segment = write_segment(Folder(tmp_path), "new.arrow", [row], kind="latents", schema=newer)
     with pytest.raises(ValueError, match=r"new\.arrow has schema version 4, this Apogee reads up to 3"):
-        Segments(Folder(tmp_path)).rows(segment, [0], schema=arrow.LATENTS)
+        Segments(Folder(tmp_path)).rows(segment, [0])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from buffers.store.pair_store import PairStore
-from buffers.store.places import LOCK, Folder, Remote, place_of
+from buffers.store.places import LOCK, Folder, Place, place_of
 from tests.buffers.samples import anchor, conditioning, pair, same
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,9 +20,7 @@ def remote(tmp_path, monkeypatch):
     """A real pyarrow filesystem that is not taken for a local folder: streams, no locks, no renaming, no mapping."""
     (tmp_path / "bucket").mkdir()
     filesystem = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
-    monkeypatch.setattr(
-        "buffers.store.pair_store.place_of", lambda where: Remote(filesystem, "bucket/store", uri=where)
-    )
+    monkeypatch.setattr("buffers.store.pair_store.place_of", lambda where: Place(filesystem, "bucket/store", uri=where))
     return tmp_path / "bucket" / "store"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from buffers.figures import Value, figures_of, text_counts
-from buffers.records import Clips, Condition
+from buffers.records import CandidateVideos, Condition
 from configs.user_function import user_function
 from media.video_write import read_video, write_mp4
 
@@ -68,7 +68,7 @@ class Evaluator:
         self._out, self._limit, self._fps = Path(out), kept, fps
         self._videos: dict[str, list[Video]] = {}
 
-    def measure(self, phase: str, clips: list[Clips]) -> int:
+    def measure(self, phase: str, clips: list[CandidateVideos]) -> int:
         """Measure and keep both videos of every clip; returns how many videos that were.
 
         Raises OSError if a video cannot be written, ValueError if the meter's names are not those of `FIGURES`, and
@@ -86,7 +86,7 @@ class Evaluator:
                 videos.append(video)
         return 2 * len(clips)
 
-    def before_and_after(self, first: int, count: int) -> list[Clips]:
+    def before_and_after(self, first: int, count: int) -> list[CandidateVideos]:
         """`count` videos of both phases, from number `first` on, read from files of the same kind: like beside like.
 
         A is the video before training; of every odd pair it is the one after training, so that a judge that prefers the
@@ -98,7 +98,7 @@ class Evaluator:
             before = self._read(video.file.replace("/after/", "/before/"), video.side)
             after = self._read(video.file, video.side)
             a, b = (after, before) if number % 2 else (before, after)
-            pairs.append(Clips(video.condition, a, b, self._fps, video.version))
+            pairs.append(CandidateVideos(video.condition, a, b, self._fps, video.version))
         return pairs
 
     def judged(self, first: int, outcomes: Sequence[dict[str, Value]]) -> None:

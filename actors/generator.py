@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from buffers.clock import RoleClock
-from buffers.records import Candidates, Clips, Condition, Conditioning, Receipt, Request, RoleTimes, Snapshot
+from buffers.records import Candidates, CandidateVideos, Condition, Conditioning, Receipt, Request, RoleTimes, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
@@ -62,7 +62,7 @@ class Generator:
             self._counts["weight_loads"] += 1
             return Receipt(snapshot.version, overwritten, now)
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
         """Two videos of every condition, sampled and decoded as one batch; in the order of the request.
 
         The latents are kept in the policy's dtype. Raises ValueError if seeds and conditions are not as many.
@@ -101,7 +101,7 @@ class Generator:
                 for index, condition in enumerate(request.conditions)
             ]
             clips = [
-                Clips(condition, videos[2 * index], videos[2 * index + 1], self._sampling.fps, self.version)
+                CandidateVideos(condition, videos[2 * index], videos[2 * index + 1], self._sampling.fps, self.version)
                 for index, condition in enumerate(request.conditions)
             ]
             return candidates, clips

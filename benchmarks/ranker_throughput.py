@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from buffers.records import Clips, Condition
+from buffers.records import CandidateVideos, Condition
 from cluster.on_ray.connect import connected
 from configs.load import load_config
 from configs.schema import RunConfig
@@ -32,7 +32,7 @@ from ranker.ranker import Ranker
 class Measured(Ranker):
     """The ranker, and beside it its engine as a caller of vLLM would use it."""
 
-    def direct(self, clips: list[Clips]) -> float:
+    def direct(self, clips: list[CandidateVideos]) -> float:
         """Seconds of vLLM for these pairs, in the orders that a run asks. Their conditions name a domain."""
         judge = self._judge
         assert isinstance(judge, VllmJudge)
@@ -44,12 +44,12 @@ class Measured(Ranker):
         return time.perf_counter() - started
 
 
-def noise(config: RunConfig, pairs: int, seed: int) -> list[Clips]:
+def noise(config: RunConfig, pairs: int, seed: int) -> list[CandidateVideos]:
     """Pairs of videos of the config's size, the domains in turn."""
     rng, size = np.random.default_rng(seed), config.sampling
     shape = (size.num_frames, size.height, size.width, 3)
     return [
-        Clips(
+        CandidateVideos(
             Condition(f"{seed}-{number}", "noise", "human" if number % 2 else "general"),
             rng.integers(0, 256, shape, dtype=np.uint8),
             rng.integers(0, 256, shape, dtype=np.uint8),
@@ -60,7 +60,7 @@ def noise(config: RunConfig, pairs: int, seed: int) -> list[Clips]:
     ]
 
 
-def through_the_ranker(ranker: Any, clips: list[Clips], *, callers: int, at_once: int) -> float:
+def through_the_ranker(ranker: Any, clips: list[CandidateVideos], *, callers: int, at_once: int) -> float:
     """Seconds until every pair has its verdict."""
     batches = [clips[start : start + at_once] for start in range(0, len(clips), at_once)]
     started = time.perf_counter()

@@ -7,7 +7,7 @@ calls it.
 from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, TypeVar
 
-from buffers.records import Candidates, Clips, Preference, Receipt, Request
+from buffers.records import Candidates, CandidateVideos, Preference, Receipt, Request
 
 Result = TypeVar("Result", covariant=True)
 
@@ -25,7 +25,7 @@ class GenerateMethod(Protocol):
 
 
 class GenerateCall(Protocol):
-    def remote(self, request: Request) -> tuple[Awaitable[list[Candidates]], Awaitable[list[Clips]]]: ...
+    def remote(self, request: Request) -> tuple[Awaitable[list[Candidates]], Awaitable[list[CandidateVideos]]]: ...
 
 
 class GeneratorHandle(Protocol):

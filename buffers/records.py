@@ -3,7 +3,7 @@
 This is the public interface of the project. numpy only: no torch, no ray, no vllm is imported here
 (`buffers/tensors.py` turns `TensorData` into torch tensors and back).
 
-    Condition --generator--> Candidates + Clips --ranker--> Verdict --buffer--> Pair --learner--> Snapshot
+    Condition --generator--> Candidates + CandidateVideos --ranker--> Verdict --buffer--> Pair --learner--> Snapshot
 """
 
 import hashlib
@@ -104,7 +104,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Clips:
+class CandidateVideos:
     """The same two candidates as pixels. Made by the generator; read by the ranker, then dropped.
 
     `video_a`, `video_b`: uint8 `[frames, height, width, 3]`; `fps`: frames per second.

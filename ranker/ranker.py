@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, get_args
 
 from buffers.clock import RoleClock
 from buffers.labels import DecidedBy
-from buffers.records import Clips, Domain, RoleTimes, Verdict
+from buffers.records import CandidateVideos, Domain, RoleTimes, Verdict
 from configs.sections import RankerConfig
 from ranker.frames import sample_frames
 from ranker.judges.adapter_files import named_adapters
@@ -86,7 +86,7 @@ class Ranker:
         self._lost_in_a_row = 0
         self._clock = RoleClock()
 
-    def rank(self, clips: list[Clips]) -> list[Verdict]:
+    def rank(self, clips: list[CandidateVideos]) -> list[Verdict]:
         """One verdict per pair of clips, in order. Callers may be several threads: the judge batches them."""
         with self._clock.answering():
             verdicts = self._rank(clips)
@@ -138,7 +138,7 @@ class Ranker:
         with self._lock:
             return self._clock.times(self._counts)
 
-    def _rank(self, clips: list[Clips]) -> list[Verdict]:
+    def _rank(self, clips: list[CandidateVideos]) -> list[Verdict]:
         unnamed = [pair.condition.prompt for pair in clips if pair.condition.domain is None]
         asked = iter(self.domains_of(unnamed))
         domains: list[Domain | None] = [pair.condition.domain or next(asked) for pair in clips]
@@ -161,7 +161,7 @@ class Ranker:
                 self._kept[verdict.decided_by] += 1
         return within
 
-    def _question(self, pair: Clips, domain: Domain) -> Question:
+    def _question(self, pair: CandidateVideos, domain: Domain) -> Question:
         videos = (pair.video_a, pair.video_b)
         return Question(domain, *(sample_frames(video, fps=pair.fps, count=self.config.frames) for video in videos))
 

@@ -45,7 +45,7 @@ class LoraOptimizer:
         self._adamw.zero_grad(set_to_none=True)
 
     def step(self, *, rate_factor: float = 1.0) -> float:
-        """Clips the attached gradient, steps at `rate_factor` times the learning rate, and clears.
+        """CandidateVideos the attached gradient, steps at `rate_factor` times the learning rate, and clears.
 
         Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite; no parameter and no
         moment has changed then, and the gradients are cleared too.

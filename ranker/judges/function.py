@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 
 from buffers.clock import RoleClock
-from buffers.records import Clips, RoleTimes, Scores
+from buffers.records import CandidateVideos, RoleTimes, Scores
 from configs.sections import RankerConfig
 from configs.user_function import user_function
 
@@ -26,7 +26,7 @@ class FunctionRanker:
         self._counts: Counter[str] = Counter()
         self._clock = RoleClock()
 
-    def rank(self, clips: list[Clips]) -> list[Scores]:
+    def rank(self, clips: list[CandidateVideos]) -> list[Scores]:
         """The scores of both videos of each pair, in order. A pair without a preference is dropped with its reason."""
         with self._lock, self._clock.answering():  # a function need not be ready for several threads
             scores = [self._scores(pair) for pair in clips]
@@ -38,7 +38,7 @@ class FunctionRanker:
         """Seconds in the function and outside of it since it was built; `counts`: pairs, usable, dropped by reason."""
         return self._clock.times(self._counts)
 
-    def _scores(self, pair: Clips) -> Scores:
+    def _scores(self, pair: CandidateVideos) -> Scores:
         a, b = (float(self._score(video, pair.condition.prompt)) for video in (pair.video_a, pair.video_b))
         if not (math.isfinite(a) and math.isfinite(b)):
             return Scores(a, b, dropped="not_finite")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
-from buffers.records import Clips, Condition
+from buffers.records import CandidateVideos, Condition
 from media.video_write import read_video
 
 METER = f"{__name__}:measure"
@@ -35,9 +35,9 @@ def video(red: int, motion: int) -> np.ndarray:
     return frames
 
 
-def clip(number: int, *, domain: str | None, reds: tuple[int, int], motions: tuple[int, int]) -> Clips:
+def clip(number: int, *, domain: str | None, reds: tuple[int, int], motions: tuple[int, int]) -> CandidateVideos:
     condition = Condition(f"c{number}", f"prompt {number}", domain)  # type: ignore[arg-type]
-    return Clips(condition, video(reds[0], motions[0]), video(reds[1], motions[1]), 8.0, 0)
+    return CandidateVideos(condition, video(reds[0], motions[0]), video(reds[1], motions[1]), 8.0, 0)
 
 
 CLIPS = [

@@ -8,7 +8,7 @@ import pytest
 from buffers import records
 from buffers.records import (
     Batch,
-    Clips,
+    CandidateVideos,
     Condition,
     Judged,
     Receipt,
@@ -31,7 +31,7 @@ EXAMPLES = [
     anchor(1),
     Request((CONDITION,), ((11, 12),)),
     candidates(1, version=3),
-    Clips(CONDITION, VIDEO, VIDEO[::-1], 8.0, 3),
+    CandidateVideos(CONDITION, VIDEO, VIDEO[::-1], 8.0, 3),
     verdict(),
     Scores(0.31, 0.84),
     Scores(0.5, 0.5, "tie"),

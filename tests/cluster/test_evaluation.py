@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
-from buffers.records import Candidates, Clips, Condition, Request, Scores, Verdict
+from buffers.records import Candidates, CandidateVideos, Condition, Request, Scores, Verdict
 from cluster.evaluation import compare, evaluate, evaluation_requests, outcome, videos_kept, videos_made
 from configs.load import load_config
 from configs.sections import RankerConfig
@@ -78,9 +78,9 @@ class Painter:
     def __init__(self, brightness: int) -> None:
         self.brightness = brightness
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
         grey, black = (np.full((3, 32, 32, 3), level, np.uint8) for level in (self.brightness, 0))
-        return [], [Clips(condition, grey, black, 8.0, 0) for condition in request.conditions]
+        return [], [CandidateVideos(condition, grey, black, 8.0, 0) for condition in request.conditions]
 
 
 def brightness(frames: np.ndarray, prompt: str) -> float:

@@ -15,7 +15,7 @@ from actors.streams import PromptStream
 from buffers.records import (
     Batch,
     Candidates,
-    Clips,
+    CandidateVideos,
     Condition,
     Conditioning,
     Receipt,
@@ -57,7 +57,7 @@ class FakeGenerator:
         honest = {"version": snapshot.version, "parameters": 1, "checksum": snapshot.checksum}
         return Receipt(**{**honest, **self.wrong})
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
         assert self.version >= 0, "asked to generate before it was given weights"
         self.requests += 1
         if self.requests == self.fails_at:
@@ -66,7 +66,9 @@ class FakeGenerator:
         for condition, seeds in zip(request.conditions, request.seeds, strict=True):
             conditioning = Conditioning(condition, tensor(0))
             candidates.append(Candidates(condition, conditioning, seeds, tensor(1), tensor(2), self.version))
-            clips.append(Clips(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0))
+            clips.append(
+                CandidateVideos(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0)
+            )
         return candidates, clips
 
 
@@ -74,7 +76,7 @@ class FakeRanker:
     def __init__(self, *, fails: int = 0) -> None:
         self.asked, self.fails = 0, fails
 
-    def rank(self, clips: list[Clips]) -> list[Verdict]:
+    def rank(self, clips: list[CandidateVideos]) -> list[Verdict]:
         self.asked += 1
         if self.asked <= self.fails:
             raise ArithmeticError("the ranker broke")
@@ -271,7 +273,7 @@ def test_the_videos_are_let_go_while_the_buffer_waits_for_room():
         waiting, alive = asyncio.Event(), []
 
         class Remembering(FakeGenerator):
-            def generate(self, request: Request) -> tuple[list[Candidates], list[Clips]]:
+            def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
                 candidates, clips = super().generate(request)
                 alive.extend(weakref.ref(video) for pair in clips for video in (pair.video_a, pair.video_b))
                 return candidates, clips

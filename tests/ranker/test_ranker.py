@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from buffers.labels import LABELS
-from buffers.records import Clips, Condition, Domain, Verdict
+from buffers.records import CandidateVideos, Condition, Domain, Verdict
 from buffers.replay import ReplayBuffer
 from configs.sections import BufferConfig, RankerConfig
 from ranker.judges.qwen_vl import EngineDied
@@ -68,9 +68,9 @@ def kept(ranker: Ranker, count: int) -> list[bool]:
 
 def clips(
     a: int, b: int, domain: Domain | None = "human", frames: int = 9, prompt: str = "a red person walking left"
-) -> Clips:
+) -> CandidateVideos:
     videos = (np.full((frames, 4, 4, 3), level, np.uint8) for level in (a, b))
-    return Clips(Condition("c", prompt, domain), *videos, fps=8.0, policy_version=3)
+    return CandidateVideos(Condition("c", prompt, domain), *videos, fps=8.0, policy_version=3)
 
 
 def test_all_pairs_are_asked_in_both_orders_in_one_call() -> None:

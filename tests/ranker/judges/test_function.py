@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from buffers.records import Clips, Condition
+from buffers.records import CandidateVideos, Condition
 from configs.sections import RankerConfig
 from ranker.judges.function import FunctionRanker
 
 
-def clips(a: float, b: float) -> Clips:
+def clips(a: float, b: float) -> CandidateVideos:
     videos = (np.full((2, 4, 4, 3), value, np.uint8) for value in (a, b))
-    return Clips(Condition("c", "a prompt", "general"), *videos, fps=8.0, policy_version=0)
+    return CandidateVideos(Condition("c", "a prompt", "general"), *videos, fps=8.0, policy_version=0)
 
 
 def ranker(function: str) -> FunctionRanker:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from buffers.labels import WHY_DROPPED
-from buffers.records import Clips, Condition, Domain
+from buffers.records import CandidateVideos, Condition, Domain
 from configs.sections import RankerConfig
 from examples.miniature.world import FPS, Scene, render
 from ranker.frames import sample_frames
@@ -128,7 +128,7 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.Monke
     for domain in DOMAINS:
         clean, broken = (render(scene) for scene in scenes(domain))
         condition = Condition(domain, "", domain)
-        pairs += [Clips(condition, clean, broken, FPS, 0), Clips(condition, broken, clean, FPS, 0)]
+        pairs += [CandidateVideos(condition, clean, broken, FPS, 0), CandidateVideos(condition, broken, clean, FPS, 0)]
     verdicts = ranker.rank(pairs)
     assert [verdict.label for verdict in verdicts] == [1, 2, 1, 2]
     assert [(verdict.agreed, verdict.first_shown, verdict.dropped) for verdict in verdicts] == [(True, 1, None)] * 4
@@ -136,7 +136,10 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.Monke
     human, general = (f"{version}+{adapter_version(ADAPTERS[domain])}" for domain in ("human", "general"))
     assert [verdict.ranker_version for verdict in verdicts] == [general, general, human, human]
     shapes = [render(scene) for scene in scenes("general")]
-    unnamed = [Clips(Condition(text, text), shapes[0], shapes[1], FPS, 0) for text in ("a person walking up", "a cup")]
+    unnamed = [
+        CandidateVideos(Condition(text, text), shapes[0], shapes[1], FPS, 0)
+        for text in ("a person walking up", "a cup")
+    ]
     assert [verdict.domain for verdict in ranker.rank(unnamed)] == ["human", "general"]
 
     # What a video says is pixels: no word of the prompt changes, and the answer is one of the four labels or dropped.

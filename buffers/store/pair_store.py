@@ -166,6 +166,7 @@ class PairStore:
     def close(self) -> None:
         """Lets another process write. What was read stays valid."""
         self.catalog.close()
+        self._segments.close()
         self._unlock()
 
     def _commit(self, batches: Mapping[str, Iterable], rows: dict[str, list[tuple]], what: str) -> None:

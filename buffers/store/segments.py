@@ -113,6 +113,10 @@ class Segments:
             return None
         return digest.hexdigest()
 
+    def close(self) -> None:
+        """Lets go of the files; rows that were read stay valid."""
+        self._reader.cache_clear()
+
     def _opened(self, segment: Segment) -> Any:
         where = f"{self._place}/{segment.name}"
         if segment.name not in self._intact:

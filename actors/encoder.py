@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from buffers.people.rows import ConditionFiles, VideoFiles
-from buffers.records import Conditioning, TensorData
+from buffers.records import EncodedCondition, TensorData
 from buffers.tensors import encode
 from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
@@ -46,7 +46,7 @@ class Encoder:
         with ThreadPoolExecutor(READERS) as readers:
             return [self._encoded(read) for read in readers.map(partial(_or_why, self._read), videos)]
 
-    def conditions(self, conditions: list[ConditionFiles]) -> list[Conditioning | str]:
+    def conditions(self, conditions: list[ConditionFiles]) -> list[EncodedCondition | str]:
         """Prompt embeddings, and the first frame, if there is one, at the size of the videos."""
         new = [files.prompt for files in conditions if self._exact_embeds(files) is None]
         fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
@@ -71,14 +71,14 @@ class Encoder:
             return encode(read)
         return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
 
-    def _conditioning(self, files: ConditionFiles, fresh: dict[str, torch.Tensor]) -> Conditioning:
+    def _conditioning(self, files: ConditionFiles, fresh: dict[str, torch.Tensor]) -> EncodedCondition:
         exact = self._exact_embeds(files)
         embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[files.prompt]
         if files.first_frame is None:
-            return Conditioning(files.condition, encode(embeds))
+            return EncodedCondition(files.condition, encode(embeds))
         height, width = self._sampling.height, self._sampling.width
         frame = read_picture(files.first_frame, height=height, width=width)
-        return Conditioning(files.condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
+        return EncodedCondition(files.condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
 
     def _exact_embeds(self, files: ConditionFiles) -> Path | None:
         return files.exact if PROMPT_EMBEDS in self._exact else None

@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from buffers.clock import RoleClock
-from buffers.records import Candidates, CandidateVideos, Condition, Conditioning, Receipt, Request, RoleTimes, Snapshot
+from buffers.records import (
+    Candidates,
+    CandidateVideos,
+    Condition,
+    EncodedCondition,
+    Receipt,
+    Request,
+    RoleTimes,
+    Snapshot,
+)
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
@@ -111,5 +120,5 @@ class Generator:
         return self._clock.times(self._counts)
 
 
-def _stored(condition: Condition, row: Mapping[str, Tensor]) -> Conditioning:
-    return Conditioning(condition, **{name: encode(tensor) for name, tensor in row.items()})
+def _stored(condition: Condition, row: Mapping[str, Tensor]) -> EncodedCondition:
+    return EncodedCondition(condition, **{name: encode(tensor) for name, tensor in row.items()})

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from buffers.records import Condition, Conditioning, Pair, TensorData, Verdict
+from buffers.records import Condition, EncodedCondition, Pair, TensorData, Verdict
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
 from configs.sections import BufferConfig
@@ -56,8 +56,8 @@ def pair(number: int, shape: tuple[int, ...]) -> Pair:
     )
 
 
-def conditioning(number: int) -> Conditioning:
-    return Conditioning(Condition(f"c{number}", "a red circle moving left", "general"), latents(number, (16, 64)))
+def conditioning(number: int) -> EncodedCondition:
+    return EncodedCondition(Condition(f"c{number}", "a red circle moving left", "general"), latents(number, (16, 64)))
 
 
 def appended(store: PairStore, first: int, count: int, shape: tuple[int, ...]) -> float:

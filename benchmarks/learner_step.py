@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from buffers.records import Batch, Condition, Conditioning, Pair
+from buffers.records import Batch, Condition, EncodedCondition, Pair
 from buffers.tensors import encode
 from configs.load import load_config
 from configs.schema import RunConfig
@@ -67,7 +67,7 @@ def random_batch(config: RunConfig, policy: VideoPolicy, *, step: int) -> Batch:
         Pair(f"pair{index}", "prompt", f"a{index}", f"b{index}", tensor(*shape), tensor(*shape), 0, "offline")
         for index in range(count)
     ]
-    prompt = Conditioning(Condition("prompt", ""), tensor(config.model.max_text_tokens, text_dim))
+    prompt = EncodedCondition(Condition("prompt", ""), tensor(config.model.max_text_tokens, text_dim))
     return Batch(step, tuple(pairs), {"prompt": prompt}, (0,) * count)
 
 

@@ -58,11 +58,11 @@ def condition_id(prompt: str, domain: Domain | None, first_frame: str = "") -> s
 
 
 @dataclass(frozen=True)
-class Conditioning:
-    """A condition as the transformer takes it; stored once per condition, not once per pair.
+class EncodedCondition:
+    """A condition as it is stored, once however many pairs it has; `policy.conditioning.Conditioning` is made of it.
 
-    `prompt_embeds`: `[tokens, text_dim]`. `first_frame`: the picture that its videos begin with, where it has one:
-    uint8 `[height, width, 3]`.
+    `prompt_embeds`: `[tokens, text_dim]`. `first_frame`: the picture that its videos begin with, if there is one: uint8
+    `[height, width, 3]`.
     """
 
     condition: Condition
@@ -96,7 +96,7 @@ class Candidates:
     """
 
     condition: Condition
-    conditioning: Conditioning
+    conditioning: EncodedCondition
     seeds: tuple[int, int]
     latents_a: TensorData
     latents_b: TensorData
@@ -219,7 +219,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it, 0 for footage.
+    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it, 0 for people's videos.
 
     `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`. Their ids name
     them among all latents of a store, which keeps each once: `{condition}-{noise seed}` of a generated video.
@@ -285,7 +285,7 @@ class Batch:
 
     step: int
     pairs: tuple[Pair, ...]
-    conditionings: dict[str, Conditioning]
+    conditionings: dict[str, EncodedCondition]
     staleness: tuple[int, ...]
 
 

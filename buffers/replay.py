@@ -22,7 +22,7 @@ import numpy as np
 from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
 from buffers.pairing import judged_pair
-from buffers.records import Batch, Candidates, Conditioning, Pair, Preference, RoleTimes, Source
+from buffers.records import Batch, Candidates, EncodedCondition, Pair, Preference, RoleTimes, Source
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
@@ -132,7 +132,7 @@ class ReplayBuffer:
         if self._closed:
             return 0
 
-        def judged(reasons: Collection[str | None]) -> tuple[list[Pair], list[Conditioning]]:
+        def judged(reasons: Collection[str | None]) -> tuple[list[Pair], list[EncodedCondition]]:
             some = [each for each in zip(candidates, preferences, strict=True) if each[1].dropped in reasons]
             return [judged_pair(*each) for each in some], [videos.conditioning for videos, _ in some]
 
@@ -144,7 +144,7 @@ class ReplayBuffer:
     async def add_pairs(
         self,
         pairs: list[Pair],
-        conditionings: list[Conditioning],
+        conditionings: list[EncodedCondition],
         request: int | None = None,
         counted: Mapping[str, int] | None = None,
     ) -> int:
@@ -280,7 +280,7 @@ class ReplayBuffer:
         task.add_done_callback(self._in_flight.discard)
         return await asyncio.shield(task)
 
-    async def _keep_doubtful(self, pairs: list[Pair], conditionings: list[Conditioning]) -> int:
+    async def _keep_doubtful(self, pairs: list[Pair], conditionings: list[EncodedCondition]) -> int:
         async with self._writing:
             if self._closed or self._doubtful is None:
                 return 0
@@ -293,7 +293,7 @@ class ReplayBuffer:
     async def _keep(
         self,
         pairs: list[Pair],
-        conditionings: list[Conditioning],
+        conditionings: list[EncodedCondition],
         size: int,
         request: int | None,
         counted: Mapping[str, int],

@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.studies.apo_vs_dpo_report import write_report
-from buffers.records import Batch, Condition, Conditioning, Pair
+from buffers.records import Batch, Condition, EncodedCondition, Pair
 from buffers.tensors import encode
 from configs.load import load_config
 from configs.sections import LearnerConfig, TimestepsConfig
@@ -41,7 +41,7 @@ from examples.miniature.prompts.make import split
 from learner.learner import Learner
 from learner.noise_levels import by_noise_level
 from learner.objectives.dpo import Dpo
-from policy.conditioning import Conditioning as TextConditioning
+from policy.conditioning import Conditioning
 from policy.lora.adapters import adapter_state, load_adapter_state
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -142,8 +142,8 @@ class Bench:
         return sample_latents(
             self.policy,
             noise=torch.stack([draw_noise(seed, self.shape) for seed in seeds]),
-            conditioning=TextConditioning(torch.stack([self.embeds[prompt] for prompt in prompts])),
-            negative=TextConditioning(self.embeds[""][None]).repeated(len(prompts)),
+            conditioning=Conditioning(torch.stack([self.embeds[prompt] for prompt in prompts])),
+            negative=Conditioning(self.embeds[""][None]).repeated(len(prompts)),
             steps=self.config.sampling.steps,
             guidance_scale=self.config.sampling.guidance_scale,
         )
@@ -248,7 +248,7 @@ class Bench:
         pairs = self.pairs()
         rng = np.random.default_rng(seed)
         conditionings = {
-            prompt: Conditioning(Condition(prompt, prompt), encode(self.embeds[prompt]))
+            prompt: EncodedCondition(Condition(prompt, prompt), encode(self.embeds[prompt]))
             for prompt in self.prompts["choose"]
         }
         order: list[int] = []

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from buffers.people.rows import AnchorRow, PairRow, PromptRow
 from buffers.portions import portions
-from buffers.records import Conditioning, Judged
+from buffers.records import EncodedCondition, Judged
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
 
@@ -42,7 +42,7 @@ def manifest_rows(store: PairStore) -> Iterator[PromptRow]:
             yield PromptRow(**_condition_columns(conditioning))
 
 
-def _pair_row(pair: StoredPair, judged: Judged, conditioning: Conditioning) -> PairRow:
+def _pair_row(pair: StoredPair, judged: Judged, conditioning: EncodedCondition) -> PairRow:
     """A and B are the videos in the order of the verdict; without a verdict, A is the chosen one."""
     (a, b), verdict = judged.in_order, judged.verdict
     columns = _condition_columns(conditioning) | _video_columns("a", a) | _video_columns("b", b)
@@ -56,7 +56,7 @@ def _pair_row(pair: StoredPair, judged: Judged, conditioning: Conditioning) -> P
     return PairRow(**columns, probabilities=list(verdict.probabilities), judged_as=verdict.domain)
 
 
-def _condition_columns(conditioning: Conditioning) -> dict[str, Any]:
+def _condition_columns(conditioning: EncodedCondition) -> dict[str, Any]:
     condition = conditioning.condition
     columns = {
         "prompt": condition.prompt,

@@ -47,8 +47,8 @@ def new_items(store: PairStore, items: Sequence[Item | Skipped], summary: Summar
 def store_items(store: PairStore, items: Iterable[Item], encoded: Mapping[Any, Any], summary: Summary) -> None:
     """Stores every item that has all it needs, in one append. Raises as `PairStore.append` does.
 
-    `encoded`: kind and id -> what was encoded (`TensorData`, `Conditioning`), or a text that says why it could not be.
-    What is not in it is in the store already.
+    `encoded`: kind and id -> what was encoded (`TensorData`, `EncodedCondition`), or a text that says why it could not
+    be. What is not in it is in the store already.
     """
     stored = {id_ for item in items for id_ in item.video_ids if ("latents", id_) not in encoded}
     videos: dict[str, Any] = store.latents(stored) | {

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 
-from buffers.records import Anchor, Condition, Conditioning, Pair, Scores, TensorData, Verdict
+from buffers.records import Anchor, Condition, EncodedCondition, Pair, Scores, TensorData, Verdict
 
 SCHEMA_VERSION = 3
 """Goes up whenever an old reader would misread a new file. A newer version is refused."""
@@ -125,7 +125,7 @@ def latents_batch(videos: Mapping[str, TensorData]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array(videos, pa.string()), latents], schema=LATENTS)
 
 
-def conditionings_batch(conditionings: Sequence[Conditioning]) -> pa.RecordBatch:
+def conditionings_batch(conditionings: Sequence[EncodedCondition]) -> pa.RecordBatch:
     """A row per condition; a single one is not copied. Raises ValueError if bytes and shape of a tensor disagree."""
     conditions = [vars(conditioning.condition) for conditioning in conditionings]
     columns = [pa.array([each[name] for each in conditions], pa.string()) for name in ("id", "prompt", "domain")]
@@ -164,12 +164,12 @@ def read_latents(row: pa.RecordBatch) -> TensorData:
     return _tensor(row.column("latents"))
 
 
-def read_conditioning(row: pa.RecordBatch) -> Conditioning:
+def read_conditioning(row: pa.RecordBatch) -> EncodedCondition:
     """The record of a batch of one row; its embeddings are views of the batch."""
     id_, prompt, domain = (row.column(name)[0].as_py() for name in ("id", "prompt", "domain"))
     frame = row.column("first_frame")
     first_frame = _tensor(frame) if frame.is_valid()[0].as_py() else None
-    return Conditioning(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), first_frame)
+    return EncodedCondition(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), first_frame)
 
 
 def read_facts(row: pa.RecordBatch) -> dict[str, Any]:

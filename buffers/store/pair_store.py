@@ -25,7 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from buffers.records import Anchor, Conditioning, Judged, Pair, TensorData, Verdict
+from buffers.records import Anchor, EncodedCondition, Judged, Pair, TensorData, Verdict
 from buffers.store import arrow
 from buffers.store.catalog import Catalog
 from buffers.store.commits import commit_name, segment_name, write_commit
@@ -82,7 +82,7 @@ class PairStore:
         return self.catalog.count("pairs")
 
     def append(
-        self, pairs: Sequence[Pair] = (), conditionings: Iterable[Conditioning] = (), anchors: Sequence[Anchor] = ()
+        self, pairs: Sequence[Pair] = (), conditionings: Iterable[EncodedCondition] = (), anchors: Sequence[Anchor] = ()
     ) -> None:
         """Keeps the pairs, the anchors and what is new of their videos and conditions; durable when this returns.
 
@@ -147,7 +147,7 @@ class PairStore:
         """Videos by id. Raises as `read` does."""
         return {id_: arrow.read_latents(row) for id_, row in self._rows("latents", ids).items()}
 
-    def conditionings(self, condition_ids: Iterable[str]) -> dict[str, Conditioning]:
+    def conditionings(self, condition_ids: Iterable[str]) -> dict[str, EncodedCondition]:
         """The conditionings of these conditions. Raises as `read` does."""
         rows = self._rows("conditionings", condition_ids)
         return {id_: arrow.read_conditioning(row) for id_, row in rows.items()}
@@ -229,7 +229,7 @@ class PairStore:
         known = self.catalog.known(kind, records)
         return {id_: record for id_, record in records.items() if id_ not in known}
 
-    def _check(self, pairs: Sequence[Pair], anchors: Sequence[Anchor], new: Mapping[str, Conditioning]) -> None:
+    def _check(self, pairs: Sequence[Pair], anchors: Sequence[Anchor], new: Mapping[str, EncodedCondition]) -> None:
         for kind, items in (("pair", pairs), ("anchor", anchors)):
             ids = [item.id for item in items]
             twice = [id_ for id_, count in Counter(ids).items() if count > 1]

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
 from buffers.people.rows import ConditionFiles, VideoFiles
-from buffers.records import Condition, Conditioning, TensorData
+from buffers.records import Condition, EncodedCondition, TensorData
 from buffers.tensors import decode
 from configs.sections import ModelConfig, SamplingConfig
 from media.video_write import write_mp4
@@ -55,8 +55,8 @@ def test_exact_tensors_are_taken_only_where_they_are_the_bundles_own(tiny_bundle
     assert isinstance(exact, TensorData) and torch.equal(decode(exact), latents)
     assert isinstance(encoded, TensorData) and not torch.equal(decode(encoded), latents)
     (held,), (made,) = trusting.conditions([files]), plain.conditions([files])
-    assert isinstance(held, Conditioning) and torch.equal(decode(held.prompt_embeds), latents[0, 0])
-    assert isinstance(made, Conditioning) and made.prompt_embeds.shape[0] == 16
+    assert isinstance(held, EncodedCondition) and torch.equal(decode(held.prompt_embeds), latents[0, 0])
+    assert isinstance(made, EncodedCondition) and made.prompt_embeds.shape[0] == 16
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_first_frame_covers_the_size_of_the_videos(tiny_bundle: Path, folder: 
     (tmp_path / "no.png").write_bytes(b"no picture")
     some = [ConditionFiles("x", None, tmp_path / name) for name in ("wide.png", "no.png")]
     wide, no = encoder(tiny_bundle).conditions(some)
-    assert isinstance(wide, Conditioning) and wide.first_frame is not None
+    assert isinstance(wide, EncodedCondition) and wide.first_frame is not None
     assert wide.first_frame.shape == (32, 48, 3)
     assert decode(wide.first_frame)[:, 3:-3].min() == 255
     assert isinstance(no, str) and "no.png: not a picture" in no

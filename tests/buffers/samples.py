@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from buffers.records import Anchor, Candidates, Condition, Conditioning, Pair, TensorData, Verdict
+from buffers.records import Anchor, Candidates, Condition, EncodedCondition, Pair, TensorData, Verdict
 
 
 def tensor(number: int, *, shape: tuple[int, ...] = (4, 3, 2, 2)) -> TensorData:
@@ -15,8 +15,8 @@ def verdict(label: int = 1, *, dropped=None, agreed: bool = True, first_shown: i
     return Verdict(label, (0.9, 0.04, 0.05, 0.01), 0.99, agreed, first_shown, dropped, "general", "1", "tiny@3fa2")
 
 
-def conditioning(number: int) -> Conditioning:
-    return Conditioning(
+def conditioning(number: int) -> EncodedCondition:
+    return EncodedCondition(
         Condition(f"c{number}", "a red circle moving left", "general"), tensor(1000 + number, shape=(5, 8))
     )
 

@@ -17,7 +17,7 @@ from buffers.records import (
     Candidates,
     CandidateVideos,
     Condition,
-    Conditioning,
+    EncodedCondition,
     Receipt,
     Request,
     Snapshot,
@@ -64,7 +64,7 @@ class FakeGenerator:
             raise ArithmeticError("the generator broke")
         candidates, clips = [], []
         for condition, seeds in zip(request.conditions, request.seeds, strict=True):
-            conditioning = Conditioning(condition, tensor(0))
+            conditioning = EncodedCondition(condition, tensor(0))
             candidates.append(Candidates(condition, conditioning, seeds, tensor(1), tensor(2), self.version))
             clips.append(
                 CandidateVideos(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0)

@@ -12,7 +12,7 @@ from actors.generator import Generator
 from actors.streams import AnchorStream
 from buffers.pairing import anchored_pairs
 from buffers.people.rows import ConditionFiles, VideoFiles
-from buffers.records import Anchor, Batch, Condition, Conditioning, Pair, Request, TensorData, condition_id
+from buffers.records import Anchor, Batch, Condition, EncodedCondition, Pair, Request, TensorData, condition_id
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
@@ -51,7 +51,7 @@ def people(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (conditioning,) = encoder.conditions([ConditionFiles(condition.prompt, condition.domain, id=condition.id)])
         chosen, rejected = encoder.videos([VideoFiles(file) for file in files])
         assert isinstance(chosen, TensorData) and isinstance(rejected, TensorData)
-        assert isinstance(conditioning, Conditioning)
+        assert isinstance(conditioning, EncodedCondition)
         names = f"good{number}", f"bad{number}"
         pairs.append(Pair(f"pair{number}", condition.id, *names, chosen, rejected, 0, "offline"))
         conditionings.append(conditioning)

@@ -9,7 +9,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-from buffers.records import Batch, Condition, Conditioning, Pair
+from buffers.records import Batch, Condition, EncodedCondition, Pair
 from buffers.tensors import encode
 from configs.sections import LoraConfig
 from policy.bundle import BundleFacts
@@ -89,7 +89,7 @@ def make_batch(*, step=0, count=4, dtype=torch.float32, poison=None, swap=False)
         pairs.append(Pair(name, condition, f"{name}+", f"{name}-", encode(first), encode(second), 0, "online"))
     texts = np.random.default_rng(77).standard_normal((2, TOKENS, TEXT_DIM)).astype(np.float32)
     conditionings = {
-        f"c{i}": Conditioning(Condition(f"c{i}", "a video"), encode(torch.from_numpy(text)))
+        f"c{i}": EncodedCondition(Condition(f"c{i}", "a video"), encode(torch.from_numpy(text)))
         for i, text in enumerate(texts)
     }
     return Batch(step, tuple(pairs), conditionings, tuple(index % 2 for index in range(count)))

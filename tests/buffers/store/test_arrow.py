@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from buffers.records import Condition, Conditioning, Scores, TensorData
+from buffers.records import Condition, EncodedCondition, Scores, TensorData
 from buffers.store import arrow
 from buffers.store.pair_store import PairStore
 from buffers.store.places import Folder
@@ -27,8 +27,8 @@ PAIRS = [
 ]
 CONDITIONINGS = [
     conditioning(0),
-    Conditioning(Condition("c'1", "ünï"), tensor(1)),
-    Conditioning(Condition("c2", "", "human"), EMPTY),
+    EncodedCondition(Condition("c'1", "ünï"), tensor(1)),
+    EncodedCondition(Condition("c2", "", "human"), EMPTY),
 ]
 
 

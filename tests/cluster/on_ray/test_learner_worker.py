@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from buffers.records import Candidates, Condition, Conditioning, Snapshot, TensorData, Verdict
+from buffers.records import Candidates, Condition, EncodedCondition, Snapshot, TensorData, Verdict
 from buffers.tensors import decode, encode
 from configs.load import load_config
 from configs.schema import RunConfig
@@ -41,7 +41,7 @@ def pairs(count: int) -> tuple[list[Candidates], list[Verdict]]:
         return encode(torch.randn((16, 3, 8, 8), generator=generator))
 
     condition = Condition("c", "a red circle moving left", "general")
-    conditioning = Conditioning(condition, encode(torch.randn((16, 32), generator=generator)))
+    conditioning = EncodedCondition(condition, encode(torch.randn((16, 32), generator=generator)))
     candidates = [
         Candidates(condition, conditioning, (2 * index, 2 * index + 1), latents(), latents(), 0)
         for index in range(count)

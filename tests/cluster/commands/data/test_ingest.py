@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from buffers.records import Anchor, Conditioning, Pair
+from buffers.records import Anchor, EncodedCondition, Pair
 from buffers.store.pair_store import PairStore
 from buffers.tensors import decode
 from cluster import cli
@@ -82,7 +82,7 @@ def ingest(manifest: Path, into: Path, *more: str) -> int:
     return cli.main(["data", "ingest", str(manifest), "--into", str(into), *config, *more])
 
 
-def everything(store: Path) -> tuple[tuple[Pair, ...], tuple[Anchor, ...], tuple[Conditioning, ...]]:
+def everything(store: Path) -> tuple[tuple[Pair, ...], tuple[Anchor, ...], tuple[EncodedCondition, ...]]:
     """All records of a store, in its own order."""
     reader = PairStore(store, write=False)
     pairs = reader.read([pair.id for pair in reader.catalog.pairs()])

@@ -219,7 +219,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Pair:
-    """What the learner learns from. Made by the buffer; `policy_version` is the one that generated it, 0 for people's videos.
+    """What the learner learns from, made by the buffer. `policy_version`: of the generator, 0 for people's videos.
 
     `chosen`, `rejected`: normalised latents `[channels, latent_frames, latent_height, latent_width]`. Their ids name
     them among all latents of a store, which keeps each once: `{condition}-{noise seed}` of a generated video.

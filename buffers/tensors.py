@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from buffers.records import TensorData
+from buffers.records import Snapshot, TensorData
 
 
 def encode(tensor: torch.Tensor) -> TensorData:
@@ -40,3 +40,9 @@ def checksum(adapter: Mapping[str, TensorData]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tensor.shape}".encode())
         digest.update(np.ascontiguousarray(tensor.data).data)
     return digest.hexdigest()
+
+
+def snapshot_of(version: int, adapter: Mapping[str, torch.Tensor]) -> Snapshot:
+    """The adapter as bytes, with the checksum that its receivers must answer with."""
+    held = {name: encode(tensor) for name, tensor in adapter.items()}
+    return Snapshot(version, held, checksum(held))

@@ -9,7 +9,6 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from buffers.records import Batch, Snapshot
@@ -44,7 +43,7 @@ def learn_steps(
     Whatever ends the loop, the last weights have been published and saved when it returns.
     """
     version, waited, worked, saved_at = first_version, 0.0, 0.0, time.monotonic()
-    publish(replace(learner.snapshot(), version=version))
+    publish(learner.snapshot(version))
     published = saved = learner.steps
     while learner.steps < steps:
         agree(True)
@@ -57,7 +56,7 @@ def learn_steps(
         stepped = time.perf_counter()
         if learner.steps % publish_every == 0:
             version, published = version + 1, learner.steps
-            publish(replace(learner.snapshot(), version=version))
+            publish(learner.snapshot(version))
         due = time.monotonic() - saved_at >= checkpoint_seconds and published == learner.steps
         if due or learner.steps % checkpoint_every == 0:
             save(version)
@@ -69,7 +68,7 @@ def learn_steps(
         record("roles", {**times, "counts": {"steps": learner.steps}})
     if published != learner.steps:
         version += 1
-        publish(replace(learner.snapshot(), version=version))
+        publish(learner.snapshot(version))
     if saved != learner.steps or not learner.steps:
         save(version)
     return learner.steps

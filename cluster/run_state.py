@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from buffers.records import Snapshot
-from buffers.tensors import checksum, encode
+from buffers.tensors import snapshot_of
 from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint
 from media.whole import whole_folder
 
@@ -103,8 +103,7 @@ def load(folder: Path) -> RunState:
 
 def snapshot(state: RunState) -> Snapshot:
     """The state's adapter as generators take it."""
-    adapter = {name: encode(tensor) for name, tensor in state.learner.adapter.items()}
-    return Snapshot(state.position.version, adapter, checksum(adapter))
+    return snapshot_of(state.position.version, state.learner.adapter)
 
 
 def folders(root: Path) -> list[Path]:

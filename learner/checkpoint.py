@@ -33,7 +33,6 @@ class LearnerState:
 
     seed: int
     steps: int
-    version: int
     adapter: dict[str, Tensor]
     reference: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -45,7 +44,7 @@ def save_checkpoint(file: Path, state: LearnerState) -> None:
     if file.exists():
         raise FileExistsError(f"{file} exists; a checkpoint is never overwritten")
     tensors = {f"{group}/{name}": t.contiguous() for group in GROUPS for name, t in getattr(state, group).items()}
-    facts = {"format": FORMAT, "seed": state.seed, "steps": state.steps, "version": state.version, "run": state.run}
+    facts = {"format": FORMAT, "seed": state.seed, "steps": state.steps, "run": state.run}
     written = json.dumps(facts)
     with whole_file(file) as unfinished:
         save_file(tensors, unfinished, metadata={"facts": written, "sha256": _sha256(written, tensors)})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from buffers.records import Batch, Snapshot
-from buffers.tensors import checksum, encode
+from buffers.tensors import snapshot_of
 from configs.sections import LearnerConfig
 from learner.checkpoint import LearnerState
 from learner.mesh import Mesh
@@ -79,11 +79,6 @@ class Learner:
         self.steps = 0
         self._configure(config, objective, sampling_steps)
 
-    @property
-    def version(self) -> int:
-        """The policy version that these weights would be published under; 0 is the policy as it was loaded."""
-        return self.steps // self.config.publish_every
-
     def begin_stage(self, config: LearnerConfig, objective: Objective, *, sampling_steps: int) -> None:
         """The adapter as it is now becomes the reference, frozen, and the optimizer starts anew; the steps go on.
 
@@ -126,7 +121,7 @@ class Learner:
         """One AdamW step on this rank's share of the batch of step `self.steps`; returns what is logged.
 
         The means of "loss" and of the objective's figures are over window and global batch; `grad_norm` is taken
-        before clipping; `step` and `version` count this step. `levels`: for each noise level that was visited its
+        before clipping; `step` counts this step. `levels`: for each noise level that was visited its
         `level` (0 to LEVELS - 1), how many `pairs`, and the means of the figures there. `window`: for each of the K
         timesteps its `timestep` (mean over this rank's samples), `expert`, the `grad_norm` of its term alone, and its
         `level` (None if its samples lie further apart than a level is wide).
@@ -180,7 +175,6 @@ class Learner:
         self.steps += 1
         return {
             "step": float(self.steps),
-            "version": float(self.version),
             **self._means(table.sum(0)),
             "grad_norm": grad_norm,
             "levels": [
@@ -199,10 +193,9 @@ class Learner:
             ],
         }
 
-    def snapshot(self) -> Snapshot:
-        """The policy's adapter as it is now, as bytes, with the checksum that its receivers must answer with."""
-        adapter = {name: encode(tensor) for name, tensor in adapter_state(self.policy.transformers).items()}
-        return Snapshot(self.version, adapter, checksum(adapter))
+    def snapshot(self, version: int) -> Snapshot:
+        """The policy's adapter as it is now, under that version."""
+        return snapshot_of(version, adapter_state(self.policy.transformers))
 
     def state(self, run: dict[str, Any] | None = None) -> LearnerState:
         """A copy on the CPU of everything that a restart needs; for `learner.checkpoint`.
@@ -213,7 +206,6 @@ class Learner:
         return LearnerState(
             seed=self.seed,
             steps=self.steps,
-            version=self.version,
             adapter={name: tensor.cpu() for name, tensor in adapter_state(transformers).items()},
             reference={name: tensor.cpu() for name, tensor in adapter_state(transformers, REFERENCE).items()},
             optimizer=self._optimizer.state(),

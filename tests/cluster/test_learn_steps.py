@@ -18,8 +18,8 @@ class Learner:
         self.steps += 1
         return {"loss": 1.0 / self.steps}
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(-1, {}, f"after {self.steps} steps")
+    def snapshot(self, version: int) -> Snapshot:
+        return Snapshot(version, {}, f"after {self.steps} steps")
 
 
 def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -> dict[str, Any]:

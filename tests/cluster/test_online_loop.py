@@ -96,8 +96,8 @@ class FakeLearner:
         self.batches.append(batch)
         return {"loss": 0.5}
 
-    def snapshot(self) -> Snapshot:
-        return snapshot(self.steps)
+    def snapshot(self, version: int) -> Snapshot:
+        return snapshot(version)
 
 
 @dataclass

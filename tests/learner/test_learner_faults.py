@@ -29,7 +29,7 @@ def everything(learner):
     """Weights, both moments and step counts as one comparable value."""
     state = learner.state()
     tensors = [tensor for group in (state.adapter, state.reference, state.optimizer) for tensor in group.values()]
-    return state.steps, state.version, [*state.optimizer], torch.cat([tensor.flatten() for tensor in tensors])
+    return state.steps, [*state.optimizer], torch.cat([tensor.flatten() for tensor in tensors])
 
 
 def same(one, other):
@@ -53,7 +53,7 @@ def test_a_restored_learner_goes_on_bit_for_bit(make_policy, make_batch, tmp_pat
     state = load_checkpoint(tmp_path / "step-3")
     assert state.run == {"stage": 1}
     resumed.restore(state)
-    assert (resumed.steps, resumed.version) == (3, 1)
+    assert resumed.steps == 3
     torch.manual_seed(123)
     found = [resumed.step(make_batch(step=step)) for step in range(3, 7)]
     for mine, theirs in zip(found, wanted, strict=True):

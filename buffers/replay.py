@@ -12,7 +12,6 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
 from buffers.pairing import judged_pair
+from buffers.portions import portions
 from buffers.records import Batch, Candidates, EncodedCondition, Pair, Preference, RoleTimes, Source
 from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
@@ -29,6 +29,9 @@ from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
 from configs.sections import BufferConfig
 
 log = logging.getLogger(__name__)
+
+RECALLED_AT_ONCE = 1000
+"""Pairs that become waiting ones in one transaction, if a folder is opened."""
 
 COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken")
 """The keys of `ReplayBuffer.counts`."""
@@ -259,8 +262,7 @@ class ReplayBuffer:
         for name, store in (("store", self._store), ("offline", self._offline)):
             if store is None:
                 continue
-            pairs = store.catalog.pairs(after=self._waiting.state(name))
-            while some := list(islice(pairs, 1000)):
+            for some in portions(store.catalog.pairs(after=self._waiting.state(name)), RECALLED_AT_ONCE):
                 waiting = [self._as_waiting(pair, store) for pair in some]
                 self._waiting.add(
                     [pair for pair in waiting if name == "offline" or not self._too_old(pair.policy_version)],

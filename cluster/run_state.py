@@ -18,13 +18,11 @@ from pathlib import Path
 from buffers.records import Snapshot
 from buffers.tensors import snapshot_of
 from learner.checkpoint import LearnerState, load_checkpoint, save_checkpoint
-from media.whole import whole_folder
+from media.whole import step_folder, step_folders, whole_folder
 
 log = logging.getLogger(__name__)
 
 STATE, ADAPTER = "state.safetensors", "adapter"
-KEPT = 2
-"""Whole states that stay on disk: the newest, and the one before it."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +52,20 @@ class RunState:
 
 
 def save(root: Path, state: RunState, *, export: Callable[[Path], None]) -> Path:
-    """Commits the state and returns its folder; older states beyond `KEPT` are deleted.
+    """Commits the state and returns its folder; the one before it stays, older ones are deleted.
 
     export: writes the adapter, as diffusers loads it, into the folder it is given. A state of this step that is there
     already is replaced: a run that goes on repeats steps. Raises OSError if the disk refuses; then nothing is changed.
     """
-    folder = root / f"{state.step:08d}"
-    if folder.exists():
-        shutil.rmtree(folder)
-    with whole_folder(folder) as unfinished:
+    with step_folder(root, state.step) as unfinished:
         save_checkpoint(unfinished / STATE, replace(state.learner, run=asdict(state.position)))
         export(unfinished / ADAPTER)
-    for old in folders(root)[:-KEPT]:
-        shutil.rmtree(old)
-    return folder
+    return step_folders(root)[-1]
 
 
 def keep_adapter(root: Path, folder: Path) -> None:
     """The newest state's adapter, in diffusers' format, becomes `folder`; nothing changes if there is no state."""
-    states = folders(root)
+    states = step_folders(root)
     if states:
         with whole_folder(folder, replace=True) as unfinished:
             shutil.copytree(states[-1] / ADAPTER, unfinished, dirs_exist_ok=True)
@@ -84,7 +77,7 @@ def newest(root: Path) -> RunState | None:
     Raises ValueError if there are states and all of them are damaged.
     """
     problems = []
-    for folder in reversed(folders(root)):
+    for folder in reversed(step_folders(root)):
         try:
             return load(folder)
         except (ValueError, OSError, TypeError) as error:
@@ -104,8 +97,3 @@ def load(folder: Path) -> RunState:
 def snapshot(state: RunState) -> Snapshot:
     """The state's adapter as generators take it."""
     return snapshot_of(state.position.version, state.learner.adapter)
-
-
-def folders(root: Path) -> list[Path]:
-    """The states' folders, the oldest first."""
-    return sorted(path for path in root.glob("[0-9]*") if path.is_dir())

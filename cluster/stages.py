@@ -183,7 +183,7 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
             generators=crew.generators,
             evaluator=crew.evaluator,
             requests_in_flight=config.generator.requests_in_flight,
-            measured=lambda videos: run.progress.update(measured=f"{videos} of {videos}"),
+            measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
         )
         if phase == "after" and is_judged(config):
             run.progress.update(measured=None)

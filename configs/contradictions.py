@@ -23,6 +23,7 @@ def contradictions(config: RunConfig) -> list[str]:
     """A sentence for each contradiction: the keys, their values and what would be right. Empty if there is none."""
     problems = [*_of_run(config)]
     reads_offline = False
+    adapter = None
     for number, stage in enumerate(config.stages):
         try:
             merged = config.of_stage(number)
@@ -30,6 +31,12 @@ def contradictions(config: RunConfig) -> list[str]:
             problems.append(str(error))
             continue
         reads_offline = reads_offline or merged.buffer.mix.offline > 0
+        if adapter not in (None, merged.learner.lora):
+            problems.append(
+                f"stages.{number}.learner.lora differs from that of the stages before: one adapter goes through all "
+                "stages; give learner.lora for the run"
+            )
+        adapter = merged.learner.lora
         overrides = stage.model_dump(include=set(OVERRIDABLE))
         problems += [_with_stage(problem, f"stages.{number}.", overrides) for problem in _of_stage(merged, number)]
     if config.buffer.offline and not reads_offline:

@@ -54,6 +54,27 @@ def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+KEPT = 2
+"""Steps whose folders stay on disk: the newest, and the one before it."""
+
+
+@contextmanager
+def step_folder(root: Path, step: int) -> Iterator[Path]:
+    """A neighbour of `root/<step>` to fill, as `whole_folder` does; then the folders of older steps than `KEPT` go.
+
+    A folder of this step is replaced, once the new one is whole: a run that goes on repeats steps.
+    """
+    with whole_folder(root / f"{step:08d}", replace=True) as unfinished:
+        yield unfinished
+    for old in step_folders(root)[:-KEPT]:
+        shutil.rmtree(old)
+
+
+def step_folders(root: Path) -> list[Path]:
+    """The whole folders of steps, the oldest first."""
+    return sorted(path for path in root.glob("[0-9]*") if path.is_dir())
+
+
 def sync(path: Path) -> None:
     """Forces a file's content, or the names in a folder, to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -82,6 +82,7 @@ def check(config: RunConfig) -> Checked:
         check_writable(config.out)
         if checked.plan is not None and not checked.goes_on:
             check_disk(checked.plan, conditions=len(checked.training))
+    checked.problems = list(dict.fromkeys(checked.problems))  # what holds for several stages is said once
     if checked.facts is not None and not checked.problems:
         from cluster.checks.model import check_model
 
@@ -139,21 +140,19 @@ def _processes(config: RunConfig, checked: Checked) -> None:
 
     A cluster that is joined is asked once Ray is connected (`launch.py`).
     """
-    found = Checked(config)
     for stage in config.by_stage():
         needed = needs(stage)
         for need in needed:
             if need.gpus > 1:
                 key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
-                found.problems.append(
+                checked.problems.append(
                     f"{key} = {need.gpus:g}: one process uses one GPU, and the others would stand idle; use 1, and "
                     f"raise {need.key} for more processes"
                 )
         if config.cluster.address == "local":
             cpus = config.cluster.num_cpus
-            with found.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
+            with checked.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
                 check_resources(needed, [{"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}])
-    checked.problems += dict.fromkeys(found.problems)  # what holds for several stages is said once
 
 
 def _gpus_here(needed: list[Need]) -> float:

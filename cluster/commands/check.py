@@ -13,7 +13,7 @@ def describe(checked: Checked) -> str:
         lines = [f"no plan: {error}", "", "files"]
     if facts:
         experts = " and ".join(facts.experts)
-        lines.append(f"  {config.model.path}: {facts.pipeline}, {experts}, flow shift {facts.flow_shift:g}")
+        lines.append(f"  {facts.path}: {facts.pipeline}, {experts}, flow shift {facts.flow_shift:g}")
     else:
         lines.append(f"  {config.model.path}: cannot be used; tokens and bytes above are of Wan2.1")
     for key, conditions in (("prompts.train", checked.training), ("evaluation.prompts", checked.held_out)):

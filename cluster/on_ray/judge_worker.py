@@ -12,7 +12,7 @@ from cluster.monitor.metrics import MetricsLog
 from cluster.on_ray.crew import ray_gauge
 from cluster.on_ray.train_group import device, ranks, train_group
 from configs.ranker import RankerTrainingConfig
-from media.whole import whole_folder
+from media.whole import step_folder, step_folders
 from ranker.judges.adapter_files import named_adapters
 from ranker.training.examples import ExampleStream
 from ranker.training.finetune import Finetune
@@ -21,28 +21,34 @@ from ranker.training.finetune import Finetune
 def judge_group(config: RankerTrainingConfig, domain: str, pairs: list[LabelledPair], folder: Path) -> tuple[Any, Any]:
     """The group that trains a domain's adapter, and the actor that keeps its metrics.
 
-    The state is `folder/checkpoints/<domain>`, with the adapter in it as PEFT writes it.
+    Its states are below `states_of(folder, domain)`, each with the adapter in it as PEFT writes it.
     """
     metrics = ray.remote(num_cpus=0)(MetricsLog).remote(
         folder / "metrics.jsonl", run=config.name, started=time.time(), domain=domain, gauge=ray_gauge
     )
-    given = {"config": config, "domain": domain, "pairs": pairs, "metrics": metrics, "state": state_of(folder, domain)}
+    given = {
+        "config": config,
+        "domain": domain,
+        "pairs": pairs,
+        "metrics": metrics,
+        "states": states_of(folder, domain),
+    }
     group = train_group(judge_worker, given, section=config, cluster=config.cluster, name=domain, logs=folder / "logs")
     return group, metrics
 
 
-def state_of(folder: Path, domain: str) -> Path:
-    """Where the newest state of a domain's training is."""
+def states_of(folder: Path, domain: str) -> Path:
+    """Where the states of a domain's training are, a folder a step."""
     return folder / "checkpoints" / domain
 
 
 def judge_worker(given: dict[str, Any]) -> None:
     """Every rank takes its share of each step; the next step's videos are read meanwhile."""
     config: RankerTrainingConfig = given["config"]
-    domain, state, mesh = given["domain"], given["state"], ranks()
+    domain, states, mesh = given["domain"], given["states"], ranks()
     finetune = Finetune(config, device=device(), reduce=mesh.reduce)
-    if state.exists():
-        finetune.restore(state)
+    if saved := step_folders(states):
+        finetune.restore(saved[-1])
     elif domain in (earlier := named_adapters(config.start_from)):
         finetune.load_adapter(earlier[domain])
     stream = ExampleStream(given["pairs"], config)
@@ -58,5 +64,5 @@ def judge_worker(given: dict[str, Any]) -> None:
             row |= {"name": domain, "step_s": time.perf_counter() - started}
             given["metrics"].record.remote("step", row)
             if finetune.steps % config.checkpoint_every == 0 or finetune.steps == config.steps:
-                with whole_folder(state, replace=True) as unfinished:
+                with step_folder(states, finetune.steps) as unfinished:
                     finetune.save(unfinished)

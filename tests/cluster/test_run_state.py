@@ -11,6 +11,7 @@ from cluster.checks.out_folder import different_keys, goes_on
 from cluster.run_folder import RunFolder
 from cluster.run_state import Position, RunState
 from learner.checkpoint import LearnerState
+from media.whole import step_folders
 from tests.cluster.test_run_folder import small_config
 
 
@@ -33,7 +34,7 @@ def export(folder: Path) -> None:
 def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
     for step in (2, 4, 6):
         run_state.save(tmp_path, state(step, stage=1), export=export)
-    assert [folder.name for folder in run_state.folders(tmp_path)] == ["00000004", "00000006"]
+    assert [folder.name for folder in step_folders(tmp_path)] == ["00000004", "00000006"]
     newest = run_state.newest(tmp_path)
     assert newest is not None
     assert (newest.step, newest.position) == (6, state(6, stage=1).position)

@@ -13,6 +13,7 @@ import yaml
 from benchmarks.run_killed import SETTINGS, killed, left_alone
 from cluster import run_state
 from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
+from media.whole import step_folders
 from tests.cluster.test_people_pairs import config as config  # what `people` is made for
 from tests.cluster.test_people_pairs import people as people  # the fixture
 
@@ -42,7 +43,7 @@ def test_the_second_stage_starts_from_the_first_ones_adapter_and_learns_from_peo
     assert steps[3]["loss"] != pytest.approx(math.log(2), abs=1e-5)
     assert set(evaluation_rows(rows)) == {"before", "after"}
 
-    first, second = (run_state.load(folder) for folder in run_state.folders(out / "checkpoints")[-2:])
+    first, second = (run_state.load(folder) for folder in step_folders(out / "checkpoints")[-2:])
     left = first.learner.adapter
     assert max(float(tensor.abs().max()) for name, tensor in left.items() if "lora_B" in name) > 1e-5  # not the base
     assert not first.learner.reference

@@ -78,6 +78,10 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         {"stages": [{"kind": "online"}, {"kind": "online", "buffer": {"capacity": 15}}]},
         ("stages.1.buffer.capacity = 15 is less than learner.pairs_per_step = 16",),
     ),
+    (
+        {"stages": [{"kind": "online"}, {"kind": "online", "learner": {"lora": {"rank": 8}}}]},
+        ("stages.1.learner.lora differs", "one adapter goes through all stages"),
+    ),
     ({"cluster": {"address": "auto"}}, ("out = runs/t is relative", "cluster.address = auto", "absolute path")),
     (
         {"buffer": {"offline": "people"}, "stages": [{"kind": "offline", "sampling": {"steps": 30}}]},

@@ -22,11 +22,11 @@ from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.on_ray.connect import connected
 from cluster.on_ray.crew import nodes
-from cluster.on_ray.judge_worker import judge_group, state_of
+from cluster.on_ray.judge_worker import judge_group, states_of
 from cluster.report.judge_training import write_training_report
 from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
-from media.whole import whole_folder
+from media.whole import step_folders, whole_folder
 from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.training.examples import ExampleStream
@@ -76,9 +76,10 @@ def _train_domain(
 ) -> None:
     group, metrics = judge_group(config, domain, pairs, folder)
     asyncio.run(_fit(group, metrics, progress))
+    newest = step_folders(states_of(folder, domain))[-1]
     with whole_folder(folder / domain) as unfinished:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            shutil.copyfile(state_of(folder, domain) / name, unfinished / name)
+            shutil.copyfile(newest / name, unfinished / name)
 
 
 async def _fit(group: Any, metrics: Any, progress: Progress) -> None:

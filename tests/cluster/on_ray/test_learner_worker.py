@@ -55,10 +55,10 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
 
     from buffers.replay import ReplayBuffer
     from buffers.weight_store import WeightStore
-    from cluster import run_state
     from cluster.on_ray.learner_worker import make_trainer
     from cluster.run_folder import RunFolder
     from configs.sections import BufferConfig
+    from media.whole import step_folders
 
     @ray.remote(num_cpus=0)
     class Metrics:
@@ -86,7 +86,7 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     )
     trainer.fit()
     reference, _ = ray.get(weights.newest.remote(-1))
-    return ray.get(reference), ray.get(metrics.all.remote()), run_state.folders(folder / "checkpoints")[-1]
+    return ray.get(reference), ray.get(metrics.all.remote()), step_folders(folder / "checkpoints")[-1]
 
 
 def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tmp_path: Path):

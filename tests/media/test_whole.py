@@ -1,0 +1,45 @@
+"""Folders of steps: whole or not at all, and never fewer than the newest one."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from media.whole import step_folder, step_folders
+
+
+def fill(root: Path, step: int, text: str) -> None:
+    with step_folder(root, step) as unfinished:
+        (unfinished / "state").write_text(text)
+
+
+def test_the_newest_two_stay_and_a_repeated_step_is_replaced(tmp_path: Path):
+    for step, text in ((2, "a"), (4, "b"), (6, "c"), (6, "d")):
+        fill(tmp_path, step, text)
+    assert [folder.name for folder in step_folders(tmp_path)] == ["00000004", "00000006"]
+    assert (tmp_path / "00000006" / "state").read_text() == "d"
+
+
+def test_what_was_stored_stays_if_the_next_step_cannot_be_written(tmp_path: Path):
+    fill(tmp_path, 2, "whole")
+    for step in (2, 3):  # a step that is repeated, and a new one
+        with pytest.raises(OSError, match="full"), step_folder(tmp_path, step) as unfinished:
+            (unfinished / "state").write_text("half")
+            raise OSError("the disk is full")
+    assert os.listdir(tmp_path) == ["00000002"]
+    assert (tmp_path / "00000002" / "state").read_text() == "whole"
+
+
+def test_a_kill_at_the_last_moment_of_a_new_step_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fill(tmp_path, 2, "before")
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # nothing is cleaned up
+    with pytest.raises(SystemExit):
+        fill(tmp_path, 3, "after")
+    (left,) = step_folders(tmp_path)
+    assert (left / "state").read_text() == "before"

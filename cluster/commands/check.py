@@ -20,7 +20,7 @@ def describe(checked: Checked) -> str:
         if conditions:
             lines.append(f"  {key}: {len(conditions):,} prompts")
     if checked.goes_on:
-        lines.append(f"  {config.out}: holds this run, stopped; it goes on")
+        lines.append(f"  {config.out}: holds this run, which goes on")
     if not checked.problems:
         lines.append("  everything that the config names is there")
     return "\n".join(lines)

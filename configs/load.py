@@ -176,11 +176,7 @@ def _check_step(node: Any, location: Location, override: str) -> None:
 
 
 def _explain(
-    schema: type[BaseModel],
-    problem: dict[str, Any],
-    path: Path,
-    lines: dict[Location, int],
-    overridden: set[Location],
+    schema: type[BaseModel], problem: dict[str, Any], path: Path, lines: dict[Location, int], overridden: set[Location]
 ) -> str:
     """One of pydantic's findings in our words, with where the value came from."""
     location: Location = tuple(problem["loc"])

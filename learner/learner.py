@@ -19,13 +19,7 @@ from learner.noise_levels import LEVELS
 from learner.objectives import Objective
 from learner.samples import Sample, microbatches
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
-from policy.lora.adapters import (
-    REFERENCE,
-    adapter_state,
-    freeze_as_reference,
-    load_adapter_state,
-    policy_parameters,
-)
+from policy.lora.adapters import REFERENCE, adapter_state, freeze_as_reference, load_adapter_state, policy_parameters
 from policy.lora.optimizer import LoraOptimizer
 from policy.policy import VideoPolicy
 

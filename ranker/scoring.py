@@ -119,11 +119,7 @@ def _by_confidence(scored: Sequence[Scored]) -> list[dict[str, float]]:
     ordered = _surest_first(scored)
     parts = {share: ordered[: max(1, round(share * len(ordered)))] for share in SHARES}
     return [
-        {
-            "share": share,
-            "right": fmean(s.right_video for s in part),
-            "least_confidence": part[-1].verdict.confidence,
-        }
+        {"share": share, "right": fmean(s.right_video for s in part), "least_confidence": part[-1].verdict.confidence}
         for share, part in parts.items()
     ]
 

@@ -30,11 +30,7 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 _TENSOR = pa.struct(
-    [
-        _required("dtype", pa.string()),
-        _required("shape", pa.list_(pa.int64())),
-        _required("data", pa.large_binary()),
-    ]
+    [_required("dtype", pa.string()), _required("shape", pa.list_(pa.int64())), _required("data", pa.large_binary())]
 )
 
 _VERDICT = pa.struct(

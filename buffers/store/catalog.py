@@ -110,12 +110,7 @@ class Catalog:
         return self._state("commits")
 
     def add(
-        self,
-        commit: int,
-        segments: Sequence[Segment],
-        rows: Mapping[str, Sequence[tuple]],
-        *,
-        incomplete: bool = False,
+        self, commit: int, segments: Sequence[Segment], rows: Mapping[str, Sequence[tuple]], *, incomplete: bool = False
     ) -> None:
         """All or nothing: a commit's segments and, by kind, what is known of each of their rows, the id first.
 

@@ -34,12 +34,7 @@ def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, buffer: A
         "metrics": metrics,
     }
     return train_group(
-        train_worker,
-        given,
-        section=config.learner,
-        cluster=config.cluster,
-        name=f"stage-{number}",
-        logs=folder.logs,
+        train_worker, given, section=config.learner, cluster=config.cluster, name=f"stage-{number}", logs=folder.logs
     )
 
 

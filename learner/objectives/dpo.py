@@ -48,12 +48,7 @@ def residual(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 def dpo_loss(
-    *,
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    reference_chosen: Tensor,
-    reference_rejected: Tensor,
-    beta: float,
+    *, policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
 ) -> DpoTerms:
     """Eq. 1 with the residuals of Eq. 2 as negative log-probabilities; all four are residuals `[pairs]`.
 

@@ -121,10 +121,7 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
         place = _place(folder, expert)
         place.mkdir(parents=True, exist_ok=True)
         WanPipeline.save_lora_weights(
-            place,
-            transformer_lora_layers=weights,
-            transformer_lora_adapter_metadata=metadata,
-            weight_name=LORA_FILE,
+            place, transformer_lora_layers=weights, transformer_lora_adapter_metadata=metadata, weight_name=LORA_FILE
         )
 
 

@@ -16,12 +16,7 @@ class LoraOptimizer:
     """
 
     def __init__(
-        self,
-        parameters: Mapping[str, nn.Parameter],
-        *,
-        learning_rate: float,
-        weight_decay: float,
-        max_grad_norm: float,
+        self, parameters: Mapping[str, nn.Parameter], *, learning_rate: float, weight_decay: float, max_grad_norm: float
     ) -> None:
         self.parameters = dict(parameters)
         self._learning_rate = learning_rate

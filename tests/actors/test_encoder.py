@@ -60,8 +60,7 @@ def test_exact_tensors_are_taken_only_where_they_are_the_bundles_own(tiny_bundle
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
-    [("other", "other.safetensors: latents of shape"), ("torn", "torn.safetensors: holds no latents")],
+    ("name", "why"), [("other", "other.safetensors: latents of shape"), ("torn", "torn.safetensors: holds no latents")]
 )
 def test_exact_latents_that_cannot_be_the_bundles_are_named(tiny_bundle: Path, folder: Path, name: str, why: str):
     (said,) = encoder(tiny_bundle, LATENTS).videos([VideoFiles(folder / "one.mp4", folder / f"{name}.safetensors")])

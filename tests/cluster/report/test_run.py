@@ -230,8 +230,7 @@ def test_what_is_too_large_is_named_not_embedded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "after, overlap, expected",
-    [(0.3, False, "rose from 20.0% to 30.0%"), (0.19, True, "no difference can be claimed")],
+    "after, overlap, expected", [(0.3, False, "rose from 20.0% to 30.0%"), (0.19, True, "no difference can be claimed")]
 )
 def test_the_conclusion_claims_no_more_than_the_intervals(after, overlap, expected):
     before = {"value": 0.2, "interval": [0.1, 0.25], "count": 20, "of": 100}

@@ -58,11 +58,7 @@ def test_both_orders_are_told_in_terms_of_a_and_b(videos: tuple[Path, Path], mon
     ],
 )
 def test_the_prompt_says_the_domain_unless_it_is_given(
-    videos: tuple[Path, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    prompt: str | None,
-    domain: Domain | None,
-    said: str,
+    videos: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, prompt: str | None, domain: Domain | None, said: str
 ) -> None:
     judge = BrightnessJudge()
     assert f"domain {said}\n" in printed(videos, judge, monkeypatch, prompt, domain)

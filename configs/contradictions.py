@@ -59,31 +59,22 @@ def _with_stage(problem: str, stage: str, overrides: dict[str, Any], before: str
 
 def _of_run(config: RunConfig) -> Iterator[str]:
     evaluation, cluster = config.evaluation, config.cluster
-    if evaluation.videos % 2:
-        yield (
-            f"evaluation.videos = {evaluation.videos}: videos are made two for each condition; "
-            f"use {evaluation.videos - 1 or 2} or {evaluation.videos + 1}"
-        )
-    if evaluation.shown_videos > evaluation.videos:
-        yield (
-            f"evaluation.shown_videos = {evaluation.shown_videos} is more than evaluation.videos = "
-            f"{evaluation.videos}; use at most {evaluation.videos}"
-        )
+    videos, shown = evaluation.videos, evaluation.shown_videos
+    if videos % 2:
+        yield f"evaluation.videos = {videos}: a condition makes two; use {videos - 1 or 2} or {videos + 1}"
+    if shown > videos:
+        yield f"evaluation.shown_videos = {shown} is more than evaluation.videos = {videos}; use at most {videos}"
     if evaluation.prompts == config.prompts.train:
         yield (
             f"evaluation.prompts and prompts.train are the same file ({evaluation.prompts}): what is measured has to "
             "be held out from what is learned from"
         )
-    if cluster.address == "auto" and cluster.num_cpus is not None:
-        yield (
-            f"cluster.num_cpus = {cluster.num_cpus} and cluster.address = auto: a cluster that is joined has the CPUs "
-            "it has; leave num_cpus out, or use address: local"
-        )
-    if cluster.address == "auto" and cluster.dashboard:
-        yield (
-            "cluster.dashboard = true and cluster.address = auto: a cluster that is joined has its dashboard or not; "
-            "leave dashboard out, or use address: local"
-        )
+    for name, value in (("num_cpus", cluster.num_cpus), ("dashboard", cluster.dashboard)):
+        if value and cluster.address == "auto":
+            yield (
+                f"cluster.{name} = {str(value).lower()} and cluster.address = auto: a cluster that is joined has its "
+                f"own; leave {name} out, or use address: local"
+            )
     if cluster.address == "auto" and not Path(config.out).is_absolute():
         yield (
             f"out = {config.out} is relative and cluster.address = auto: a submitted job works in a copy of the "
@@ -99,62 +90,55 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
         yield f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out"
     if sampling.negative_prompt and sampling.guidance_scale == 1.0:
         yield (
-            "sampling.negative_prompt is given and sampling.guidance_scale is 1.0, which never looks at it: "
-            "raise the scale above 1, or leave the negative prompt out"
+            "sampling.negative_prompt is given and sampling.guidance_scale = 1.0 never looks at it: raise the scale "
+            "above 1, or leave the negative prompt out"
         )
     yield from _of_learner(config, number)
-    if buffer.capacity < config.learner.pairs_per_step:
+    if buffer.capacity < (pairs := config.learner.pairs_per_step):
         yield (
-            f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = "
-            f"{config.learner.pairs_per_step}: a step would wait for ever; use {config.learner.pairs_per_step} or more"
+            f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = {pairs}: a step would wait for "
+            f"ever; use {pairs} or more"
         )
     if not math.isclose(total := mix.online + mix.half_online + mix.offline, 1.0, abs_tol=1e-9):
         yield f"buffer.mix: online, half_online and offline sum to {total:g}; they must sum to 1"
     if mix.half_online:
-        yield (
-            f"buffer.mix.half_online = {mix.half_online:g}, but no stage of this config makes such pairs: a step would "
-            "wait for ever; use 0"
-        )
+        yield f"buffer.mix.half_online = {mix.half_online:g}: no stage makes such pairs; a step would wait for ever"
     if mix.offline and not buffer.offline:
         yield f"buffer.mix.offline = {mix.offline:g} needs buffer.offline, a store made by apogee data ingest"
-    if ranker.kind == "function":
-        if not ranker.function:
-            yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
-    elif not ranker.path:
+    if ranker.kind == "function" and not ranker.function:
+        yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
+    if ranker.kind == "qwen_vl" and not ranker.path:
         yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
-    elif ranker.frames > sampling.num_frames:
-        yield (
-            f"ranker.frames = {ranker.frames} is more than the sampling.num_frames = {sampling.num_frames} that a "
-            f"video has; use at most {sampling.num_frames}"
-        )
+    if ranker.kind == "qwen_vl" and ranker.frames > (frames := sampling.num_frames):
+        yield f"ranker.frames = {ranker.frames} is more than sampling.num_frames = {frames}; use at most {frames}"
 
 
 def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
     (stage,) = config.stages
     learner, timesteps = config.learner, config.learner.timesteps
-    share, rest = divmod(learner.pairs_per_step, learner.num_workers)
+    pairs, workers, published = learner.pairs_per_step, learner.num_workers, learner.publish_every
+    share, rest = divmod(pairs, workers)
     if rest:
-        fitting = max(1, round(learner.pairs_per_step / learner.num_workers)) * learner.num_workers
+        fitting = max(1, round(pairs / workers)) * workers
         yield (
-            f"learner.pairs_per_step = {learner.pairs_per_step} cannot be split evenly over learner.num_workers = "
-            f"{learner.num_workers}; the nearest number of pairs that can is {fitting}"
+            f"learner.pairs_per_step = {pairs} cannot be split evenly over learner.num_workers = {workers}; the "
+            f"nearest number of pairs that can is {fitting}"
         )
     elif learner.microbatch_pairs > share:
         yield (
             f"learner.microbatch_pairs = {learner.microbatch_pairs} is more than the {share} pairs that each of "
-            f"learner.num_workers = {learner.num_workers} has of learner.pairs_per_step = {learner.pairs_per_step}; "
-            f"use at most {share}"
+            f"learner.num_workers = {workers} has of learner.pairs_per_step = {pairs}; use at most {share}"
         )
-    if learner.publish_every > stage.steps:
+    if published > stage.steps:
         yield (
-            f"learner.publish_every = {learner.publish_every} is more than stages.{number}.steps = {stage.steps}: "
-            f"no new weights would ever reach the generators; use at most {stage.steps}"
+            f"learner.publish_every = {published} is more than stages.{number}.steps = {stage.steps}: no new weights "
+            f"would ever reach the generators; use at most {stage.steps}"
         )
-    if learner.checkpoint_every % learner.publish_every:
-        fitting = -(-learner.checkpoint_every // learner.publish_every) * learner.publish_every
+    if learner.checkpoint_every % published:
+        fitting = -(-learner.checkpoint_every // published) * published
         yield (
             f"learner.checkpoint_every = {learner.checkpoint_every} is not a multiple of learner.publish_every = "
-            f"{learner.publish_every}: a run that goes on publishes the weights of its state; use {fitting}"
+            f"{published}: a run that goes on publishes the weights of its state; use {fitting}"
         )
     if timesteps.kind != "apo":
         return
@@ -167,12 +151,6 @@ def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
             "or a smaller window"
         )
     if timesteps.random_shift and not timesteps.shifts:
-        yield (
-            "learner.timesteps.random_shift is true and learner.timesteps.shifts is empty: give at least one shift, "
-            "or set random_shift to false"
-        )
+        yield "learner.timesteps.random_shift = true needs a shift in learner.timesteps.shifts; give one, or set it to false"
     if timesteps.random_offset and timesteps.offset_variance == 0:
-        yield (
-            "learner.timesteps.random_offset is true and learner.timesteps.offset_variance is 0: give a variance "
-            "(the paper: 5), or set random_offset to false"
-        )
+        yield "learner.timesteps.random_offset = true and learner.timesteps.offset_variance = 0: use 5, or set it to false"

@@ -42,9 +42,7 @@ def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = (
     """
     path = Path(path)
     tree, lines = _read(path)
-    overridden: set[Location] = set()
-    for override in overrides:
-        overridden.add(_put(schema, tree, override))
+    overridden = {_put(schema, tree, override) for override in overrides}
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
@@ -55,14 +53,11 @@ def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = (
 def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file; name a YAML file, such as configs/miniature.yaml") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: this is a folder; name a YAML file in it") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        why = error.strerror.lower()
+        raise ConfigError(f"{path}: cannot be read ({why}); name a YAML file, such as configs/miniature.yaml") from None
     try:
         tree, lines = _parse(text)
     except yaml.MarkedYAMLError as error:
@@ -92,9 +87,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise _Refused(
-                problem="aliases are not read; write the value out", problem_mark=self.peek_event().start_mark
-            )
+            mark = self.peek_event().start_mark
+            raise _Refused(problem="aliases are not read; write the value out", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
@@ -109,9 +103,8 @@ for _tag, _pattern, _first in (
 
 def _parse(text: str) -> tuple[Any, dict[Location, int]]:
     """The document, and the line of every key and list item in it. Raises yaml.YAMLError."""
-    loader = _Loader(text)
+    loader, lines = _Loader(text), {}
     root = loader.get_single_node()
-    lines: dict[Location, int] = {}
     if root is None:
         return None, lines
     _note_lines(root, (), lines)
@@ -145,15 +138,13 @@ def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Locati
         raise ConfigError(f"override {override!r}: the value cannot be read: {error}") from None
     location = _location(key)
     node: Any = tree
-    for depth, part in enumerate(location):
-        _check_step(node, location[: depth + 1], override)
-        if depth == len(location) - 1:
-            node[part] = value
-            break
-        missing = isinstance(node, dict) and node.get(part) is None
-        if missing:
-            node[part] = default_at(schema, location[: depth + 1])
+    for depth, part in enumerate(location[:-1], start=1):
+        _check_step(node, location[:depth], override)
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = default_at(schema, location[:depth])
         node = node[part]
+    _check_step(node, location, override)
+    node[location[-1]] = value
     return location
 
 

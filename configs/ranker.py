@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.sections import AdaptersConfig, Amount, ClusterConfig, Positive, RankerConfig, Section, Share
+from configs.sections import AdaptersConfig, ClusterConfig, Positive, RankerConfig, Section, Share, Training
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -32,7 +32,7 @@ class SlowMotionConfig(Section):
     """How many times slower the rejected video is; one is drawn for each pair."""
 
 
-class RankerTrainingConfig(Section):
+class RankerTrainingConfig(Training):
     """One adapter for each of `domains`, from the manifest's pairs of that domain."""
 
     name: str
@@ -67,24 +67,10 @@ class RankerTrainingConfig(Section):
     """Pairs of one step, over all workers; each is shown in both orders."""
     questions_per_microbatch: Positive = 1
     """Questions (a pair in one order) of one forward and backward pass."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW's, after the warm-up."""
     warmup_steps: Annotated[int, Field(ge=0)] = 30
     """Steps in which the rate rises from zero."""
-    weight_decay: Amount = 0.0
-    """AdamW's."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The gradient of a step is scaled down to this norm."""
-    gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass."""
     checkpoint_every: Positive = 100
     """Steps between two checkpoints."""
-    num_workers: Positive = 1
-    """Processes of the Ray Train group."""
-    cpus_per_worker: Amount = 1.0
-    """CPUs that each asks Ray for."""
-    gpus_per_worker: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
     cluster: ClusterConfig = ClusterConfig()
     """The Ray that it runs on."""
 

@@ -27,6 +27,36 @@ class Section(BaseModel):
     )
 
 
+class Actors(Section):
+    """The processes of a role that answers calls."""
+
+    num_actors: Positive = 1
+    """Actors of the role. Most GPUs of a run generate."""
+    cpus_per_actor: Amount = 1.0
+    """CPUs that each asks Ray for."""
+    gpus_per_actor: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
+
+
+class Training(Section):
+    """An optimizer, and the processes of the Ray Train group that trains with it."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """AdamW's, after a warm-up if there is one. The paper: 1e-4."""
+    weight_decay: Amount = 0.0
+    """AdamW's."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient of a step is scaled down to this norm."""
+    gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass: less memory, a quarter more time."""
+    num_workers: Positive = 1
+    """Processes of the Ray Train group."""
+    cpus_per_worker: Amount = 1.0
+    """CPUs that each asks Ray for."""
+    gpus_per_worker: Amount = 0.0
+    """GPUs that each asks Ray for: 0 or 1."""
+
+
 class ModelConfig(Section):
     """The bundle to align: an ordinary diffusers Wan pipeline folder. Flow shift and expert boundary are its own."""
 
@@ -123,33 +153,19 @@ class TimestepsConfig(Section):
         return self.high + self.low if self.kind == "apo" and self.window == "sliding" else 1
 
 
-class LearnerConfig(Section):
+class LearnerConfig(Training):
     """The optimizer, the loss, and the processes that learn."""
 
     beta: Annotated[float, Field(gt=0)] = 2000.0
     """How strongly the loss holds the policy to its reference. The paper gives none; peers use 100 to 5000."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    """AdamW's. The paper: 1e-4."""
-    weight_decay: Amount = 0.0
-    """AdamW's."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The gradient of a step is scaled down to this norm."""
     pairs_per_step: Positive = 16
     """Pairs of one optimizer step, over all workers. A multiple of `num_workers`."""
     microbatch_pairs: Positive = 1
     """Pairs of one forward and backward pass of a worker."""
-    gradient_checkpointing: bool = True
-    """Compute activations again in the backward pass: less memory, a quarter more time."""
     lora: LoraConfig = LoraConfig()
     """The adapter that is trained."""
     timesteps: TimestepsConfig = TimestepsConfig()
     """At which timesteps the loss is taken."""
-    num_workers: Positive = 1
-    """Processes of the learner's Ray Train group."""
-    cpus_per_worker: Amount = 1.0
-    """CPUs that each asks Ray for."""
-    gpus_per_worker: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
     publish_every: Positive = 1
     """Steps after which the weights go to the generators as a new policy version."""
     checkpoint_every: Positive = 50
@@ -158,15 +174,9 @@ class LearnerConfig(Section):
     """The state of the run is also saved if so many minutes have passed since the last time."""
 
 
-class GeneratorConfig(Section):
+class GeneratorConfig(Actors):
     """The processes that make videos."""
 
-    num_actors: Positive = 1
-    """Generators. Most GPUs of a run generate."""
-    cpus_per_actor: Amount = 1.0
-    """CPUs that each asks Ray for."""
-    gpus_per_actor: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
     conditions_per_request: Positive = 1
     """Conditions of one request. Their videos, two each, are sampled as one batch."""
     requests_in_flight: Positive = 2
@@ -182,7 +192,7 @@ class AdaptersConfig(Section):
     """For all other videos."""
 
 
-class RankerConfig(Section):
+class RankerConfig(Actors):
     """The judge, and which of the pairs that it has judged are kept.
 
     An answer that is none of the four labels is always dropped. A policy that makes few distorted videos makes mostly
@@ -200,12 +210,6 @@ class RankerConfig(Section):
     adapters: AdaptersConfig = AdaptersConfig()
     """LoRA adapters of the checkpoint, as `apogee ranker train` writes them. A domain without one has the checkpoint
     itself."""
-    num_actors: Positive = 1
-    """Rankers."""
-    cpus_per_actor: Amount = 1.0
-    """CPUs that each asks Ray for."""
-    gpus_per_actor: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
     frames: Positive = 40
     """Frames shown of each video. The paper: 40."""
     max_pixels_per_video: Positive = 25_165_824

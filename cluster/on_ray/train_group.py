@@ -13,8 +13,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from configs.ranker import RankerTrainingConfig
-from configs.sections import ClusterConfig, LearnerConfig
+from configs.sections import ClusterConfig, Training
 from learner.mesh import Mesh
 
 
@@ -22,7 +21,7 @@ def train_group(
     worker: Callable[[dict[str, Any]], None],
     given: dict[str, Any],
     *,
-    section: LearnerConfig | RankerTrainingConfig,
+    section: Training,
     cluster: ClusterConfig,
     name: str,
     logs: Path,

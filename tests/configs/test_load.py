@@ -87,7 +87,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    assert "is a folder" in error_of(tmp_path)
+    assert "is a directory" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from buffers.figures import Value
+from buffers.portions import portions
 from buffers.records import Condition, Preference, Request, Verdict
 from configs.schema import RunConfig
 from configs.sections import RankerConfig
@@ -46,8 +47,8 @@ def evaluation_requests(
         (condition, (seed + 2 * index, seed + 2 * index + 1))
         for index, condition in enumerate(itertools.islice(itertools.cycle(conditions), (videos + 1) // 2))
     ]
-    chunks = (slots[i : i + conditions_per_request] for i in range(0, len(slots), conditions_per_request))
-    return [Request(tuple(c for c, _ in chunk), tuple(seeds for _, seeds in chunk)) for chunk in chunks]
+    of_requests = (zip(*some, strict=True) for some in portions(slots, conditions_per_request))
+    return [Request(conditions, seeds) for conditions, seeds in of_requests]
 
 
 async def evaluate(

@@ -91,11 +91,9 @@ async def in_thread(blocking: Callable[[], Result]) -> Result:
 
     def call() -> None:
         try:
-            value = blocking()
+            outcome: tuple[Callable[[Any], None], Any] = (result.set_result, blocking())
         except BaseException as error:  # handed to whoever awaits, of whatever kind it is
-            outcome: tuple[Callable[[Any], None], Any] = (result.set_exception, error)
-        else:
-            outcome = (result.set_result, value)
+            outcome = (result.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(settle, *outcome)
 

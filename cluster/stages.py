@@ -77,7 +77,7 @@ async def run_stages(run: Run) -> None:
     finally:
         watching.cancel()
         with contextlib.suppress(Exception):  # the rows are on disk already; the tracker may be late
-            await asyncio.wait_for(_awaited(run.crew.metrics.close.remote()), CLOSE_SECONDS)
+            await asyncio.wait_for(run.crew.metrics.close.remote(), CLOSE_SECONDS)
 
 
 async def run_stage(
@@ -100,7 +100,7 @@ async def run_stage(
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)
         if stage.kind == "offline":
-            crew.stop_generators()
+            crew.supervisor.stop("generator")
         else:
             crew.start_generators(config)
         with run.phase(f"{stage.kind}: start"):
@@ -170,12 +170,8 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
     crew.start_generators(config)
     if state is not None:
         await _load_last(run, state)
-    requests = evaluation_requests(
-        run.held_out,
-        videos=videos,
-        seed=config.evaluation.seed,
-        conditions_per_request=config.generator.conditions_per_request,
-    )
+    at_once, seed = config.generator.conditions_per_request, config.evaluation.seed
+    requests = evaluation_requests(run.held_out, videos=videos, seed=seed, conditions_per_request=at_once)
     with run.phase(f"evaluation {phase}"):
         summary = await evaluate(
             phase,
@@ -188,13 +184,8 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
         if phase == "after" and is_judged(config):
             run.progress.update(measured=None)
             crew.start_rankers()
-            summary = await compare(
-                evaluator=crew.evaluator,
-                rankers=crew.rankers,
-                config=config.ranker,
-                videos=videos,
-                at_once=2 * config.generator.conditions_per_request,
-            )
+            judge = {"rankers": crew.rankers, "config": config.ranker}
+            summary = await compare(evaluator=crew.evaluator, **judge, videos=videos, at_once=2 * at_once)
     run.progress.update(measured=None)
     await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
 
@@ -230,9 +221,4 @@ async def _unless_failed(work: Awaitable[Result], *others: asyncio.Future[Any]) 
                 finished.result()
         return task.result()
     finally:
-        if not task.done():
-            task.cancel()
-
-
-async def _awaited(reference: Awaitable[Result]) -> Result:
-    return await reference
+        task.cancel()  # nothing happens if it is done

@@ -151,6 +151,6 @@ def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
             "or a smaller window"
         )
     if timesteps.random_shift and not timesteps.shifts:
-        yield "learner.timesteps.random_shift = true needs a shift in learner.timesteps.shifts; give one, or set it to false"
+        yield "learner.timesteps.random_shift = true needs learner.timesteps.shifts; give one, or set it to false"
     if timesteps.random_offset and timesteps.offset_variance == 0:
-        yield "learner.timesteps.random_offset = true and learner.timesteps.offset_variance = 0: use 5, or set it to false"
+        yield "learner.timesteps.random_offset = true and learner.timesteps.offset_variance = 0: give 5, or use false"

@@ -56,7 +56,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
-        why = error.strerror.lower()
+        why = str(error.strerror).lower()
         raise ConfigError(f"{path}: cannot be read ({why}); name a YAML file, such as configs/miniature.yaml") from None
     try:
         tree, lines = _parse(text)

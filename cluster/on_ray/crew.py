@@ -21,8 +21,12 @@ from cluster.on_ray.learner_worker import make_trainer
 from cluster.on_ray.supervision import Supervisor
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
+from configs.sections import Actors
 from ranker.judges.function import FunctionRanker
 from ranker.ranker import Ranker
+
+NOTHING = Actors(cpus_per_actor=0.0)
+"""What the small actors ask for."""
 
 
 class Crew:
@@ -36,15 +40,12 @@ class Crew:
         self._config, self._folder, self._encoded_by = config, folder, encoded_by
         self._numbers = itertools.count()
         self._generators_of: RunConfig | None = None
-        self.metrics = _actor(MetricsLog, "metrics").remote(
-            folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
-        )
+        facts = {"run": config.name, "started": started, "tracker": folder.tracker, "gauge": ray_gauge}
+        self.metrics = _actor(MetricsLog, "metrics").remote(folder.metrics_file, **facts)
         self.weights = _actor(WeightStore, "weights").remote(ray.put)
         self.buffer: Any = None
-        evaluation = config.evaluation
-        self.evaluator = _actor(Evaluator, "evaluator").remote(
-            evaluation.meter, folder.path, videos_kept(config), config.sampling.fps
-        )
+        kept, fps = videos_kept(config), config.sampling.fps
+        self.evaluator = _actor(Evaluator, "evaluator").remote(config.evaluation.meter, folder.path, kept, fps)
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
         self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)
@@ -52,8 +53,7 @@ class Crew:
     @property
     def sizes(self) -> dict[str, int]:
         """How many actors a role has while it runs, for those roles that say how busy they are."""
-        stages = (self._config.of_stage(number) for number in range(len(self._config.stages)))
-        generators = max(self._config.generator.num_actors, *(stage.generator.num_actors for stage in stages))
+        generators = max(config.generator.num_actors for config in (self._config, *self._config.by_stage()))
         return {"generator": generators, "ranker": self._config.ranker.num_actors, "buffer": 1}
 
     def actor(self, role: str, index: int) -> Any:
@@ -76,45 +76,31 @@ class Crew:
             doubtful=self._folder.doubtful if config.buffer.keep_doubtful else None,
         )
         if config.stages[0].kind == "offline":
-            self.stop_rankers()
+            self.supervisor.stop("ranker")
         else:
             self.start_rankers()
 
     def start_generators(self, config: RunConfig) -> None:
         """`generator.num_actors` of them run with this config; those of another one are stopped first."""
         if self._generators_of is not None and _videos_of(self._generators_of) != _videos_of(config):
-            self.stop_generators()
+            self.supervisor.stop("generator")
         if not self.generators:
             self._generators_of = config
             self.supervisor.watch("generator", self._generator, count=config.generator.num_actors)
-
-    def stop_generators(self) -> None:
-        """Their CPUs and GPUs are free for others."""
-        self.supervisor.stop("generator")
 
     def start_rankers(self) -> None:
         """`ranker.num_actors` of them run."""
         if not self.rankers:
             self.supervisor.watch("ranker", self._ranker, count=self._config.ranker.num_actors)
 
-    def stop_rankers(self) -> None:
-        """Their CPUs and GPUs are free for others."""
-        self.supervisor.stop("ranker")
-
     def learner(self, number: int) -> Any:
         """The Ray Train group of a stage; `fit()` blocks until its steps are done or the buffer is closed."""
-        return make_trainer(
-            self._config.of_stage(number),
-            number=number,
-            folder=self._folder,
-            buffer=self.buffer,
-            weights=self.weights,
-            metrics=self.metrics,
-        )
+        actors = {"buffer": self.buffer, "weights": self.weights, "metrics": self.metrics}
+        return make_trainer(self._config.of_stage(number), number=number, folder=self._folder, **actors)
 
     async def ready(self) -> None:
         """Wait until every actor has been constructed; raises the first constructor's error."""
-        crew = [self.metrics, self.weights, self.buffer, self.evaluator, *self.rankers, *self.generators]
+        crew = (self.metrics, self.weights, self.buffer, self.evaluator, *self.rankers, *self.generators)
         await asyncio.gather(*(actor.__ray_ready__.remote() for actor in crew))
 
     def _record_failure(self, role: str, index: int, error: BaseException) -> None:
@@ -123,25 +109,23 @@ class Crew:
 
     def _generator(self, index: int) -> Any:
         assert self._generators_of is not None, "generators are made by start_generators"
-        section = self._generators_of.generator
-        # A number that was never used: a dead actor's name is freed only some time after its death.
-        name = f"generator-{index}.{next(self._numbers)}"
-        return _actor(Generator, name, cpus=section.cpus_per_actor, gpus=section.gpus_per_actor).remote(
-            self._generators_of
-        )
+        name, section = self._new_name("generator", index), self._generators_of.generator
+        return _actor(Generator, name, section).remote(self._generators_of)
 
     def _ranker(self, index: int) -> Any:
-        section, generator = self._config.ranker, self._config.generator
-        name = f"ranker-{index}.{next(self._numbers)}"
+        name, section, generator = self._new_name("ranker", index), self._config.ranker, self._config.generator
         # Every call that can be under way, and one for `times`: the engine batches what they ask.
         threads = ceil(generator.num_actors * generator.requests_in_flight / section.num_actors) + 1
-        settings = {"cpus": section.cpus_per_actor, "gpus": section.gpus_per_actor, "threads": threads}
         if section.kind == "function":
-            return _actor(FunctionRanker, name, **settings).remote(section)
+            return _actor(FunctionRanker, name, section, threads).remote(section)
         # A reference: the ranker is built with the counts that the buffer's folder holds then.
         # A run of which the last evaluation alone is left has no buffer.
         counted = None if self.buffer is None else self.buffer.counts.remote()
-        return _actor(Ranker, name, **settings).remote(section, counted)
+        return _actor(Ranker, name, section, threads).remote(section, counted)
+
+    def _new_name(self, role: str, index: int) -> str:
+        """One that was never used: a dead actor's name is freed only some time after its death."""
+        return f"{role}-{index}.{next(self._numbers)}"
 
 
 def _videos_of(config: RunConfig) -> tuple[object, ...]:
@@ -165,6 +149,7 @@ _ROLES = (Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog
 _REMOTE = {cls: ray.remote(cls) for cls in _ROLES}
 
 
-def _actor(cls: type, name: str, *, cpus: float = 0, gpus: float = 0, threads: int | None = None) -> Any:
+def _actor(cls: type, name: str, section: Actors = NOTHING, threads: int | None = None) -> Any:
     concurrency = {} if threads is None else {"max_concurrency": threads}
-    return _REMOTE[cls].options(name=name, num_cpus=cpus, num_gpus=gpus, max_restarts=0, **concurrency)
+    needs = {"num_cpus": section.cpus_per_actor, "num_gpus": section.gpus_per_actor}
+    return _REMOTE[cls].options(name=name, max_restarts=0, **needs, **concurrency)

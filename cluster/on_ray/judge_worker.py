@@ -26,13 +26,8 @@ def judge_group(config: RankerTrainingConfig, domain: str, pairs: list[LabelledP
     metrics = ray.remote(num_cpus=0)(MetricsLog).remote(
         folder / "metrics.jsonl", run=config.name, started=time.time(), domain=domain, gauge=ray_gauge
     )
-    given = {
-        "config": config,
-        "domain": domain,
-        "pairs": pairs,
-        "metrics": metrics,
-        "states": states_of(folder, domain),
-    }
+    states = states_of(folder, domain)
+    given = {"config": config, "domain": domain, "pairs": pairs, "metrics": metrics, "states": states}
     group = train_group(judge_worker, given, section=config, cluster=config.cluster, name=domain, logs=folder / "logs")
     return group, metrics
 

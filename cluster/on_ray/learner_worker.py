@@ -23,16 +23,12 @@ from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
 
-def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, buffer: Any, weights: Any, metrics: Any) -> Any:
-    """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's."""
-    given = {
-        "config": config,
-        "number": number,
-        "checkpoints": folder.checkpoints,
-        "buffer": buffer,
-        "weights": weights,
-        "metrics": metrics,
-    }
+def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, **actors: Any) -> Any:
+    """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's.
+
+    actors: the handles of `buffer`, `weights` and `metrics`.
+    """
+    given = {"config": config, "number": number, "checkpoints": folder.checkpoints, **actors}
     return train_group(
         train_worker, given, section=config.learner, cluster=config.cluster, name=f"stage-{number}", logs=folder.logs
     )
@@ -58,24 +54,22 @@ def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number
     At the beginning of a stage the adapter is the one that the stage before left, or `start_from`'s, or a new one that
     changes nothing. Except for the last, a frozen copy of it is the reference.
     """
-    if state is not None and state.position.stage == number:
-        learner.restore(state.learner)
-        return state.position
     if state is not None:
         learner.restore(state.learner)
-        learner.begin_stage(config.learner, learner.objective, sampling_steps=config.sampling.steps)
-        return Position(number, first_step=state.step, version=state.position.version + 1, buffer={})
-    if config.start_from is not None:
+        if state.position.stage == number:
+            return state.position
+    elif config.start_from is not None:
         load_lora(config.start_from, learner.policy.transformers)
-        learner.begin_stage(config.learner, learner.objective, sampling_steps=config.sampling.steps)
-    return Position(number, first_step=0, version=0, buffer={})
+    else:
+        return Position(number, first_step=0, version=0, buffer={})
+    learner.begin_stage(config.learner, learner.objective, sampling_steps=config.sampling.steps)
+    return Position(number, learner.steps, version=state.position.version + 1 if state else 0, buffer={})
 
 
 def train_worker(given: dict[str, Any]) -> None:
     """Ray Train's function; `given` holds what `make_trainer` put there."""
     config: RunConfig = given["config"]
-    number, checkpoints = given["number"], given["checkpoints"]
-    buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
+    number, checkpoints, buffer, weights = (given[name] for name in ("number", "checkpoints", "buffer", "weights"))
     mesh = ranks()
     learner = build_learner(config, mesh)
     position = go_on(learner, config, run_state.newest(checkpoints), number=number)
@@ -97,15 +91,12 @@ def train_worker(given: dict[str, Any]) -> None:
         if mesh.data_rank:
             return
         here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()))
-        run_state.save(
-            checkpoints,
-            RunState(here, learner.state()),
-            export=lambda folder: save_lora(folder, learner.policy.transformers, config.learner.lora),
-        )
+        adapter = (learner.policy.transformers, config.learner.lora)
+        run_state.save(checkpoints, RunState(here, learner.state()), export=lambda folder: save_lora(folder, *adapter))
 
     def record(kind: str, row: dict[str, Any]) -> None:
         if not mesh.data_rank:
-            metrics.record.remote(kind, {**row, "stage": number})
+            given["metrics"].record.remote(kind, {**row, "stage": number})
 
     learn_steps(
         learner,

@@ -236,6 +236,11 @@ class Pair:
     verdict: Verdict | None = None
     scores: Scores | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Size of the latents of both videos."""
+        return self.chosen.nbytes + self.rejected.nbytes
+
 
 @dataclass(frozen=True)
 class Judged:

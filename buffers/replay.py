@@ -12,20 +12,18 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-
-import numpy as np
 
 from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
 from buffers.pairing import judged_pair
 from buffers.portions import portions
 from buffers.records import Batch, Candidates, EncodedCondition, Pair, Preference, RoleTimes, Source
-from buffers.store.catalog import StoredPair
 from buffers.store.pair_store import PairStore
-from buffers.store.waiting import WAITING, Draw, Waiting, WaitingPairs
+from buffers.store.waiting import WAITING, Draw, WaitingPairs
 from configs.sections import BufferConfig
 
 log = logging.getLogger(__name__)
@@ -54,24 +52,23 @@ class ReplayBuffer:
         seed: int,
         encoded_by: Mapping[str, str] | None = None,
         stage: int = 0,
-        pairs_per_step: int | None = None,
+        pairs_per_step: int = 0,
         publish_every: int = 1,
         doubtful: Path | None = None,
     ) -> None:
         """Opens the folder, and `config.offline` to be read; `encoded_by` and what is raised are `PairStore`'s.
 
         stage: number of the run's stage. A stage's mix of sources and its requests count from zero.
-        pairs_per_step, publish_every: the learner's, for `admit`. Without them `admit` does not hold generation back.
+        pairs_per_step, publish_every: the learner's, for `admit`. With 0 pairs `admit` does not hold generation back.
         doubtful: the folder of a store for pairs that were dropped in doubt. It is not `folder`, since all that lies
             there is learned from.
         """
-        self._config, self._seed = config, seed
+        self._config = config
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), encoded_by=encoded_by)
         self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by) if config.offline else None
         self._doubtful = PairStore(doubtful, encoded_by=encoded_by) if doubtful else None
-        self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed)
-        self._waiting.begin_stage(stage)
+        self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed, stage=stage, max_uses=config.max_uses)
         self._version = self._waiting.state("version")
         # A run that goes on repeats the steps up to this one; their batches are on disk.
         self._last_drawn, self._asked_for = self._waiting.last_step(), -1
@@ -130,8 +127,7 @@ class ReplayBuffer:
         stored earlier stay.
         """
         if len(candidates) != len(preferences):
-            count = len(preferences)
-            raise ValueError(f"{len(candidates)} candidates but {count} verdicts: there must be one for each")
+            raise ValueError(f"{len(candidates)} candidates but {len(preferences)} verdicts: want one for each")
         if self._closed:
             return 0
 
@@ -156,13 +152,13 @@ class ReplayBuffer:
         counted: keys of `counts` that grow with these pairs.
         """
         self._calls["adds"] += 1
-        size = sum(pair.chosen.nbytes + pair.rejected.nbytes for pair in pairs)
+        size = sum(pair.bytes for pair in pairs)
         started = perf_counter()
         async with self._changed:
-            if self._config.when_full == "wait" and pairs and not self._strict:
-                await self._changed.wait_for(lambda: self._closed or not self._full())
-            elif self._config.when_full == "drop_oldest" and pairs and (over := self._over()) > 0:
-                self._counts["evicted"] += self._waiting.drop_oldest(over)
+            if pairs and self._config.when_full == "drop_oldest":
+                self._counts["evicted"] += self._waiting.drop_oldest(self._over())
+            elif pairs and not self._strict:
+                await self._changed.wait_for(lambda: self._closed or not self._over())
             self._add_wait_s += perf_counter() - started
             if self._closed:
                 return 0
@@ -223,8 +219,7 @@ class ReplayBuffer:
         async with self._writing:
             self._end = self.cursor()
             self._waiting.close()
-            self._store.close()
-            for store in (self._offline, self._doubtful):
+            for store in (self._store, self._offline, self._doubtful):
                 if store is not None:
                     store.close()
 
@@ -263,17 +258,9 @@ class ReplayBuffer:
             if store is None:
                 continue
             for some in portions(store.catalog.pairs(after=self._waiting.state(name)), RECALLED_AT_ONCE):
-                waiting = [self._as_waiting(pair, store) for pair in some]
-                self._waiting.add(
-                    [pair for pair in waiting if name == "offline" or not self._too_old(pair.policy_version)],
-                    remember={name: some[-1].number},
-                )
-        self._waiting.drop_used(self._config.max_uses)
+                waiting = [replace(pair, source="offline") for pair in some] if name == "offline" else some
+                self._waiting.add(waiting, remember={name: some[-1].number})
         self._waiting.drop_older(self._version - self._config.max_staleness)
-
-    def _as_waiting(self, pair: StoredPair, store: PairStore) -> Waiting:
-        source: Source = "offline" if store is self._offline else pair.source
-        return Waiting(pair.id, source, pair.policy_version, pair.bytes)
 
     async def _protected(self, storing: Coroutine[Any, Any, int]) -> int:
         """Runs to its end if the caller is cancelled: no pair may be on disk and not waiting."""
@@ -310,11 +297,8 @@ class ReplayBuffer:
                     await asyncio.to_thread(self._store.append, new, conditionings)
                 usable = [pair for pair in new if not self._too_old(pair.policy_version)]
                 self._counts.update({**counted, "stale": len(new) - len(usable), "added": len(new)})
-                self._waiting.add(
-                    [Waiting(p.id, p.source, p.policy_version, p.chosen.nbytes + p.rejected.nbytes) for p in usable],
-                    request=request,
-                    remember={"store": self._store.catalog.last_pair(), **self._remembered()},
-                )
+                remember = {"store": self._store.catalog.last_pair(), **self._remembered()}
+                self._waiting.add(usable, request=request, remember=remember)
                 self._busy_s += perf_counter() - started
             return len(new)
         finally:
@@ -341,45 +325,34 @@ class ReplayBuffer:
     @property
     def _strict(self) -> bool:
         """Strictly on-policy: `admit` is the pace of generation, down to the pair, and `add` never waits."""
-        return self._config.max_staleness == 0 and self._pairs_per_step is not None
+        return self._config.max_staleness == 0 and self._pairs_per_step > 0
 
     def _wanted(self) -> bool:
         """Whether one more request would be learned from; see `admit`."""
         if self._asked_for < self._last_drawn:
             return False
-        steps = self._publish_every - len(self._taken_of_version)
-        if not self._strict or self._pairs_per_step is None:
+        if not self._strict:
             return True
-        if steps <= 0:
-            return False
-        coming, uses = sum(self._admitted.values()), self._config.max_uses
+        steps = self._publish_every - len(self._taken_of_version)
+        coming = sum(self._admitted.values())
         here, _, _ = self._waiting.sums().get("online", (0, 0, 0))
-        one = self._quotas(self._pairs_per_step).get("online", 0)
-        every = self._quotas(self._pairs_per_step * steps).get("online", 0)
-        return here + coming < one or self._waiting.uses_left("online", uses) + coming * uses < every
+        one, every = (self._quotas(self._pairs_per_step * count).get("online", 0) for count in (1, steps))
+        uses_left = self._waiting.uses_left("online") + coming * self._config.max_uses
+        return steps > 0 and (here + coming < one or uses_left < every)
 
     def _remembered(self, **more: int) -> dict[str, int]:
         """The counts as `WaitingPairs` keeps them, so that a run that goes on counts on."""
         return {f"count/{name}": value for name, value in (self._counts + Counter(more)).items()}
 
-    def _generated(self) -> tuple[int, int]:
-        """Pairs and bytes that wait or are being stored, without people's own."""
-        sums = [sums for source, sums in self._waiting.sums().items() if source != "offline"]
-        return (
-            sum(pairs for pairs, _, _ in sums) + self._reserved,
-            sum(size for _, size, _ in sums) + self._reserved_bytes,
-        )
-
-    def _full(self) -> bool:
-        pairs, size = self._generated()
-        return pairs >= self._config.capacity or size >= self._config.capacity_gb * 1e9
-
     def _over(self) -> int:
-        """Pairs that must go before more may come."""
-        pairs, size = self._generated()
-        mean = size / max(pairs, 1)
-        beyond = (size - self._config.capacity_gb * 1e9) / mean if mean else 0
-        return max(pairs - self._config.capacity, math.ceil(beyond)) + 1 if self._full() else 0
+        """Pairs that must go before more may come; 0 if there is room. People's own do not count."""
+        sums = [sums for source, sums in self._waiting.sums().items() if source != "offline"]
+        pairs = sum(pairs for pairs, _, _ in sums) + self._reserved
+        size = sum(size for _, size, _ in sums) + self._reserved_bytes
+        pairs_over, bytes_over = pairs - self._config.capacity, size - self._config.capacity_gb * 1e9
+        if pairs_over < 0 and bytes_over < 0:
+            return 0
+        return max(pairs_over, math.ceil(bytes_over * pairs / max(size, 1))) + 1
 
     def _quotas(self, count: int) -> dict[Source, int]:
         drawn: dict[Source, int] = {source: sums[2] for source, sums in self._waiting.sums().items()}
@@ -395,16 +368,8 @@ class ReplayBuffer:
 
     def _draw(self, step: int, count: int) -> Draw:
         """Chooses the global batch of a step. It is on disk before any rank sees a pair of it."""
-        # Shuffled, or the first rank would always get the oldest pairs of the first source.
-        order = np.random.default_rng([self._seed % 2**64, step]).permutation(count).tolist()
-        draw = self._waiting.draw(
-            step,
-            self._version,
-            self._quotas(count),
-            order=order,
-            max_uses=self._config.max_uses,
-            remember=self._remembered(taken=count),
-        )
+        remember = self._remembered(taken=count)
+        draw = self._waiting.draw(step, self._version, self._quotas(count), remember=remember)
         self._counts["taken"] += count
         self._changed.notify_all()
         return draw
@@ -428,14 +393,10 @@ class ReplayBuffer:
             raise ValueError(f"step {step}, count {count}, rank {rank} of {world_size}: no such share of a batch")
         if count % world_size:
             raise ValueError(
-                f"learner.pairs_per_step ({count}) must be divisible by learner.num_workers ({world_size}): "
-                "every worker takes an equal share"
+                f"learner.pairs_per_step ({count}) must be divisible by learner.num_workers ({world_size})"
             )
-        if count > self._config.capacity:
-            raise ValueError(
-                f"learner.pairs_per_step ({count}) is more than buffer.capacity ({self._config.capacity}): "
-                "a full buffer could never fill a batch"
-            )
+        if count > (capacity := self._config.capacity):
+            raise ValueError(f"learner.pairs_per_step ({count}) is more than buffer.capacity ({capacity})")
 
     def _too_old(self, policy_version: int) -> bool:
         return self._version - policy_version > self._config.max_staleness

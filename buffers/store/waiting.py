@@ -9,12 +9,15 @@ A batch is on disk before a rank reads it, and stays the batch of that step.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from buffers.records import Source
+import numpy as np
+
+from buffers.records import Pair, Source
+from buffers.store.catalog import StoredPair
 from buffers.store.database import Database
 
 WAITING = "waiting.sqlite"
@@ -47,16 +50,6 @@ _STATEMENTS = (
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A pair that may be taken. `bytes`: of its latents."""
-
-    id: str
-    source: Source
-    policy_version: int
-    bytes: int
-
-
-@dataclass(frozen=True)
 class Draw:
     """The batch of one step, as ids; `version`: the published policy version when it was drawn."""
 
@@ -67,23 +60,25 @@ class Draw:
 class WaitingPairs:
     """One file, any number of threads of one process; nothing of it is loaded at opening."""
 
-    def __init__(self, path: Path, *, seed: int) -> None:
-        """Raises OSError, sqlite3.DatabaseError that names the file if it is damaged."""
-        self._seed = seed
+    def __init__(self, path: Path, *, seed: int, stage: int, max_uses: int) -> None:
+        """Pairs that were used `max_uses` times already, in a run that allowed more, are dropped.
+
+        If the stage is another one than before, no request of it is finished, and its mix counts from zero. Raises
+        OSError, sqlite3.DatabaseError that names the file if it is damaged.
+        """
+        self._seed, self._max_uses = seed, max_uses
         self._db = Database(path, durable=True)
         with self._db.transaction() as db:
             for statement in _STATEMENTS:
                 db.execute(statement)
-
-    def begin_stage(self, stage: int) -> None:
-        """If the stage is another one than before: no request of it is finished, and its mix counts from zero."""
-        with self._db.transaction() as db:
             if self.state("stage") != stage:
                 db.execute("DELETE FROM requests")
                 db.execute("UPDATE sums SET drawn = 0")
                 _remember(db, {"stage": stage})
+            for source in get_args(Source):  # By source, because the index begins with it.
+                db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
 
-    def add(self, pairs: Iterable[Waiting], *, request: int | None = None, remember: dict[str, int]) -> None:
+    def add(self, pairs: Iterable[Pair | StoredPair], *, request: int | None = None, remember: dict[str, int]) -> None:
         """Adds pairs. In the same transaction: `request` is finished, and `remember` replaces values of `state`."""
         rows = [(p.id, p.source, p.policy_version, 0, self._chance(p.id, 0), p.bytes) for p in pairs]
         with self._db.transaction() as db:
@@ -96,20 +91,8 @@ class WaitingPairs:
         """Numbers of the stage's requests whose pairs were stored or dropped."""
         return {number for (number,) in self._db.rows("SELECT number FROM requests")}
 
-    def draw(
-        self,
-        step: int,
-        version: int,
-        quotas: dict[Source, int],
-        *,
-        order: Sequence[int],
-        max_uses: int,
-        remember: dict[str, int],
-    ) -> Draw:
-        """Chooses the batch of a step. `order`: the place of each pair in it, so that every rank has some of all.
-
-        Raises ValueError if a source has too few.
-        """
+    def draw(self, step: int, version: int, quotas: dict[Source, int], *, remember: dict[str, int]) -> Draw:
+        """Chooses the batch of a step, so many pairs of each source. Raises ValueError if a source has too few."""
         with self._db.transaction() as db:
             ids: list[str] = []
             for source, count in quotas.items():
@@ -119,11 +102,13 @@ class WaitingPairs:
                     raise ValueError(f"step {step} wants {count} {source} pairs, {len(found)} are there")
                 ids += [id_ for id_, _ in found]
                 used = [(id_, uses + 1) for id_, uses in found]
-                again = [(uses, self._chance(id_, uses), id_) for id_, uses in used if uses < max_uses]
+                again = [(uses, self._chance(id_, uses), id_) for id_, uses in used if uses < self._max_uses]
                 db.executemany("UPDATE waiting SET uses = ?, chance = ? WHERE id = ?", again)
-                gone = [(id_,) for id_, uses in used if uses >= max_uses]
+                gone = [(id_,) for id_, uses in used if uses >= self._max_uses]
                 db.executemany("DELETE FROM waiting WHERE id = ?", gone)
                 db.execute("UPDATE sums SET drawn = drawn + ? WHERE source = ?", (count, source))
+            # Shuffled, or the first rank would always get the oldest pairs of the first source.
+            order = np.random.default_rng([self._seed % 2**64, step]).permutation(len(ids))
             draw = Draw(version, tuple(ids[place] for place in order))
             db.execute("INSERT INTO draws VALUES (?, ?, ?)", (step, version, json.dumps(draw.ids)))
             _remember(db, {"version": version, **remember})
@@ -150,19 +135,13 @@ class WaitingPairs:
         with self._db.transaction() as db:
             return db.execute(f"DELETE FROM waiting WHERE id IN ({oldest})", (count,)).rowcount
 
-    def drop_used(self, max_uses: int) -> None:
-        """Drops what was used often enough already, in a run that allowed more."""
-        with self._db.transaction() as db:
-            for source in get_args(Source):  # By source, because the index begins with it.
-                db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
-
     def sums(self) -> dict[Source, tuple[int, int, int]]:
         """Source -> pairs and bytes that wait, and pairs drawn so far."""
         return {row[0]: row[1:] for row in self._db.rows("SELECT source, pairs, bytes, drawn FROM sums")}
 
-    def uses_left(self, source: Source, max_uses: int) -> int:
+    def uses_left(self, source: Source) -> int:
         """In how many places of a batch the waiting pairs of a source may still stand."""
-        return self._db.value("SELECT SUM(? - uses) FROM waiting WHERE source = ?", (max_uses, source))
+        return self._db.value("SELECT SUM(? - uses) FROM waiting WHERE source = ?", (self._max_uses, source))
 
     def counts(self) -> dict[str, int]:
         """What `remember` was given under names that begin with `count/`, without that beginning."""

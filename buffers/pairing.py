@@ -4,8 +4,13 @@ The second is the half-online stage (paper, section 3.3). A positive anchor is c
 condition. A negative anchor is rejected for it.
 """
 
+from typing import Any
+
 from buffers.labels import LABELS
 from buffers.records import Anchor, Candidates, Pair, Preference, Scores, TensorData, Verdict
+
+Video = tuple[str, TensorData]
+"""Id and latents."""
 
 
 def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
@@ -18,20 +23,10 @@ def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
     verdict = preference if isinstance(preference, Verdict) else None
     if verdict is not None and verdict.label not in LABELS:
         raise ValueError(f"pair {pair_id} has the label {verdict.label}; one that is learned from has 1, 2, 3 or 4")
-    sides = _sides(candidates)
-    (chosen_id, chosen), (rejected_id, rejected) = sides if preference.a_is_chosen else reversed(sides)
-    return Pair(
-        id=pair_id,
-        condition_id=candidates.condition.id,
-        chosen_id=chosen_id,
-        rejected_id=rejected_id,
-        chosen=chosen,
-        rejected=rejected,
-        policy_version=candidates.policy_version,
-        source="online",
-        verdict=verdict,
-        scores=preference if isinstance(preference, Scores) else None,
-    )
+    a, b = _sides(candidates)
+    sides = (a, b) if preference.a_is_chosen else (b, a)
+    scores = preference if isinstance(preference, Scores) else None
+    return _pair(candidates, pair_id, sides, source="online", verdict=verdict, scores=scores)
 
 
 def anchored_pairs(anchor: Anchor, candidates: Candidates) -> list[Pair]:
@@ -41,34 +36,26 @@ def anchored_pairs(anchor: Anchor, candidates: Candidates) -> list[Pair]:
     """
     if anchor.condition_id != candidates.condition.id:
         raise ValueError(f"anchor {anchor.id} is of condition {anchor.condition_id}, not of {candidates.condition.id}")
-    return [
-        _anchored_pair(anchor, generated, seed, candidates.policy_version)
-        for seed, generated in zip(candidates.seeds, _sides(candidates), strict=True)
-    ]
+    given, pairs = (anchor.video_id, anchor.latents), []
+    for seed, generated in zip(candidates.seeds, _sides(candidates), strict=True):
+        if generated[1].shape != anchor.latents.shape:
+            raise ValueError(
+                f"anchor {anchor.id} has latents of shape {anchor.latents.shape}, the policy makes "
+                f"{generated[1].shape}: ingest it at the size and length that is sampled"
+            )
+        sides = (given, generated) if anchor.positive else (generated, given)
+        pairs.append(_pair(candidates, f"{anchor.id}-{seed}", sides, source="half-online"))
+    return pairs
 
 
-def _sides(candidates: Candidates) -> list[tuple[str, TensorData]]:
-    """Id and latents of the videos A and B."""
-    latents = (candidates.latents_a, candidates.latents_b)
-    return [(f"{candidates.condition.id}-{seed}", side) for seed, side in zip(candidates.seeds, latents, strict=True)]
+def _sides(candidates: Candidates) -> tuple[Video, Video]:
+    """The videos A and B."""
+    (seed_a, seed_b), condition_id = candidates.seeds, candidates.condition.id
+    return (f"{condition_id}-{seed_a}", candidates.latents_a), (f"{condition_id}-{seed_b}", candidates.latents_b)
 
 
-def _anchored_pair(anchor: Anchor, generated: tuple[str, TensorData], seed: int, policy_version: int) -> Pair:
-    _, latents = generated
-    if latents.shape != anchor.latents.shape:
-        raise ValueError(
-            f"anchor {anchor.id} has latents of shape {anchor.latents.shape}, the policy makes {latents.shape}: ingest "
-            "it at the size and length that is sampled"
-        )
-    sides = [(anchor.video_id, anchor.latents), generated]
-    (chosen_id, chosen), (rejected_id, rejected) = sides if anchor.positive else reversed(sides)
-    return Pair(
-        id=f"{anchor.id}-{seed}",
-        condition_id=anchor.condition_id,
-        chosen_id=chosen_id,
-        rejected_id=rejected_id,
-        chosen=chosen,
-        rejected=rejected,
-        policy_version=policy_version,
-        source="half-online",
-    )
+def _pair(candidates: Candidates, id_: str, sides: tuple[Video, Video], **facts: Any) -> Pair:
+    """`sides`: the chosen video and the rejected one. `facts`: the pair's source and evidence."""
+    (chosen_id, chosen), (rejected_id, rejected) = sides
+    ids = (id_, candidates.condition.id, chosen_id, rejected_id)
+    return Pair(*ids, chosen, rejected, candidates.policy_version, **facts)

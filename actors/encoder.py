@@ -1,16 +1,16 @@
 """The role that turns people's videos, pictures and prompts into what the model takes. It needs no transformer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from buffers.people.manifests import made_or_why
 from buffers.people.rows import ConditionFiles, VideoFiles
 from buffers.records import EncodedCondition, TensorData
 from buffers.tensors import encode
@@ -18,8 +18,6 @@ from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
 from media.video_read import read_clip
 from policy.policy import VideoPolicy
-
-Made = TypeVar("Made")
 
 READERS = 2
 """Files that are decoded ahead of the VAE."""
@@ -44,13 +42,13 @@ class Encoder:
     def videos(self, videos: list[VideoFiles]) -> list[TensorData | str]:
         """Normalised latents in the policy's dtype, `[channels, latent_frames, latent_height, latent_width]` each."""
         with ThreadPoolExecutor(READERS) as readers:
-            return [self._encoded(read) for read in readers.map(partial(_or_why, self._read), videos)]
+            return [self._encoded(read) for read in readers.map(partial(made_or_why, self._read), videos)]
 
     def conditions(self, conditions: list[ConditionFiles]) -> list[EncodedCondition | str]:
         """Prompt embeddings, and the first frame, if there is one, at the size of the videos."""
         new = [files.prompt for files in conditions if self._exact_embeds(files) is None]
         fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
-        return [_or_why(self._conditioning, files, fresh) for files in conditions]
+        return [made_or_why(self._conditioning, files, fresh) for files in conditions]
 
     def _read(self, video: VideoFiles) -> torch.Tensor | np.ndarray:
         """Exact latents, or pixels."""
@@ -82,14 +80,6 @@ class Encoder:
 
     def _exact_embeds(self, files: ConditionFiles) -> Path | None:
         return files.exact if PROMPT_EMBEDS in self._exact else None
-
-
-def _or_why(make: Callable[..., Made], *inputs: Any) -> Made | str:
-    """What `make` returns, or a text that says why the files cannot be used."""
-    try:
-        return make(*inputs)
-    except (ValueError, OSError) as error:
-        return str(error)
 
 
 def _tensor(path: Path, name: str) -> torch.Tensor:

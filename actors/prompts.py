@@ -1,9 +1,10 @@
 """Prompt files: the conditions that a run makes videos of (`streams.py` makes requests of them)."""
 
 from pathlib import Path
-from typing import get_args
 
-from buffers.records import Condition, Domain, condition_id
+from buffers.people.manifests import Row
+from buffers.people.rows import PromptRow, read_row
+from buffers.records import Condition, condition_id
 from buffers.store.pair_store import PairStore
 
 
@@ -53,14 +54,9 @@ def _stored_prompts(path: Path) -> list[Condition]:
 
 def _condition(line: str, *, where: str, max_characters: int) -> Condition:
     head, tab, rest = line.lstrip().partition("\t")
-    domain: Domain | None = None
-    if tab:
-        domain = next((known for known in get_args(Domain) if known == head), None)
-        if domain is None:
-            raise ValueError(f"{where}: domain {head!r} is unknown, expected one of {', '.join(get_args(Domain))}")
-    prompt = (rest if tab else line).strip()
-    if not prompt:
-        raise ValueError(f"{where}: empty prompt; take the line out or begin it with #")
-    if len(prompt) > max_characters:
-        raise ValueError(f"{where}: the prompt has {len(prompt)} characters, prompts.max_characters = {max_characters}")
-    return Condition(condition_id(prompt, domain), prompt, domain)
+    values = {"domain": head, "prompt": rest} if tab else {"prompt": line}
+    try:
+        row: PromptRow = read_row(Row(0, values), max_characters=max_characters)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Condition(condition_id(row.prompt, row.domain), row.prompt, row.domain)

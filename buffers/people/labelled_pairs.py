@@ -8,31 +8,11 @@ is optional: what decided it, in the annotator's words; figures are given for ea
 manifest's folder and cannot leave it.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from buffers.labels import LABELS_OF, choice_of
 from buffers.people.manifests import SHOWN_PROBLEMS, listed
-from buffers.people.rows import LabelledRow, each_row
-from buffers.records import Domain
-
-
-@dataclass(frozen=True)
-class LabelledPair:
-    """Two video files and which of the labels 1 to 4 are right: one if the label is known, else (1, 3) or (2, 4).
-
-    Example: LabelledPair(Path("1.mp4"), Path("2.mp4"), "human", (3,))
-    """
-
-    a: Path
-    b: Path
-    domain: Domain
-    right: tuple[int, ...]
-    criterion: str = ""
-
-    @property
-    def a_is_better(self) -> bool:
-        return choice_of(self.right[0]) == "a"
+from buffers.people.rows import LabelledPair as LabelledPair
+from buffers.people.rows import each_row
 
 
 def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple[list[LabelledPair], list[str]]:
@@ -43,12 +23,11 @@ def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple
     """
     pairs: list[LabelledPair] = []
     problems: list[str] = []
-    for number, row in each_row(manifest, LabelledRow):
+    for number, row in each_row(manifest, LabelledPair):
         if isinstance(row, str):
             problems.append(f"{manifest}, row {number}: {row}")
         else:
-            right = (row.label,) if row.label else LABELS_OF[row.choice]
-            pairs.append(LabelledPair(row.a, row.b, row.domain, right, row.criterion))
+            pairs.append(row)
     if problems and not skip_bad_rows:
         raise ValueError(listed(problems, of="rows"))
     if not pairs:

@@ -8,13 +8,15 @@ pairs/           a folder that Hugging Face's `datasets` saved to disk
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+Made = TypeVar("Made")
 
 ROWS_AT_ONCE, SHOWN_PROBLEMS = 1024, 10
 
@@ -150,6 +152,14 @@ def _numbered(batches: Iterator[pa.RecordBatch], manifest: Path) -> Iterator[Row
 
 def _present(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def made_or_why(make: Callable[..., Made], *given: Any, **named: Any) -> Made | str:
+    """What `make` returns, or a text that says why a row or a file cannot be used."""
+    try:
+        return make(*given, **named)
+    except (ValueError, OSError) as error:
+        return str(error)
 
 
 def listed(problems: Sequence[str], *, of: str, count: int | None = None) -> str:

@@ -19,8 +19,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
 
-from buffers.labels import LABELS, LABELS_OF, swapped, swapped_probabilities
-from buffers.people.manifests import NUMBERS, Row, manifest_folder, read_rows
+from buffers.labels import LABELS, LABELS_OF, choice_of, swapped, swapped_probabilities
+from buffers.people.manifests import NUMBERS, Row, made_or_why, manifest_folder, read_rows
 from buffers.records import Condition, Domain, Source
 
 Kind = Literal["pair", "anchor", "prompt"]
@@ -58,10 +58,10 @@ _FOUR = "a list of four, of the labels 1 to 4, that sum to 1"
 
 
 def _file(written: Any, info: ValidationInfo) -> Path:
-    if not isinstance(written, str) or not written:
-        raise ValueError(f"{info.field_name} = {written!r}; want {_PATH}")
     if not info.context:  # The row is written, or was checked before.
         return Path(written)
+    if not isinstance(written, str) or not written:
+        raise ValueError(f"{info.field_name} = {written!r}; want {_PATH}")
     folder = info.context["folder"]
     path = (folder / written).resolve()
     if not path.is_relative_to(folder):
@@ -116,11 +116,23 @@ class _Comparison(_Row):
         return self.label or self.choice or ""
 
 
-class LabelledRow(_Comparison):
-    """A row for the judge's training (`labelled_pairs.py`). `criterion`: what decided it, in the annotator's words."""
+class LabelledPair(_Comparison):
+    """A row for the judge's training (`labelled_pairs.py`). `criterion`: what decided it, in the annotator's words.
+
+    Example: LabelledPair(a=Path("1.mp4"), b=Path("2.mp4"), domain="human", label=3)
+    """
 
     domain: Domain = _field(..., _DOMAIN)
     criterion: str = _field("", _TEXT)
+
+    @property
+    def a_is_better(self) -> bool:
+        return choice_of(self.answer) == "a"
+
+    @property
+    def right(self) -> tuple[int, ...]:
+        """Which of the labels 1 to 4 are right: one if the label is known, else (1, 3) or (2, 4)."""
+        return (self.label,) if self.label else LABELS_OF[choice_of(self.answer)]
 
 
 class PromptRow(_Row):
@@ -249,14 +261,7 @@ def each_row(manifest: Path, kind: type[_Row] | None = None, **context: Any) -> 
     Raises as `read_rows` does.
     """
     context["folder"] = manifest_folder(manifest)
-    return ((row.number, _row_or_problem(row, kind, context)) for row in read_rows(manifest))
-
-
-def _row_or_problem(row: Row, kind: type[_Row] | None, context: dict[str, Any]) -> Any:
-    try:
-        return read_row(row, kind, **context)
-    except (ValueError, OSError) as error:
-        return str(error)
+    return ((row.number, made_or_why(read_row, row, kind, **context)) for row in read_rows(manifest))
 
 
 def _why(error: ValidationError, kind: type[_Row], values: Mapping[str, Any]) -> str:

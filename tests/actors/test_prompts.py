@@ -47,11 +47,11 @@ def test_ids_are_stable_and_tell_domains_apart(tmp_path: Path):
     [
         ("", "holds no prompt"),
         ("# only a comment\n", "holds no prompt"),
-        ("a cat\n\na dog\n", "line 2: empty prompt"),
-        ("# c\na cat\n   \n", "line 3: empty prompt"),
-        ("human\t \n", "line 1: empty prompt"),
-        ("a cat\nabcdefghijk\n", r"line 2: the prompt has 11 characters, prompts.max_characters = 10"),
-        ("animal\ta cat\n", r"line 1: domain 'animal' is unknown, expected one of human, general"),
+        ("a cat\n\na dog\n", "line 2: prompt = ''; want the text"),
+        ("# c\na cat\n   \n", "line 3: prompt = '   '; want the text"),
+        ("human\t \n", "line 1: prompt = ' '; want the text"),
+        ("a cat\nabcdefghijk\n", r"line 2: prompt has 11 characters, prompts.max_characters = 10"),
+        ("animal\ta cat\n", r"line 1: domain = 'animal'; want 'human' or 'general'"),
     ],
 )
 def test_bad_files_are_refused_with_the_line(tmp_path: Path, text: str, message: str):

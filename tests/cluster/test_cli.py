@@ -95,7 +95,7 @@ def test_check_prints_the_plan_and_then_every_problem(
     assert len(problems) == 5 and all(line.startswith("apogee: ") for line in problems)
     for text in (
         f"model.path: no folder {config.parent}/bundle",
-        f"prompts.train = {config.parent}/train.txt: {config.parent}/train.txt, line 2: empty prompt",
+        f"prompts.train = {config.parent}/train.txt: {config.parent}/train.txt, line 2: prompt = ''; want the text",
         "evaluation.prompts = absent.txt: no prompt file absent.txt",
         "evaluation.meter = nowhere.to:be: there is no module nowhere.to",
         "cluster.num_cpus = 3: the run does not fit",

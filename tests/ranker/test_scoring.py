@@ -1,9 +1,10 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from buffers.labels import DropReason
+from buffers.labels import DropReason, choice_of
 from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Domain, Verdict
 from ranker.scoring import Scored, calibration, failures, score
@@ -24,7 +25,14 @@ def scored(
     probabilities[said - 1], probabilities[0 if said in (2, 4) else 1] = confidence, 1 - confidence
     one, two, three, four = probabilities
     verdict = Verdict(said, (one, two, three, four), 0.98, agreed, first_shown, dropped, domain, "1", "tiny@0")
-    return Scored(LabelledPair(Path("a"), Path("b"), domain, right, criterion), verdict)
+    pair = LabelledPair(a=Path("a"), b=Path("b"), domain=domain, criterion=criterion, **answer(right))
+    assert pair.right == right
+    return Scored(pair, verdict)
+
+
+def answer(right: tuple[int, ...]) -> dict[str, Any]:
+    """A label, or the choice that both labels name."""
+    return {"label": right[0]} if len(right) == 1 else {"choice": choice_of(right[0])}
 
 
 def test_figures_worked_out_by_hand() -> None:

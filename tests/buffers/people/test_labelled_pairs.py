@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,13 @@ def test_labels_and_choices(tmp_path: Path) -> None:
     path = manifest(tmp_path, row(), "", row(label=None, choice="b", domain="general", criterion="melts"))
     pairs, problems = read_labelled_pairs(path)
     one, two = tmp_path.resolve() / "1.mp4", tmp_path.resolve() / "2.mp4"
-    assert pairs == [LabelledPair(one, two, "human", (3,)), LabelledPair(one, two, "general", (2, 4), "melts")]
+    assert pairs == [
+        LabelledPair(a=one, b=two, domain="human", label=3),
+        LabelledPair(a=one, b=two, domain="general", choice="b", criterion="melts"),
+    ]
+    assert [pair.right for pair in pairs] == [(3,), (2, 4)]
     assert [pair.a_is_better for pair in pairs] == [True, False]
+    assert pickle.loads(pickle.dumps(pairs)) == pairs  # Ray sends them to the judge's workers.
     assert problems == []
 
 

@@ -25,7 +25,8 @@ def pairs(folder: Path, count: int) -> list[LabelledPair]:
             video += np.arange(17, dtype=np.uint8)[:, None, None, None] * 4
             files.append(folder / f"{index}{side}.mp4")
             write_mp4(files[-1], video, fps=8.0)
-        found.append(LabelledPair(files[0], files[1], "human", (2,) if index % 2 else (1, 3)))
+        answer: dict[str, Any] = {"label": 2} if index % 2 else {"choice": "a"}
+        found.append(LabelledPair(a=files[0], b=files[1], domain="human", **answer))
     return found
 
 

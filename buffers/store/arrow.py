@@ -25,82 +25,70 @@ _NOTHING = TensorData("uint8", (0,), np.empty(0, np.uint8))
 """What a null row of a tensor column holds."""
 
 
-def _required(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name in names]
 
 
 _TENSOR = pa.struct(
-    [_required("dtype", pa.string()), _required("shape", pa.list_(pa.int64())), _required("data", pa.large_binary())]
+    [*_required(pa.string(), "dtype"), *_required(pa.list_(pa.int64()), "shape"), *_required(pa.large_binary(), "data")]
 )
 
 _VERDICT = pa.struct(
     [
-        _required("label", pa.int8()),
-        _required("probabilities", pa.list_(pa.float64(), 4)),
-        _required("label_mass", pa.float64()),
-        _required("agreed", pa.bool_()),
-        _required("first_shown", pa.int8()),
+        *_required(pa.int8(), "label"),
+        *_required(pa.list_(pa.float64(), 4), "probabilities"),
+        *_required(pa.float64(), "label_mass"),
+        *_required(pa.bool_(), "agreed"),
+        *_required(pa.int8(), "first_shown"),
         pa.field("dropped", pa.string()),
-        _required("domain", pa.string()),
-        _required("rubric_version", pa.string()),
-        _required("ranker_version", pa.string()),
+        *_required(pa.string(), "domain", "rubric_version", "ranker_version"),
     ]
 )
 
-
-_SCORES = pa.struct([_required("a", pa.float64()), _required("b", pa.float64()), pa.field("dropped", pa.string())])
+_SCORES = pa.struct([*_required(pa.float64(), "a", "b"), pa.field("dropped", pa.string())])
 
 
 def _table(kind: str, *fields: pa.Field) -> pa.Schema:
     return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
 
 
-LATENTS = _table("latents", _required("id", pa.string()), _required("latents", _TENSOR))
+LATENTS = _table("latents", *_required(pa.string(), "id"), *_required(_TENSOR, "latents"))
 
 CONDITIONINGS = _table(
     "conditionings",
-    _required("id", pa.string()),
-    _required("prompt", pa.string()),
+    *_required(pa.string(), "id", "prompt"),
     pa.field("domain", pa.string()),
-    _required("prompt_embeds", _TENSOR),
+    *_required(_TENSOR, "prompt_embeds"),
     pa.field("first_frame", _TENSOR),
 )
 
 PAIRS = _table(
     "pairs",
-    _required("id", pa.string()),
-    _required("condition_id", pa.string()),
-    _required("chosen_id", pa.string()),
-    _required("rejected_id", pa.string()),
-    _required("policy_version", pa.int64()),
-    _required("source", pa.string()),
-    _required("bytes", pa.int64()),
+    *_required(pa.string(), "id", "condition_id", "chosen_id", "rejected_id"),
+    *_required(pa.int64(), "policy_version"),
+    *_required(pa.string(), "source"),
+    *_required(pa.int64(), "bytes"),
     pa.field("verdict", _VERDICT),
     pa.field("scores", _SCORES),
 )
 """`bytes`: size of the latents of both videos."""
 
 ANCHORS = _table(
-    "anchors",
-    _required("id", pa.string()),
-    _required("condition_id", pa.string()),
-    _required("video_id", pa.string()),
-    _required("positive", pa.bool_()),
+    "anchors", *_required(pa.string(), "id", "condition_id", "video_id"), *_required(pa.bool_(), "positive")
 )
 
-VERDICTS = _table("verdicts", _required("id", pa.string()), pa.field("verdict", _VERDICT))
+VERDICTS = _table("verdicts", *_required(pa.string(), "id"), pa.field("verdict", _VERDICT))
 """Corrections: the newest verdict of a pair that was stored with another verdict."""
 
 TABLES = {"latents": LATENTS, "conditionings": CONDITIONINGS, "pairs": PAIRS, "anchors": ANCHORS, "verdicts": VERDICTS}
 """What a store holds, by kind. A large payload has a batch of its own, which nothing copies."""
 
 
-def check_version(version: int, *, where: str) -> None:
-    """Raises ValueError if `version` was written by a newer Apogee; `where` names the file."""
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{where} has schema version {version}, this Apogee reads up to {SCHEMA_VERSION}: use a newer Apogee"
-        )
+def too_new(version: int, *, where: str) -> ValueError:
+    """What to raise if a newer Apogee wrote `version`; `where` names the file."""
+    return ValueError(
+        f"{where} has schema version {version}, this Apogee reads up to {SCHEMA_VERSION}: use a newer one"
+    )
 
 
 def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:
@@ -109,7 +97,8 @@ def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:
     version = metadata.get(_VERSION_KEY, b"")
     if not version.isdigit():
         raise ValueError(f"{where} is no Apogee segment: its Arrow metadata has no {_VERSION_KEY.decode()}")
-    check_version(int(version), where=where)
+    if int(version) > SCHEMA_VERSION:
+        raise too_new(int(version), where=where)
     fields = [field for field in expected if _SINCE.get(field.name, 2) <= int(version)]
     if not schema.equals(pa.schema(fields, {**expected.metadata, _VERSION_KEY: version}), check_metadata=True):
         raise ValueError(f"{where} does not have the columns of a {expected.metadata[_KIND_KEY].decode()} segment")
@@ -132,15 +121,10 @@ def conditionings_batch(conditionings: Sequence[EncodedCondition]) -> pa.RecordB
 
 def pairs_batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
     """The facts of pairs, a row each, without their latents."""
-    rows = [
-        {
-            **vars(pair),
-            "bytes": pair.chosen.nbytes + pair.rejected.nbytes,
-            "verdict": pair.verdict and vars(pair.verdict),
-            "scores": pair.scores and vars(pair.scores),
-        }
-        for pair in pairs
-    ]
+    rows = []
+    for pair in pairs:
+        evidence = {"verdict": pair.verdict and vars(pair.verdict), "scores": pair.scores and vars(pair.scores)}
+        rows.append(vars(pair) | evidence | {"bytes": pair.bytes})
     return pa.RecordBatch.from_pylist(rows, schema=PAIRS)
 
 

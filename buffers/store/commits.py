@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import count, takewhile
 from typing import Any
 
 from buffers.portions import portions
-from buffers.store.arrow import SCHEMA_VERSION, TABLES, check_version
+from buffers.store.arrow import SCHEMA_VERSION, TABLES, too_new
 from buffers.store.places import Place
 from buffers.store.segments import SUFFIX, Segment
 
@@ -58,42 +59,31 @@ def commits_after(place: Place, number: int) -> Iterator[Commit]:
 
     Raises ValueError if a newer Apogee wrote one.
     """
-    # With nothing known, all names are asked for once: a lost commit must not hide those behind it.
-    numbers = iter(range(1, _last(place) + 1)) if number == 0 else _next(place, number)
+    if number:
+        numbers = takewhile(lambda following: place.size(commit_name(following)) is not None, count(number + 1))
+    else:  # All names are asked for once: a lost commit must not hide those behind it.
+        found = map(_NAME.fullmatch, place.names())
+        numbers = range(1, max((int(match[1]) for match in found if match), default=0) + 1)
     with ThreadPoolExecutor(READERS) as readers:
         for some in portions(numbers, AT_ONCE):
             yield from readers.map(lambda number: _read(place, number), some)
-
-
-def _last(place: Place) -> int:
-    return max((int(match[1]) for name in place.names() if (match := _NAME.fullmatch(name))), default=0)
-
-
-def _next(place: Place, known: int) -> Iterator[int]:
-    while place.size(commit_name(known + 1)) is not None:
-        known += 1
-        yield known
 
 
 def _read(place: Place, number: int) -> Commit:
     name = commit_name(number)
     try:
         file = json.loads(place.read(name))
+        if file["schema"] <= SCHEMA_VERSION:
+            return _understood(place, number, file["content"], file["sha256"])
     except FileNotFoundError:
         return Commit(number, (), {}, {name: "is gone"})
-    except ValueError as error:
-        return Commit(number, (), {}, {name: f"is damaged: no JSON ({error})"})
-    if isinstance(file, dict) and isinstance(file.get("schema"), int):
-        check_version(file["schema"], where=f"{place}/{name}")
-    try:
-        return _understood(place, number, file)
     except (ValueError, KeyError, TypeError) as error:
         return Commit(number, (), {}, {name: f"is damaged: {error}"})
+    raise too_new(file["schema"], where=f"{place}/{name}")
 
 
-def _understood(place: Place, number: int, file: dict[str, Any]) -> Commit:
-    content = file["content"]
-    if _checksum(content) != file["sha256"]:
+def _understood(place: Place, number: int, content: dict[str, Any], checksum: str) -> Commit:
+    if _checksum(content) != checksum:
         raise ValueError("its sha256 is not the one it was written with")
     segments = tuple(Segment(**line) for line in content["segments"])
     rows, missing = {}, {}

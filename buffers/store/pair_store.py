@@ -19,19 +19,20 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from buffers.labels import LABELS
 from buffers.records import Anchor, EncodedCondition, Judged, Pair, TensorData, Verdict
 from buffers.store import arrow
 from buffers.store.catalog import Catalog
 from buffers.store.commits import commit_name, segment_name, write_commit
 from buffers.store.encoded_by import ENCODED_BY, check_encoded_by, keep_encoded_by, read_encoded_by
 from buffers.store.places import LOCK, Folder, place_of
-from buffers.store.recovery import catch_up, fits, recover, verify
+from buffers.store.recovery import catch_up, fits, recover
 from buffers.store.segments import Segment, Segments, write_segment
 from buffers.store.waiting import WAITING
 
@@ -61,21 +62,21 @@ class PairStore:
         written to.
         """
         self.place = place_of(where)
-        self._writes, self._lock, self._kept = write, None, False
-        if write:
-            self.place.make()
-            self._lock = self.place.lock()
-        try:
+        self._writes, self._kept = write, False
+        with ExitStack() as opened:
+            if write:
+                self.place.make()
+                opened.callback(self.place.unlock, self.place.lock())
             check_encoded_by(self.place, encoded_by or {})
             self.encoded_by = read_encoded_by(self.place) | dict(encoded_by or {})
             self._segments = Segments(self.place)
+            opened.callback(self._segments.close)
             self.catalog = self._opened_catalog()
+            opened.callback(self.catalog.close)
             self.recovery = recover(self.place, self.catalog, write=write)
             if self.recovery:
                 log.warning("%s was not closed cleanly: %s", self.place, self.recovery)
-        except BaseException:
-            self._unlock()
-            raise
+            self._opened = opened.pop_all()
 
     def __len__(self) -> int:
         """How many pairs there are."""
@@ -115,11 +116,10 @@ class PairStore:
         If a new verdict prefers the other video, chosen and rejected are exchanged. Raises KeyError for a pair that is
         not stored, ValueError for a verdict that names neither video, OSError as `append`.
         """
-        unknown = sorted(verdicts.keys() - self.catalog.known("pairs", verdicts))
-        if unknown:
-            raise KeyError(f"{unknown[0]} is no pair of {self.place}")
+        for id_ in sorted(verdicts.keys() - self.catalog.known("pairs", verdicts)):
+            raise KeyError(f"{id_} is no pair of {self.place}")
         for id_, verdict in verdicts.items():
-            if verdict.label not in (1, 2, 3, 4):
+            if verdict.label not in LABELS:
                 raise ValueError(f"pair {id_}: label {verdict.label}; want 1, 2, 3 or 4")
         rows = {"verdicts": [(id_, verdict.label) for id_, verdict in verdicts.items()]}
         self._commit({"verdicts": [arrow.verdicts_batch(verdicts)]}, rows, f"{len(verdicts)} verdicts")
@@ -160,14 +160,21 @@ class PairStore:
 
     def verify(self, *, read: Callable[[Segment], None] = lambda segment: None) -> dict[str, str]:
         """Reads everything: name of a file -> what is wrong with it. `read` is called with each segment that was."""
-        databases = {f"{name}{suffix}" for name in (CATALOG, WAITING) for suffix in ("", "-wal", "-shm")}
-        return verify(self.place, self.catalog, self._segments, known=databases | {ENCODED_BY, LOCK}, read=read)
+        names, commits = set(self.place.names()), set(map(commit_name, range(1, self.catalog.commits + 1)))
+        ours = {f"{name}{suffix}" for name in (CATALOG, WAITING) for suffix in ("", "-wal", "-shm")}
+        ours |= {ENCODED_BY, LOCK} | commits
+        wrong = dict.fromkeys(sorted(commits - names), "is gone")
+        for segment in self.catalog.segments():
+            ours.add(segment.name)
+            found = self._segments.checksum(segment)
+            if found != segment.sha256:
+                wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
+            read(segment)
+        return wrong | dict.fromkeys(names - ours, "is none of the store's")
 
     def close(self) -> None:
         """Lets another process write. What was read stays valid."""
-        self.catalog.close()
-        self._segments.close()
-        self._unlock()
+        self._opened.close()
 
     def _commit(self, batches: Mapping[str, Iterable], rows: dict[str, list[tuple]], what: str) -> None:
         if not self._writes:
@@ -195,12 +202,9 @@ class PairStore:
                     self.place.remove(name)
             if not isinstance(error, OSError):
                 raise
-            raise OSError(
-                error.errno,
-                f"cannot store {what} ({error.strerror or error}); everything stored before is kept, these are not. "
-                "Make room or fix the permissions, then resume",
-                str(self.place),
-            ) from error
+            why = f"cannot store {what} ({error.strerror or error}); everything stored before is kept"
+            advice = "Make room or fix the permissions, then resume"
+            raise OSError(error.errno, f"{why}. {advice}", str(self.place)) from error
         for segment in sealed:
             self._segments.written(segment)
         self.catalog.add(number, sealed, rows)  # If this fails it is stored all the same, and entered later.
@@ -219,11 +223,6 @@ class PairStore:
                 shared.close()
         self._private = tempfile.TemporaryDirectory(prefix="apogee-catalog-")
         return Catalog(Path(self._private.name) / CATALOG)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            self.place.unlock(self._lock)
-            self._lock = None
 
     def _new(self, kind: str, records: dict[str, Any]) -> dict[str, Any]:
         known = self.catalog.known(kind, records)
@@ -270,9 +269,8 @@ class PairStore:
 
 def _pair_row(pair: Pair) -> tuple:
     """What the catalog keeps of it."""
-    size, label = pair.chosen.nbytes + pair.rejected.nbytes, pair.verdict.label if pair.verdict else None
     ids = (pair.id, pair.condition_id, pair.chosen_id, pair.rejected_id)
-    return (*ids, pair.policy_version, pair.source, size, label)
+    return (*ids, pair.policy_version, pair.source, pair.bytes, pair.verdict and pair.verdict.label)
 
 
 def _packed(payloads: Mapping[str, TensorData]) -> list[list[str]]:

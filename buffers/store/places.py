@@ -128,11 +128,8 @@ class Folder(Place):
         except BlockingIOError as error:
             holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
             os.close(lock)
-            raise BlockingIOError(
-                error.errno,
-                f"another writer (process {holder}) holds this buffer; stop it or choose another run folder",
-                str(self.path),
-            ) from error
+            why = f"another writer (process {holder}) holds this store; stop it or choose another folder"
+            raise BlockingIOError(error.errno, why, str(self.path)) from error
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         return lock

@@ -1,16 +1,11 @@
-"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside.
+"""What happens when a store is opened: its catalog catches up with its commits, and torn files are set aside."""
 
-`verify` reads all that opening does not read.
-"""
-
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from buffers.store import arrow
 from buffers.store.catalog import Catalog
 from buffers.store.commits import commit_name, commits_after, segment_name
 from buffers.store.places import Place
-from buffers.store.segments import Segment, Segments
 from media.whole import TEMPORARY
 
 _FIRST_SCHEMA = "manifest.jsonl"
@@ -55,24 +50,6 @@ def catch_up(place: Place, catalog: Catalog) -> dict[str, str]:
         catalog.add(commit.number, commit.segments, whole, incomplete=bool(commit.missing))
         missing |= commit.missing
     return missing
-
-
-def verify(
-    place: Place, catalog: Catalog, segments: Segments, *, known: Collection[str], read: Callable[[Segment], None]
-) -> dict[str, str]:
-    """Reads everything: name of a file -> what is wrong with it. `known`: names of files that are not segments."""
-    wrong, ours = {}, set(known)
-    for segment in catalog.segments():
-        ours.add(segment.name)
-        found = segments.checksum(segment)
-        if found != segment.sha256:
-            wrong[segment.name] = "is gone" if found is None else "does not hold the bytes that were written"
-        read(segment)
-    for name in map(commit_name, range(1, catalog.commits + 1)):
-        ours.add(name)
-        if place.size(name) is None:
-            wrong[name] = "is gone"
-    return wrong | {name: "is none of the store's" for name in place.names() if name not in ours}
 
 
 def fits(place: Place, catalog: Catalog) -> bool:

@@ -104,14 +104,11 @@ class Segments:
 
     def checksum(self, segment: Segment) -> str | None:
         """Hexadecimal sha256 of the file as it is now; None if it is gone."""
-        digest = hashlib.sha256()
         try:
             with self._place.open(segment.name) as file:
-                while block := file.read_buffer(BLOCK):
-                    digest.update(block)
+                return hashlib.file_digest(pa.BufferedInputStream(file, BLOCK), "sha256").hexdigest()
         except FileNotFoundError:
             return None
-        return digest.hexdigest()
 
     def close(self) -> None:
         """Lets go of the files; rows that were read stay valid."""

@@ -79,15 +79,14 @@ class AnchorStream:
         self._shares = {name: share for name, share in shares.items() if share}
         self._seed, self._drawn = seed, dict.fromkeys(shares, 0)
         stored = sorted(store.catalog.anchors(store.catalog.ids("anchors")), key=lambda anchor: anchor.id)
-        anchors = {
-            name: [anchor for anchor in stored if anchor.positive == (name == "positive")] for name in self._shares
-        }
-        for name, some in anchors.items():
+        self._anchors, ids = {}, []
+        for name, share in self._shares.items():
+            some = [anchor for anchor in stored if anchor.positive == (name == "positive")]
             if not some:
-                raise ValueError(f"{store.place} holds no {name} anchor; {self._shares[name]:g} of all are to be such")
-        self._anchors = {name: _Shuffled(some, seed, name) for name, some in anchors.items()}
-        ids = "\n".join(f"{name} {anchor.id}" for name, some in anchors.items() for anchor in some)
-        self._digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+                raise ValueError(f"{store.place} holds no {name} anchor; {share:g} of all are to be such")
+            self._anchors[name] = _Shuffled(some, seed, name)
+            ids += [f"{name} {anchor.id}" for anchor in some]
+        self._digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
 
     def next(self, count: int) -> list[StoredAnchor]:
         """The next `count` draws, the polarities in turn."""
@@ -104,11 +103,9 @@ class AnchorStream:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`. Raises ValueError if it is of another seed or of other anchors."""
-        for key in ("seed", "anchors"):
-            if state.get(key) != self.state()[key]:
-                raise ValueError(
-                    f"the saved anchor stream has {key} = {state.get(key)}, this run has {self.state()[key]}"
-                )
+        for key, value in {"seed": self._seed, "anchors": self._digest}.items():
+            if state.get(key) != value:
+                raise ValueError(f"the saved anchor stream has {key} = {state.get(key)}, this run has {value}")
         self._drawn = {name: int(count) for name, count in state["drawn"].items()}
 
 

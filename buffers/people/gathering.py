@@ -167,10 +167,8 @@ class Gathered:
         """Of the files whose contents make an id; each file is looked at once in a manifest."""
         paths = {video.file for row in rows for video in row.videos if not video.id}
         paths |= {row.first_frame for row in rows if row.first_frame}
-        known = {}
-        for path in paths:
-            for (value,) in self._db.rows("SELECT print FROM files WHERE path = ?", (str(path),)):
-                known[path] = value
+        query = "SELECT print FROM files WHERE path = ?"
+        known = {path: found[0][0] for path in paths if (found := self._db.rows(query, (str(path),)))}
         new = sorted(paths - known.keys())
         with ThreadPoolExecutor(READERS) as readers:
             prints = dict(zip(new, readers.map(fingerprint, new), strict=True))

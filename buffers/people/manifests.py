@@ -9,6 +9,7 @@ pairs/           a folder that Hugging Face's `datasets` saved to disk
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -68,14 +69,12 @@ def _json_lines(manifest: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values, problem = json.loads(line), ""
             except ValueError as error:
-                yield Row(number, {}, f"not JSON ({error})")
-                continue
-            if isinstance(values, dict):
-                yield Row(number, _present(values))
-            else:
-                yield Row(number, {}, f"holds {values!r:.40}; want an object with a value for each column")
+                values, problem = {}, f"not JSON ({error})"
+            if not isinstance(values, dict):
+                values, problem = {}, f"holds {values!r:.40}; want an object with a value for each column"
+            yield Row(number, _present(values), problem)
 
 
 def _csv(manifest: Path) -> Iterator[Row]:
@@ -101,12 +100,9 @@ def _csv(manifest: Path) -> Iterator[Row]:
 
 def _typed(name: str, cell: str) -> Any:
     """The value of a cell: text, or JSON in a column that is not text."""
-    if name not in NUMBERS:
-        return cell
-    try:
-        return json.loads(cell)
-    except ValueError:
-        return cell
+    with suppress(ValueError):
+        return json.loads(cell) if name in NUMBERS else cell
+    return cell
 
 
 def _parquet(manifest: Path) -> Iterator[Row]:

@@ -204,9 +204,7 @@ class PairRow(PromptRow, _Comparison):
         if not math.isclose(sum(given), 1.0, abs_tol=1e-3):
             raise ValueError(f"probabilities = {given}; want {_FOUR}")
         if self.label is None:
-            raise ValueError(
-                f"probabilities are given and choice = {self.choice!r}: they are of the four labels; want a label"
-            )
+            raise ValueError(f"choice = {self.choice!r} and probabilities of the four labels are given; want a label")
         share: dict[int, float] = dict(zip(LABELS, given, strict=True))
         likelier = [labels for labels in LABELS_OF.values() if 2 * sum(share[each] for each in labels) >= sum(given)]
         if all(share[self.label] < max(share[each] for each in labels) for labels in (LABELS, *likelier)):
@@ -229,13 +227,8 @@ class PairRow(PromptRow, _Comparison):
 
 KINDS: Mapping[Kind, type[PromptRow]] = {kind.kind: kind for kind in (PairRow, AnchorRow, PromptRow)}
 
-SCHEMA = pa.schema(
-    [
-        (name, NUMBERS.get(name, pa.string()))
-        for name in {**PairRow.model_fields, **AnchorRow.model_fields}
-        if name != "annotator"
-    ]
-)
+_COLUMNS = [name for name in {**PairRow.model_fields, **AnchorRow.model_fields} if name != "annotator"]
+SCHEMA = pa.schema([(name, NUMBERS.get(name, pa.string())) for name in _COLUMNS])
 """The columns of an exported manifest."""
 
 

@@ -7,7 +7,7 @@ What comes next depends on seed, items and place alone, so a counter is the whol
 """
 
 import hashlib
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -32,13 +32,7 @@ class PromptStream:
     """
 
     def __init__(
-        self,
-        conditions: Sequence[Condition],
-        *,
-        per_request: int,
-        seed: int,
-        first: int = 0,
-        done: Collection[int] = (),
+        self, conditions: Sequence[Condition], *, per_request: int, seed: int, first: int = 0, done: Iterable[int] = ()
     ) -> None:
         """`first`: how many conditions were drawn before this stage. `done`: numbers of finished requests, left out.
 

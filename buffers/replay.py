@@ -152,7 +152,6 @@ class ReplayBuffer:
         counted: keys of `counts` that grow with these pairs.
         """
         self._calls["adds"] += 1
-        size = sum(pair.bytes for pair in pairs)
         started = perf_counter()
         async with self._changed:
             if pairs and self._config.when_full == "drop_oldest":
@@ -163,8 +162,8 @@ class ReplayBuffer:
             if self._closed:
                 return 0
             self._reserved += len(pairs)
-            self._reserved_bytes += size
-        return await self._protected(self._keep(pairs, conditionings, size, request, counted or {}))
+            self._reserved_bytes += sum(pair.bytes for pair in pairs)
+        return await self._protected(self._keep(pairs, conditionings, request, counted or {}))
 
     async def take(self, step: int, count: int, *, rank: int = 0, world_size: int = 1) -> Batch | None:
         """This rank's share of the `count` pairs of `step`: the `rank`-th of `world_size` equal slices of the batch.
@@ -280,12 +279,7 @@ class ReplayBuffer:
             return len(new)
 
     async def _keep(
-        self,
-        pairs: list[Pair],
-        conditionings: list[EncodedCondition],
-        size: int,
-        request: int | None,
-        counted: Mapping[str, int],
+        self, pairs: list[Pair], conditionings: list[EncodedCondition], request: int | None, counted: Mapping[str, int]
     ) -> int:
         try:
             async with self._writing:
@@ -306,7 +300,7 @@ class ReplayBuffer:
                 if request is not None:
                     self._admitted.pop(request, None)
                 self._reserved -= len(pairs)
-                self._reserved_bytes -= size
+                self._reserved_bytes -= sum(pair.bytes for pair in pairs)
                 self._changed.notify_all()
 
     def _new(self, pairs: list[Pair]) -> list[Pair]:

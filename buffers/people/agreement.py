@@ -8,7 +8,7 @@ Answer = TypeVar("Answer", bound=Hashable)
 
 
 def majority(votes: Mapping[Answer, int]) -> Answer | None:
-    """The answer that more annotators gave than any other; None where two are level, or nobody answered.
+    """The answer that more annotators gave than any other; None if two are level, or nobody answered.
 
     Example: majority({1: 3, 2: 1}) == 1
     """
@@ -17,7 +17,7 @@ def majority(votes: Mapping[Answer, int]) -> Answer | None:
 
 
 class Agreement:
-    """Fleiss' kappa, fed one item at a time: agreement of annotators, 0 where it is chance's and 1 where it is full.
+    """Fleiss' kappa, fed one item at a time: agreement of annotators, 0 if it is chance's and 1 if it is full.
 
     Fleiss (1971). Items may have different numbers of annotators, who need not be the same ones; an item with a single
     answer says nothing about agreement and is left out.
@@ -37,7 +37,7 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """None without items, and where nobody ever gave any other answer: chance alone would agree fully then."""
+        """None without items, and if nobody ever gave any other answer: chance alone would agree fully then."""
         if not self.items:
             return None
         total = self._answers.total()

@@ -21,13 +21,9 @@ def read_labelled_pairs(manifest: Path, *, skip_bad_rows: bool = False) -> tuple
     Raises FileNotFoundError without a manifest, and ValueError that names the rows if some are bad (unless
     `skip_bad_rows`) or no row is left.
     """
-    pairs: list[LabelledPair] = []
-    problems: list[str] = []
-    for number, row in each_row(manifest, LabelledPair):
-        if isinstance(row, str):
-            problems.append(f"{manifest}, row {number}: {row}")
-        else:
-            pairs.append(row)
+    rows = list(each_row(manifest, LabelledPair))
+    pairs = [row for _, row in rows if not isinstance(row, str)]
+    problems = [f"{manifest}, row {number}: {row}" for number, row in rows if isinstance(row, str)]
     if problems and not skip_bad_rows:
         raise ValueError(listed(problems, of="rows"))
     if not pairs:

@@ -84,11 +84,9 @@ TABLES = {"latents": LATENTS, "conditionings": CONDITIONINGS, "pairs": PAIRS, "a
 """What a store holds, by kind. A large payload has a batch of its own, which nothing copies."""
 
 
-def too_new(version: int, *, where: str) -> ValueError:
-    """What to raise if a newer Apogee wrote `version`; `where` names the file."""
-    return ValueError(
-        f"{where} has schema version {version}, this Apogee reads up to {SCHEMA_VERSION}: use a newer one"
-    )
+def too_new(found: int, *, where: str) -> ValueError:
+    """What to raise if a newer Apogee wrote schema version `found`; `where` names the file."""
+    return ValueError(f"{where} has schema version {found}, this Apogee reads up to {SCHEMA_VERSION}: use a newer one")
 
 
 def check_schema(schema: pa.Schema, expected: pa.Schema, *, where: str) -> None:

@@ -121,10 +121,7 @@ class Segments:
             if found is None:
                 raise FileNotFoundError(f"{where} is gone: what lay in it cannot be read")
             if found != segment.sha256:
-                raise ValueError(
-                    f"{where} is damaged: its sha256 is not the one it was written with. Nothing of it is used; "
-                    "restore it from a copy"
-                )
+                raise ValueError(f"{where} is damaged: its sha256 is not that of its commit; restore it from a copy")
             self._intact.add(segment.name)
         try:
             reader = pa.ipc.open_file(self._place.open(segment.name))

@@ -38,10 +38,11 @@ def anchored_pairs(anchor: Anchor, candidates: Candidates) -> list[Pair]:
         raise ValueError(f"anchor {anchor.id} is of condition {anchor.condition_id}, not of {candidates.condition.id}")
     given, pairs = (anchor.video_id, anchor.latents), []
     for seed, generated in zip(candidates.seeds, _sides(candidates), strict=True):
-        if generated[1].shape != anchor.latents.shape:
+        _, latents = generated
+        if latents.shape != anchor.latents.shape:
             raise ValueError(
-                f"anchor {anchor.id} has latents of shape {anchor.latents.shape}, the policy makes "
-                f"{generated[1].shape}: ingest it at the size and length that is sampled"
+                f"anchor {anchor.id} has latents of shape {anchor.latents.shape}, the policy makes {latents.shape}: "
+                "ingest it at the size and length that is sampled"
             )
         sides = (given, generated) if anchor.positive else (generated, given)
         pairs.append(_pair(candidates, f"{anchor.id}-{seed}", sides, source="half-online"))

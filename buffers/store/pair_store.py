@@ -160,7 +160,7 @@ class PairStore:
 
     def verify(self, *, read: Callable[[Segment], None] = lambda segment: None) -> dict[str, str]:
         """Reads everything: name of a file -> what is wrong with it. `read` is called with each segment that was."""
-        names, commits = set(self.place.names()), set(map(commit_name, range(1, self.catalog.commits + 1)))
+        commits, names = set(map(commit_name, range(1, self.catalog.commits + 1))), set(self.place.names())
         ours = {f"{name}{suffix}" for name in (CATALOG, WAITING) for suffix in ("", "-wal", "-shm")}
         ours |= {ENCODED_BY, LOCK} | commits
         wrong = dict.fromkeys(sorted(commits - names), "is gone")

@@ -42,9 +42,8 @@ class Generator:
         )
         if config.start_from is not None:
             load_lora(config.start_from, self._policy.transformers)
-        self._shape = self._policy.facts.latent_shape(
-            config.sampling.num_frames, config.sampling.height, config.sampling.width
-        )
+        size = (config.sampling.num_frames, config.sampling.height, config.sampling.width)
+        self._shape = self._policy.facts.latent_shape(*size)
         self._counts = {"requests": 0, "videos": 0, "weight_loads": 0}
         self._clock = RoleClock()
 
@@ -63,10 +62,8 @@ class Generator:
             # The checksum of what the adapter holds now, in the dtypes of the snapshot.
             now = checksum({name: encode(t.to(state[name].dtype)) for name, t in adapter_state(transformers).items()})
             if now != snapshot.checksum:
-                raise ValueError(
-                    f"after loading policy version {snapshot.version} the adapter's checksum is {now}, "
-                    f"the snapshot's is {snapshot.checksum}"
-                )
+                wanted = f"the snapshot's is {snapshot.checksum}"
+                raise ValueError(f"policy version {snapshot.version}: the adapter's checksum is {now}, {wanted}")
             self.version = snapshot.version
             self._counts["weight_loads"] += 1
             return Receipt(snapshot.version, overwritten, now)
@@ -81,11 +78,8 @@ class Generator:
             prepared = self._policy.prepare(conditions)
             guided = sampling.guidance_scale > 1.0
             negative = self._policy.prepare(conditions, prompt=sampling.negative_prompt) if guided else None
-            noise = [
-                draw_noise(seed, self._shape)
-                for _, seeds in zip(conditions, request.seeds, strict=True)
-                for seed in seeds
-            ]
+            requested = list(zip(conditions, request.seeds, strict=True))
+            noise = [draw_noise(seed, self._shape) for _, seeds in requested for seed in seeds]
             latents = sample_latents(
                 self._policy,
                 noise=torch.stack(noise),
@@ -97,22 +91,13 @@ class Generator:
             videos = self._policy.decode(latents)
             self._counts["requests"] += 1
             self._counts["videos"] += len(videos)
-            stored = latents.to(self._policy.dtype)
-            candidates = [
-                Candidates(
-                    condition=condition,
-                    conditioning=_stored(condition, prepared.row(index)),
-                    seeds=request.seeds[index],
-                    latents_a=encode(stored[2 * index]),
-                    latents_b=encode(stored[2 * index + 1]),
-                    policy_version=self.version,
-                )
-                for index, condition in enumerate(request.conditions)
-            ]
-            clips = [
-                CandidateVideos(condition, videos[2 * index], videos[2 * index + 1], self._sampling.fps, self.version)
-                for index, condition in enumerate(request.conditions)
-            ]
+            stored = [encode(video) for video in latents.to(self._policy.dtype)]
+            candidates, clips = [], []
+            for index, (condition, seeds) in enumerate(requested):
+                a, b = 2 * index, 2 * index + 1
+                conditioning = _stored(condition, prepared.row(index))
+                candidates.append(Candidates(condition, conditioning, seeds, stored[a], stored[b], self.version))
+                clips.append(CandidateVideos(condition, videos[a], videos[b], sampling.fps, self.version))
             return candidates, clips
 
     def times(self) -> RoleTimes:

@@ -37,8 +37,9 @@ class Measured(Ranker):
         judge = self._judge
         assert isinstance(judge, VllmJudge)
         questions = [self._question(pair, pair.condition.domain) for pair in clips if pair.condition.domain]
+        orders = [order for question in questions for order in (question, question.turned())]
         prompts: Any
-        prompts, adapters = zip(*judge.prompts(self._in_orders(questions)), strict=True)
+        prompts, adapters = zip(*judge.prompts(orders if self.config.both_orders else questions), strict=True)
         started = time.perf_counter()
         judge.engine.generate(prompts, judge.sampling, lora_request=list(adapters), use_tqdm=False)
         return time.perf_counter() - started

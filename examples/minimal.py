@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from buffers.records import Condition, condition_id
-from configs.sections import LoraConfig, TimestepsConfig
+from configs.sections import LoraConfig, TimestepsConfig, Training
 from learner.objectives.dpo import dpo_loss, residual
 from learner.timesteps import draw_window, keyed_generator
 from policy.conditioning import Conditioning
@@ -111,9 +111,7 @@ def align(*, steps: int, pairs: int, judge: Judge = steadiness, seed: int = 0) -
     policy = VideoPolicy.load(
         MINIATURE / "weights" / "bundle", dtype="float32", lora=LORA, seed=seed, max_text_tokens=16
     )
-    optimizer = LoraOptimizer(
-        dict(policy_parameters(policy.transformers)), learning_rate=5e-4, weight_decay=0.0, max_grad_norm=1.0
-    )
+    optimizer = LoraOptimizer(dict(policy_parameters(policy.transformers)), Training(learning_rate=5e-4))
     log: list[list[float]] = []
     for step in range(steps):
         # On-policy data: this step's videos are made by the policy as it is now.

@@ -96,12 +96,7 @@ class Learner:
         self.objective = objective
         self.sampling_steps = sampling_steps
         self._figures = ("loss", *objective.figures)
-        self._optimizer = LoraOptimizer(
-            parameters,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-        )
+        self._optimizer = LoraOptimizer(parameters, config)
         self._names = {
             expert: [name for name in parameters if name.startswith(f"{expert}.")] for expert in policy.transformers
         }

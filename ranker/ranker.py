@@ -15,7 +15,7 @@ from ranker.frames import sample_frames
 from ranker.judges.adapter_files import named_adapters
 from ranker.judges.qwen_vl import EngineDied, VllmJudge
 from ranker.questions import Question
-from ranker.rubric import DOMAIN_LABELS, RUBRIC_VERSION
+from ranker.rubric import DOMAIN_LABELS
 from ranker.verdict import Reading, decide, doubts
 
 MOST_LOST = 3
@@ -105,7 +105,8 @@ class Ranker:
         If the engine crashes, a new one is started and the questions are sent again, once. If it crashes again, these
         pairs are dropped as `lost`. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
         """
-        asked = self._in_orders(questions)
+        orders = 2 if self.config.both_orders else 1
+        asked = [order for question in questions for order in (question, question.turned())[:orders]]
         judge, readings = self._ask(lambda judge: judge.ask(asked)) if asked else (self._judge, [])
         if readings is None:
             return [Opinion(NOTHING, None, self._lost(judge, question.domain)) for question in questions]
@@ -165,12 +166,6 @@ class Ranker:
         videos = (pair.video_a, pair.video_b)
         return Question(domain, *(sample_frames(video, fps=pair.fps, count=self.config.frames) for video in videos))
 
-    def _in_orders(self, questions: Sequence[Question]) -> list[Question]:
-        """Each question, followed by its other order if both are asked."""
-        if not self.config.both_orders:
-            return list(questions)
-        return [order for question in questions for order in (question, question.turned())]
-
     def _ask(self, what: Callable[[Judge], T]) -> tuple[Judge, T | None]:
         """The judge that answered, and what it said; None if two engines died over it."""
         judge = self._judge
@@ -183,7 +178,7 @@ class Ranker:
                 judge = self._replaced(judge)
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= MOST_LOST:
-            raise EngineDied(f"the judge's engine died {MOST_LOST} times in a row, each time twice over one question")
+            raise EngineDied(f"the judge's engine died {MOST_LOST} times in a row, twice over each question")
         return judge, None
 
     def _replaced(self, dead: Judge) -> Judge:
@@ -195,14 +190,7 @@ class Ranker:
             return self._judge
 
     def _verdict(self, judge: Judge, domain: Domain, forth: Reading, back: Reading | None) -> Verdict:
-        return decide(
-            forth,
-            back,
-            self.config,
-            domain=domain,
-            rubric_version=RUBRIC_VERSION,
-            ranker_version=judge.versions[domain],
-        )
+        return decide(forth, back, self.config, domain=domain, ranker_version=judge.versions[domain])
 
     def _lost(self, judge: Judge, domain: Domain) -> Verdict:
         return replace(self._verdict(judge, domain, NOTHING, None), dropped="lost")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from buffers.labels import DropReason, Four, a_is_likelier, swapped_probabilities
 from buffers.records import Domain, Verdict
 from configs.sections import Doubtful, RankerConfig
+from ranker.rubric import RUBRIC_VERSION
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,7 @@ class Reading:
 
 
 def decide(
-    forth: Reading,
-    back: Reading | None,
-    config: RankerConfig,
-    *,
-    domain: Domain,
-    rubric_version: str,
-    ranker_version: str,
+    forth: Reading, back: Reading | None, config: RankerConfig, *, domain: Domain, ranker_version: str
 ) -> Verdict:
     """The verdict on (A, B) from the order A, B (`forth`) and the order B, A (`back`; None if only one is asked).
 
@@ -63,7 +58,7 @@ def decide(
         first_shown=int(a_named[0]) + (int(not a_named[1]) if back is not None else 0),
         dropped=None,
         domain=domain,
-        rubric_version=rubric_version,
+        rubric_version=RUBRIC_VERSION,
         ranker_version=ranker_version,
     )
     if not all(reading.answered for reading in readings):

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from configs.sections import Training
+
 _SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -15,13 +17,10 @@ class LoraOptimizer:
     `optimizer.attach(names, flat)`, backward (which adds into `flat`), reduce `flat`, `optimizer.step()`.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, learning_rate: float, weight_decay: float, max_grad_norm: float
-    ) -> None:
-        self.parameters = dict(parameters)
-        self._learning_rate = learning_rate
-        self._max_grad_norm = max_grad_norm
-        self._adamw = torch.optim.AdamW(self.parameters.values(), lr=learning_rate, weight_decay=weight_decay)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: Training) -> None:
+        self.parameters, self._config = dict(parameters), config
+        groups = self.parameters.values()
+        self._adamw = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def size(self, names: Iterable[str]) -> int:
         """How many numbers the flat gradient of these parameters has."""
@@ -40,18 +39,18 @@ class LoraOptimizer:
         self._adamw.zero_grad(set_to_none=True)
 
     def step(self, *, rate_factor: float = 1.0) -> float:
-        """CandidateVideos the attached gradient, steps at `rate_factor` times the learning rate, and clears.
+        """Clips the attached gradient, steps at `rate_factor` times the learning rate, and clears.
 
         Returns the gradient's norm before clipping. Raises FloatingPointError if it is not finite; no parameter and no
         moment has changed then, and the gradients are cleared too.
         """
         try:
             moving = [parameter for parameter in self.parameters.values() if parameter.grad is not None]
-            norm = nn.utils.clip_grad_norm_(moving, self._max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(moving, self._config.max_grad_norm)
             if not norm.isfinite():
                 raise FloatingPointError(f"the gradient is not finite: gradient norm {float(norm)}")
             for group in self._adamw.param_groups:
-                group["lr"] = self._learning_rate * rate_factor
+                group["lr"] = self._config.learning_rate * rate_factor
             self._adamw.step()
             return float(norm)
         finally:

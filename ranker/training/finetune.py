@@ -20,7 +20,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from buffers.labels import LABELS_OF, choice_of
 from configs.ranker import RankerTrainingConfig
 from policy.lora.optimizer import LoraOptimizer
-from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from ranker.questions import label_ids, model_inputs
 from ranker.training.examples import Example
 
@@ -55,12 +55,8 @@ class Finetune:
         )
         self.model.to(self._device)
         self._add_adapter()
-        self._optimizer = LoraOptimizer(
-            {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad},
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-        )
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        self._optimizer = LoraOptimizer(trained, config)
 
     def step(self, examples: Sequence[Example]) -> dict[str, float]:
         """One AdamW step on this rank's share of the examples; figures are of the global batch.
@@ -82,9 +78,8 @@ class Finetune:
         try:
             if not math.isfinite(figures["loss"]):
                 raise FloatingPointError("the loss is not finite")
-            norm = self._optimizer.step(
-                rate_factor=schedule(self.steps, warmup=config.warmup_steps, steps=config.steps)
-            )
+            rate_factor = schedule(self.steps, warmup=config.warmup_steps, steps=config.steps)
+            norm = self._optimizer.step(rate_factor=rate_factor)
         except FloatingPointError as error:
             self._optimizer.clear()
             raise FloatingPointError(
@@ -115,8 +110,8 @@ class Finetune:
     def load_adapter(self, folder: Path) -> None:
         """Takes the weights of an adapter as `save` wrote it. Raises ValueError if it is another one's."""
         adapter = load_file(folder / ADAPTER_WEIGHTS)
-        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        saved = {f"base_model.model.{name.replace('.default.', '.')}": parameter for name, parameter in named.items()}
+        named = self._optimizer.parameters.items()
+        saved = {f"{PREFIX}{name.replace('.default.', '.')}": parameter for name, parameter in named}
         if saved.keys() != adapter.keys():
             raise ValueError(f"{folder / ADAPTER_WEIGHTS} is of another checkpoint or other lora.targets")
         with torch.no_grad():
@@ -128,13 +123,9 @@ class Finetune:
         check_targets(self.model, config.lora.targets)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
-            self.model.add_adapter(
-                LoraConfig(
-                    r=config.lora.rank,
-                    lora_alpha=config.lora.alpha,
-                    target_modules=rf".*\.language_model\..*\.({'|'.join(config.lora.targets)})",
-                )
-            )
+            targets = rf".*\.language_model\..*\.({'|'.join(config.lora.targets)})"
+            lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets)
+            self.model.add_adapter(lora)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".lora_" in name)
             if parameter.requires_grad:
@@ -145,11 +136,8 @@ class Finetune:
 
     def _loss(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
         """The summed loss, and the sums of FIGURES."""
-        inputs = model_inputs(
-            self._processor,
-            [example.question for example in examples],
-            max_pixels_per_video=self.config.max_pixels_per_video,
-        )
+        questions, pixels = [example.question for example in examples], self.config.max_pixels_per_video
+        inputs = model_inputs(self._processor, questions, max_pixels_per_video=pixels)
         inputs = {name: value.to(self._device) for name, value in inputs.items() if isinstance(value, Tensor)}
         logits = self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         labels = functional.log_softmax(logits, dim=-1)[:, self._labels]  # [questions, 4]
@@ -163,14 +151,8 @@ class Finetune:
             said = labels.argmax(-1, keepdim=True)
             named = labels.masked_fill(~better, -math.inf).logsumexp(-1)
             other = labels.masked_fill(better, -math.inf).logsumexp(-1)
-            figures = torch.stack(
-                [
-                    losses.detach().sum(),
-                    right.gather(-1, said).float().sum(),
-                    (named > other).float().sum(),
-                    labels.exp().sum(),
-                ]
-            )
+            columns = (losses, right.gather(-1, said)[:, 0].float(), (named > other).float(), labels.exp().sum(-1))
+            figures = torch.stack(columns, dim=-1).sum(0)
         return losses.sum(), figures
 
 

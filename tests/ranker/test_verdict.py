@@ -6,6 +6,7 @@ import pytest
 from buffers.labels import a_is_likelier
 from buffers.records import Verdict
 from configs.sections import RankerConfig
+from ranker.rubric import RUBRIC_VERSION
 from ranker.verdict import Reading, decide
 
 
@@ -23,7 +24,6 @@ def verdict(
         back,
         RankerConfig(path="x", min_confidence=confidence, min_label_mass=mass, **kept),
         domain="human",
-        rubric_version="7",
         ranker_version="tiny@12345678",
     )
 
@@ -40,7 +40,7 @@ def test_both_orders_are_averaged_in_the_order_a_b() -> None:
     assert said.probabilities == pytest.approx((0.6, 0.15, 0.15, 0.1))
     assert (said.label, said.a_is_chosen, said.agreed, said.first_shown, said.dropped) == (1, True, True, 1, None)
     assert said.confidence == pytest.approx(0.75)
-    assert (said.domain, said.rubric_version, said.ranker_version) == ("human", "7", "tiny@12345678")
+    assert (said.domain, said.rubric_version, said.ranker_version) == ("human", RUBRIC_VERSION, "tiny@12345678")
 
 
 def test_motion_labels_say_which_video_moves_better() -> None:

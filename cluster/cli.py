@@ -1,26 +1,29 @@
 """The command line: `apogee check` prints what a config would do, `apogee run` does it, `apogee rank` judges two files.
 
 ray is loaded by `run` alone, vllm by `rank`, torch by both and by `check`, and only after the files have been found
-good. The same commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls.
+good. The same commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls. The docstring of a
+command is its help text.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import click
+
 from buffers.records import Domain
 from cluster.checks.judge import check_judge
 from cluster.checks.run import check
 from cluster.commands.check import describe
-from cluster.commands.data.arguments import add_command, add_data_commands
+from cluster.commands.data.arguments import data
 from configs.load import load_as, load_config
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
 
-EXAMPLES = """examples:
+EXAMPLES = """\b
+examples:
   apogee check configs/miniature.yaml
   apogee run configs/miniature.yaml
   apogee run configs/miniature.yaml seed=1 out=runs/seed1 stages.0.steps=20
@@ -28,12 +31,25 @@ EXAMPLES = """examples:
   apogee rank a.mp4 b.mp4 --prompt "a woman dancing" --config my.yaml
 """
 
+CONFIG = click.argument("config", metavar="CONFIG", help="A YAML file, such as configs/miniature.yaml.")
+OVERRIDES = click.argument(
+    "overrides", nargs=-1, metavar="[key=value]...", help="Dotted keys of it, such as learner.beta=500 or out=runs/2."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C.
+
+    Raises SystemExit(2) if the command line itself is wrong. click's own `main` would take Ctrl-C and its words away.
+    """
     try:
-        return options.do(options)
+        with apogee.make_context("apogee", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            return apogee.invoke(context) or 0
+    except click.exceptions.Exit as done:  # the help was printed
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        sys.exit(USER_ERROR)
     except (ValueError, OSError) as error:
         if getattr(error, "__notes__", None):
             raise  # the run had started and noted what it kept: not the user's mistake, so the traceback is shown
@@ -43,84 +59,93 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="apogee",
-        description="Align a video diffusion transformer on its own inference trajectory.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
-    text = "validate a config and its files and print what a run would do; starts nothing"
-    _takes_config(add_command(commands, "check", text, _check), "configs/miniature.yaml", "learner.beta=500")
-    text = "run it: generate, rank, learn, and write the adapter and the report"
-    _takes_config(add_command(commands, "run", text, _run), "configs/miniature.yaml", "learner.beta=500")
-    text = "judge two video files as a run would and print the verdict with its probabilities in both orders"
-    rank = add_command(commands, "rank", text, _rank)
-    rank.add_argument("videos", nargs=2, type=Path, metavar="VIDEO", help="two video files, A and B")
-    rank.add_argument("--prompt", help="what the videos were made from; the judge finds the domain from it")
-    rank.add_argument("--domain", choices=get_args(Domain), help="which rubric (default: the prompt's, else general)")
-    rank.add_argument(
-        "--config", required=True, help="whose `ranker` section is used: a YAML file, such as configs/miniature.yaml"
-    )
-    ranker = add_command(commands, "ranker", "the judge itself: fine-tune it on pairs of videos that people compared")
-    parts = ranker.add_subparsers(required=True, metavar="command")
-    text = "fine-tune a Qwen3-VL checkpoint: one LoRA adapter a domain; the same command goes on after a stop"
-    _takes_config(add_command(parts, "train", text, _train_ranker), "my_ranker.yaml", "learning_rate=5e-5")
-    text = "score it on held-out pairs: accuracy, position bias, calibration, and what it got wrong"
-    _takes_config(add_command(parts, "score", text, _score_ranker), "my_scores.yaml", "out=runs/scores-2")
-    add_data_commands(commands)
-    return parser
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+def apogee() -> None:
+    """Align a video diffusion transformer on its own inference trajectory."""
 
 
-def _takes_config(command: argparse.ArgumentParser, file: str, override: str) -> None:
-    command.add_argument("config", metavar="CONFIG", help=f"a YAML file, such as {file}")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help=f"dotted keys, such as {override}")
+@apogee.command("check")
+@CONFIG
+@OVERRIDES
+def _check(config: str, overrides: Sequence[str]) -> int:
+    """Validate a config and its files and print what a run would do.
 
-
-def _check(options: argparse.Namespace) -> int:
-    checked = check(load_config(options.config, options.overrides))
+    Starts nothing.
+    """
+    checked = check(load_config(config, overrides))
     print(describe(checked), flush=True)
     return _refuse(checked.problems)
 
 
-def _run(options: argparse.Namespace) -> int:
-    checked = check(load_config(options.config, options.overrides))
+@apogee.command("run")
+@CONFIG
+@OVERRIDES
+def _run(config: str, overrides: Sequence[str]) -> int | None:
+    """Generate, rank, learn, and write the adapter and the report."""
+    checked = check(load_config(config, overrides))
     if checked.problems:
         return _refuse(checked.problems)
     from cluster.launch import run
 
     print(f"done: {run(checked) / 'report.html'}")
-    return 0
 
 
-def _rank(options: argparse.Namespace) -> int:
-    config = load_config(options.config).ranker
-    check_judge(config)
+@apogee.command("rank")
+@click.argument("videos", nargs=2, type=Path, metavar="VIDEO VIDEO", help="Two video files, A and B.")
+@click.option("--prompt", help="What the videos were made from; the judge finds the domain from it.")
+@click.option(
+    "--domain", type=click.Choice(get_args(Domain)), help="Which rubric (default: the prompt's, else general)."
+)
+@click.option("--config", required=True, metavar="CONFIG", help="The YAML file whose `ranker` section is used.")
+def _rank(videos: tuple[Path, Path], prompt: str | None, domain: Domain | None, config: str) -> None:
+    """Judge two video files as a run would.
+
+    Prints the verdict with its probabilities in both orders.
+    """
+    judge = load_config(config).ranker
+    check_judge(judge)
     from rich.console import Console
 
     from cluster.commands.ranker.rank import rank_by_hand
 
-    console = Console(highlight=False)
-    rank_by_hand(config, *options.videos, prompt=options.prompt, domain=options.domain, console=console)
-    return 0
+    rank_by_hand(judge, *videos, prompt=prompt, domain=domain, console=Console(highlight=False))
 
 
-def _train_ranker(options: argparse.Namespace) -> int:
-    config = load_as(RankerTrainingConfig, options.config, options.overrides)
+@apogee.group()
+def ranker() -> None:
+    """The judge itself: fine-tune and score it.
+
+    It learns from pairs of videos that people compared.
+    """
+
+
+@ranker.command("train")
+@CONFIG
+@OVERRIDES
+def _train_ranker(config: str, overrides: Sequence[str]) -> None:
+    """Fine-tune a Qwen3-VL checkpoint: one LoRA adapter a domain.
+
+    The same command goes on after a stop.
+    """
+    training = load_as(RankerTrainingConfig, config, overrides)
     from cluster.commands.ranker.train import train_ranker
 
-    folder = train_ranker(config)
-    print(f"done: adapters in {', '.join(str(folder / domain) for domain in config.domains)}")
-    return 0
+    folder = train_ranker(training)
+    print(f"done: adapters in {', '.join(str(folder / domain) for domain in training.domains)}")
 
 
-def _score_ranker(options: argparse.Namespace) -> int:
-    config = load_as(RankerScoringConfig, options.config, options.overrides)
+@ranker.command("score")
+@CONFIG
+@OVERRIDES
+def _score_ranker(config: str, overrides: Sequence[str]) -> None:
+    """Score the judge on held-out pairs.
+
+    Tells accuracy, position bias, calibration, and what it got wrong.
+    """
+    scoring = load_as(RankerScoringConfig, config, overrides)
     from cluster.commands.ranker.score import score_ranker
 
-    print(f"done: {score_ranker(config) / 'report.html'}")
-    return 0
+    print(f"done: {score_ranker(scoring) / 'report.html'}")
 
 
 def _refuse(problems: Sequence[str]) -> int:
@@ -129,6 +154,8 @@ def _refuse(problems: Sequence[str]) -> int:
         print(f"apogee: {problem}", file=sys.stderr)
     return USER_ERROR if problems else 0
 
+
+apogee.add_command(data)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,14 @@
-"""`apogee data ingest | inspect | verify | export`: people's videos into a store, a look at it, and out again."""
+"""`apogee data ingest | inspect | verify | export`: people's videos into a store, a look at it, and out again.
 
-import argparse
+The docstring of a command is its help text.
+"""
+
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+import click
 
 from buffers.store.pair_store import PairStore
 from configs.load import load_config
@@ -13,64 +16,46 @@ from configs.load import load_config
 NOT_SOUND = 2
 SHOWN_SKIPPED = 20
 
-
-def add_command(commands: Any, name: str, text: str, do: Callable[[Any], int] | None = None) -> Any:
-    """A command's parser, which argparse's subparsers `commands` now offer; `do` answers its exit code."""
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.set_defaults(do=do)
-    return parser
-
-
-def add_data_commands(commands: Any) -> None:
-    """`commands`: argparse's subparsers of the whole command line."""
-    data = add_command(commands, "data", "people's own videos and judgements, and every pair that is stored")
-    parts = data.add_subparsers(required=True, metavar="command")
-    text = (
-        "bring in a manifest of pairs, labelled videos or prompts (.jsonl, .csv, .parquet, or a folder that `datasets` "
-        "saved), whose files every node of the cluster can read; the same command goes on after a stop"
-    )
-    ingest = add_command(parts, "ingest", text, _ingest)
-    ingest.add_argument("manifest", type=Path, metavar="MANIFEST")
-    ingest.add_argument("--into", required=True, metavar="STORE", help="a folder, or a URI such as s3://bucket/store")
-    ingest.add_argument("--skip-bad-rows", action="store_true", help="leave bad rows out instead of refusing them all")
-    ingest.add_argument("--skipped", type=Path, metavar="FILE", help="write every row that was left out there, and why")
-    _takes_bundle(ingest, "whose bundle, size, frame rate and generator resources are used")
-    inspect = add_command(parts, "inspect", "count what is in a store, and draw a contact sheet of it", _inspect)
-    inspect.add_argument("store", metavar="STORE")
-    inspect.add_argument("--sheet", type=Path, metavar="FILE", help="the picture (default: contact_sheet.png)")
-    _takes_bundle(inspect, "whose bundle decodes the videos of the picture")
-    verify = add_command(parts, "verify", "read every file of a store and check it against its checksum", _verify)
-    verify.add_argument("store", metavar="STORE")
-    text = "write a store's videos, exact tensors and a manifest that `ingest` reads back"
-    export = add_command(parts, "export", text, _export)
-    export.add_argument("store", metavar="STORE")
-    export.add_argument("--out", required=True, type=Path, metavar="FOLDER")
-    _takes_bundle(export, "whose bundle decodes the videos, at its frame rate")
+STORE = click.argument("store", metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
+CONFIG = click.option("--config", required=True, metavar="CONFIG", help="A run's config, whose bundle is used.")
+SET = click.option(
+    "--set", "overrides", multiple=True, metavar="key=value", help="A dotted key of the config; may be given again."
+)
 
 
-def _takes_bundle(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--config", required=True, help=f"a run's config, {what}")
-    text = "dotted keys of the config, such as sampling.fps=16"
-    parser.add_argument(
-        "--set", dest="overrides", nargs="+", action="extend", default=[], metavar="key=value", help=text
-    )
+@click.group()
+def data() -> None:
+    """People's own videos and judgements, and every pair that is stored."""
 
 
-def _ingest(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
+@data.command("ingest")
+@click.argument("manifest", type=Path, metavar="MANIFEST")
+@click.option("--into", required=True, metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
+@click.option("--skip-bad-rows", is_flag=True, help="Leave bad rows out instead of refusing them all.")
+@click.option("--skipped", type=Path, metavar="FILE", help="Write every row that was left out there, and why.")
+@CONFIG
+@SET
+def _ingest(
+    manifest: Path, into: str, skip_bad_rows: bool, skipped: Path | None, config: str, overrides: Sequence[str]
+) -> None:
+    """Bring in a manifest of pairs, labelled videos or prompts.
+
+    MANIFEST is a .jsonl, .csv or .parquet file, or a folder that `datasets` saved. Every node of the cluster has to be
+    able to read the files that it names. The config's bundle, size, frame rate and generator resources are used, for
+    example --set sampling.fps=16. The same command goes on after a stop.
+    """
+    run = load_config(config, overrides)
     from cluster.commands.data.ingest import ingest
 
     try:
-        summary = ingest(config, options.manifest, options.into, skip_bad_rows=options.skip_bad_rows)
+        summary = ingest(run, manifest, into, skip_bad_rows=skip_bad_rows)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; what was stored stays, and the same command goes on behind it") from None
-    if options.skipped:
+    if skipped:
         lines = [json.dumps({"rows": some.rows, "why": some.why}) for some in summary.skipped]
-        options.skipped.write_text("".join(f"{line}\n" for line in lines))
+        skipped.write_text("".join(f"{line}\n" for line in lines))
     new = ", ".join(f"{count:,} {kind}s" for kind, count in summary.new.items())
-    print(
-        f"{options.into}: {new} are new; {summary.there:,} were there already, {summary.corrected:,} of them corrected"
-    )
+    print(f"{into}: {new} are new; {summary.there:,} were there already, {summary.corrected:,} of them corrected")
     for name, kappa in summary.kappa.items():
         if kappa is not None:
             print(f"annotators agree on {name} with Fleiss' kappa {kappa:.2f} (0: as by chance, 1: always)")
@@ -78,54 +63,71 @@ def _ingest(options: argparse.Namespace) -> int:
         print(f"{summary.repeated:,} answers were given again by their annotator; the last one counts")
     if summary.skipped:
         print(f"left out, {len(summary.skipped):,}:")
-        for some in summary.skipped[:SHOWN_SKIPPED]:
-            print(f"  row {', '.join(map(str, some.rows))}: {some.why}")
-        if len(summary.skipped) > SHOWN_SKIPPED:
-            print(f"  and {len(summary.skipped) - SHOWN_SKIPPED:,} more (--skipped FILE writes all of them)")
-    return 0
+    for some in summary.skipped[:SHOWN_SKIPPED]:
+        print(f"  row {', '.join(map(str, some.rows))}: {some.why}")
+    if len(summary.skipped) > SHOWN_SKIPPED:
+        print(f"  and {len(summary.skipped) - SHOWN_SKIPPED:,} more (--skipped FILE writes all of them)")
 
 
-def _inspect(options: argparse.Namespace) -> int:
+@data.command("inspect")
+@STORE
+@click.option("--sheet", type=Path, metavar="FILE", help="The picture (default: contact_sheet.png).")
+@CONFIG
+@SET
+def _inspect(store: str, sheet: Path | None, config: str, overrides: Sequence[str]) -> None:
+    """Count what is in a store, and draw a contact sheet of it.
+
+    The config's bundle decodes the videos of the picture.
+    """
     from cluster.commands.data.inspect import draw_sheet, print_counts
 
-    store = PairStore(options.store, write=False)
-    print_counts(store)
-    sheet = options.sheet or Path("contact_sheet.png")
+    opened = PairStore(store, write=False)
+    print_counts(opened)
     try:
-        print(f"contact sheet: {draw_sheet(load_config(options.config, options.overrides), store, sheet)}")
+        picture = draw_sheet(load_config(config, overrides), opened, sheet or Path("contact_sheet.png"))
+        print(f"contact sheet: {picture}")
     except (ValueError, OSError) as error:
-        if options.sheet:
+        if sheet:
             raise
         print(f"no contact sheet: {error}")
-    store.close()
-    return 0
+    opened.close()
 
 
-def _verify(options: argparse.Namespace) -> int:
+@data.command("verify")
+@STORE
+def _verify(store: str) -> int | None:
+    """Read every file of a store and check it against its checksum."""
     from rich.progress import Progress
 
-    store = PairStore(options.store, write=False)
-    segments = store.catalog.segments()
+    opened = PairStore(store, write=False)
+    segments = opened.catalog.segments()
     size = sum(segment.bytes for segment in segments)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("reading", total=size)
-        wrong = store.verify(read=lambda segment: progress.advance(bar, segment.bytes)) | store.recovery.missing
-    store.close()
+        wrong = opened.verify(read=lambda segment: progress.advance(bar, segment.bytes)) | opened.recovery.missing
+    opened.close()
     for name, what in sorted(wrong.items()):
-        print(f"{options.store}/{name}: {what}", file=sys.stderr)
+        print(f"{store}/{name}: {what}", file=sys.stderr)
     if wrong:
         return NOT_SOUND
-    print(f"{options.store}: {len(segments):,} segments with {size:,} bytes hold what was written")
-    return 0
+    print(f"{store}: {len(segments):,} segments with {size:,} bytes hold what was written")
 
 
-def _export(options: argparse.Namespace) -> int:
-    config = load_config(options.config, options.overrides)
+@data.command("export")
+@STORE
+@click.option("--out", required=True, type=Path, metavar="FOLDER", help="Where to write.")
+@CONFIG
+@SET
+def _export(store: str, out: Path, config: str, overrides: Sequence[str]) -> None:
+    """Write a store's videos, exact tensors and a manifest.
+
+    The config's bundle decodes the videos, at its frame rate. `apogee data ingest` reads the manifest back.
+    """
+    run = load_config(config, overrides)
     from cluster.commands.data.export import export
 
     try:
-        manifest = export(config, options.store, options.out)
+        manifest = export(run, store, out)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the same command goes on with what is not written yet") from None
     print(f"done: {manifest}")
-    return 0

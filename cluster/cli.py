@@ -15,7 +15,6 @@ import click
 from buffers.records import Domain
 from cluster.checks.judge import check_judge
 from cluster.checks.run import check
-from cluster.commands.check import describe
 from cluster.commands.data.arguments import data
 from configs.load import load_as, load_config
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
@@ -72,8 +71,10 @@ def _check(config: str, overrides: Sequence[str]) -> int:
 
     Starts nothing.
     """
+    from cluster.commands.check import describe
+
     checked = check(load_config(config, overrides))
-    print(describe(checked), flush=True)
+    print(describe(checked), end="", flush=True)
     return _refuse(checked.problems)
 
 

@@ -1,7 +1,7 @@
 """What a config will do, from arithmetic alone: nothing is loaded or started.
 
-`apogee check` prints it. The estimates are counts (videos, transformer passes, tokens, bytes), never seconds: those
-depend on the machine.
+`apogee check` prints it (`commands/check.py`). The estimates are counts (videos, transformer passes, tokens, bytes),
+never seconds: those depend on the machine.
 """
 
 from dataclasses import dataclass
@@ -129,71 +129,3 @@ def _balance(config: RunConfig) -> list[str]:
         f"{gpus:g} GPUs about {max(1, round(gpus * learned / (made + learned)))} would learn. Every dropped pair asks "
         "for more generation"
     ]
-
-
-def render(plan: Plan) -> str:
-    """The plan as text for a person, a dozen lines or two."""
-    config, sampling, generator = plan.config, plan.config.sampling, plan.config.generator
-    videos = 2 * generator.conditions_per_request * generator.requests_in_flight * generator.num_actors
-    stages = [
-        f"  {number}. {stage.stages[0].kind}: {stage.stages[0].steps} steps of {stage.learner.pairs_per_step} pairs, "
-        f"new weights every {_steps(stage.learner.publish_every)}"
-        for number, stage in enumerate(config.by_stage())
-    ]
-    roles = [
-        f"  {need.role:10} {need.count:10} {need.cpus:9g} {need.gpus:9g} {_passes(plan.passes.get(need.role)):>17}"
-        for need in plan.roles
-    ]
-    cpus = sum(need.count * need.cpus for need in plan.roles)
-    gpus = sum(need.count * need.gpus for need in plan.roles)
-    return "\n".join(
-        [
-            f"{config.name}: into {config.out}, seed {config.seed}",
-            "",
-            "stages",
-            *stages,
-            "",
-            f"  {'roles':10} {'processes':>10} {'CPU each':>9} {'GPU each':>9} {'passes each step':>17}",
-            *roles,
-            f"  in all: {cpus:g} CPU and {gpus:g} GPU, {_where(config)}",
-            "",
-            "work, if every pair is kept",
-            f"  {plan.training_videos:,} videos to learn from and 2 x {videos_made(config):,} to measure, "
-            f"{sampling.num_frames} frames of {sampling.height}x{sampling.width}",
-            f"  {plan.generation_passes:,} transformer passes to generate, {plan.learning_passes:,} passes' worth to "
-            f"learn, {plan.evaluation_passes:,} to measure",
-            f"  {plan.rankings:,} questions to the ranker, {config.ranker.frames} frames of each video",
-            "",
-            "size",
-            f"  a video is {plan.tokens:,} tokens; {_bytes(plan.latent_bytes)} as latents "
-            f"{'x'.join(map(str, plan.latent_shape))} in {config.model.dtype}, {_bytes(plan.pixel_bytes)} as pixels",
-            f"  latents waiting in a full buffer: {_bytes(config.buffer.capacity * 2 * plan.latent_bytes)}; "
-            f"of the whole run on disk: {_bytes(plan.training_videos * plan.latent_bytes)}",
-            f"  pixels between generators and rankers: up to {_bytes(videos * plan.pixel_bytes)} in the object store",
-            *(["", "notes"] if plan.notes else []),
-            *(f"  - {note}" for note in plan.notes),
-        ]
-    )
-
-
-def _where(config: RunConfig) -> str:
-    if config.cluster.address == "auto":
-        return "on the cluster that is joined (cluster.address = auto)"
-    cpus = config.cluster.num_cpus
-    return f"on this machine (cluster.num_cpus = {cpus})" if cpus else "on this machine"
-
-
-def _steps(count: int) -> str:
-    return "step" if count == 1 else f"{count} steps"
-
-
-def _passes(count: float | None) -> str:
-    return "-" if count is None else f"{count:,.0f}"
-
-
-def _bytes(count: int) -> str:
-    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
-        size /= 1000
-        units.pop(0)
-    return f"{size:.3g} {units[0]}"

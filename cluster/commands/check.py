@@ -1,26 +1,40 @@
-"""What `apogee check` prints: the plan, and the files that it is made of."""
+"""What `apogee check` prints: the plan, and the files that it is made of. `templates/check.txt` has the words."""
 
-from cluster.checks.plan import plan, render
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from cluster.checks.plan import plan
 from cluster.checks.run import Checked
+from cluster.evaluation import videos_made
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 def describe(checked: Checked) -> str:
-    """The plan comes first, whatever is missing: it is what the files are needed for."""
-    config, facts = checked.config, checked.facts
+    """Whole lines. The plan comes first, whatever is missing: it is what the files are needed for."""
+    config, figures, why = checked.config, checked.plan, ""
     try:
-        lines = [render(checked.plan or plan(config)), "", "files"]
+        figures = figures or plan(config)
     except ValueError as error:  # no bundle, and a size that Wan2.1 does not make either
-        lines = [f"no plan: {error}", "", "files"]
-    if facts:
-        experts = " and ".join(facts.experts)
-        lines.append(f"  {facts.path}: {facts.pipeline}, {experts}, flow shift {facts.flow_shift:g}")
-    else:
-        lines.append(f"  {config.model.path}: cannot be used; tokens and bytes above are of Wan2.1")
-    for key, conditions in (("prompts.train", checked.training), ("evaluation.prompts", checked.held_out)):
-        if conditions:
-            lines.append(f"  {key}: {len(conditions):,} prompts")
-    if checked.goes_on:
-        lines.append(f"  {config.out}: holds this run, which goes on")
-    if not checked.problems:
-        lines.append("  everything that the config names is there")
-    return "\n".join(lines)
+        why = str(error)
+    roles = figures.roles if figures else ()
+    cpus, gpus = sum(need.count * need.cpus for need in roles), sum(need.count * need.gpus for need in roles)
+    known = vars(checked) | {"plan": figures, "why": why, "cpus": cpus, "gpus": gpus}
+    return TEMPLATES.get_template("check.txt").render(known, measured=videos_made(config))
+
+
+def _size(count: int) -> str:
+    size, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    return f"{size:.3g} {units[0]}"
+
+
+TEMPLATES.filters |= {"commas": "{:,}".format, "number": "{:g}".format, "size": _size}

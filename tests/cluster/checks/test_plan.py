@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.checks.plan import plan, render
+from cluster.checks.plan import plan
+from cluster.checks.run import Checked
+from cluster.commands.check import describe
 from configs.load import load_config
 from policy.bundle import WAN
 
@@ -116,7 +118,7 @@ def test_a_balanced_config_has_no_notes(small: Path) -> None:
 
 
 def test_the_text_tells_stages_roles_and_work(small: Path) -> None:
-    text = render(plan(load_config(small, ["stages.0.steps=7", "learner.publish_every=2"])))
+    text = describe(Checked(load_config(small, ["stages.0.steps=7", "learner.publish_every=2"])))
     assert "small: into runs/small, seed 0" in text
     assert "0. online: 7 steps of 16 pairs, new weights every 2 steps" in text
     assert "in all: 2 CPU and 0 GPU, on this machine (cluster.num_cpus = 2)" in text

@@ -196,7 +196,7 @@ def test_a_stopped_ingestion_goes_on_behind_what_it_had_stored(
             raise OSError(errno.ENOSPC, "no room", str(tmp_path))
         append(self, *given, **named)
 
-    monkeypatch.setattr("cluster.commands.data.encode.MOST_ITEMS", 3)
+    monkeypatch.setattr("cluster.commands.data.ingest.MOST_ITEMS", 3)
     monkeypatch.setattr(PairStore, "append", full)
     assert ingest(people / "people.jsonl", tmp_path / "store") == 2
     assert "no room" in capsys.readouterr().err

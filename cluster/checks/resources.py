@@ -30,18 +30,13 @@ def needs(config: RunConfig) -> list[Need]:
 
     Rankers only if the stage is online. Generators, too, unless it makes videos to be evaluated.
     """
-    generator, ranker, learner = config.generator, config.ranker, config.learner
+    learner, actors = config.learner, {"generator": config.generator, "ranker": config.ranker}
     roles = [
-        Need(
-            "generator",
-            "generator.num_actors",
-            generator.num_actors,
-            generator.cpus_per_actor,
-            generator.gpus_per_actor,
-        ),
-        Need("ranker", "ranker.num_actors", ranker.num_actors, ranker.cpus_per_actor, ranker.gpus_per_actor),
-        Need("learner", "learner.num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker),
+        Need(role, f"{role}.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor)
+        for role, section in actors.items()
     ]
+    workers = learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker
+    roles.append(Need("learner", "learner.num_workers", *workers))
     if config.stages[0].kind == "online":
         return roles
     return [need for need in roles if need.role == "learner" or (need.role == "generator" and videos_made(config))]

@@ -54,7 +54,8 @@ def score_ranker(config: RankerScoringConfig) -> Path:
         (each, _footage(each.pair.a, config), _footage(each.pair.b, config))
         for each in failures(scored)[: config.shown_failures]
     ]
-    write_ranker_report(folder / "report.html", config, figures, shown, version=_versions(scored))
+    versions = ", ".join(sorted({each.verdict.ranker_version for each in scored}))
+    write_ranker_report(folder / "report.html", config, figures, shown, version=versions)
     return folder
 
 
@@ -77,7 +78,3 @@ def _read(
 
 def _footage(path: Path, config: RankerScoringConfig) -> SampledFrames:
     return read_frames(path, count=config.ranker.frames, max_pixels=config.ranker.max_pixels_per_video)
-
-
-def _versions(scored: list[Scored]) -> str:
-    return ", ".join(sorted({each.verdict.ranker_version for each in scored}))

@@ -57,11 +57,9 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     left = [domain for domain in config.domains if not (folder / domain).exists()]
     with Progress(config.steps) as progress, logs_to(folder / "logs" / "driver.log"):
         progress.phase("start")
-        needed = [
-            Need("train worker", "num_workers", config.num_workers, config.cpus_per_worker, config.gpus_per_worker)
-        ]
+        workers = config.num_workers, config.cpus_per_worker, config.gpus_per_worker
         with connected(config.cluster, on_gpus=config.gpus_per_worker > 0, logs=folder / "logs"):
-            check_resources(needed, nodes())
+            check_resources([Need("train worker", "num_workers", *workers)], nodes())
             try:
                 for domain in left:
                     progress.phase(domain)

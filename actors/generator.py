@@ -62,8 +62,8 @@ class Generator:
             # The checksum of what the adapter holds now, in the dtypes of the snapshot.
             now = checksum({name: encode(t.to(state[name].dtype)) for name, t in adapter_state(transformers).items()})
             if now != snapshot.checksum:
-                wanted = f"the snapshot's is {snapshot.checksum}"
-                raise ValueError(f"policy version {snapshot.version}: the adapter's checksum is {now}, {wanted}")
+                wrong = f"the adapter's checksum is {now}, not {snapshot.checksum}"
+                raise ValueError(f"after loading policy version {snapshot.version} {wrong}")
             self.version = snapshot.version
             self._counts["weight_loads"] += 1
             return Receipt(snapshot.version, overwritten, now)

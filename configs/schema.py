@@ -4,20 +4,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from configs import sections
 from configs.contradictions import contradictions
 from configs.keys import nearest_key
-from configs.sections import (
-    BufferConfig,
-    ClusterConfig,
-    EvaluationConfig,
-    GeneratorConfig,
-    LearnerConfig,
-    ModelConfig,
-    PromptsConfig,
-    RankerConfig,
-    SamplingConfig,
-    Section,
-)
+from configs.sections import Section
 from configs.stages import OVERRIDABLE, OnlineStage, Stage
 
 
@@ -33,25 +23,25 @@ class RunConfig(Section):
     """The run's folder. The same command goes on with a run that was stopped there."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of adapters, noise, orders and draws."""
-    model: ModelConfig
+    model: sections.ModelConfig
     """The bundle that is aligned."""
-    prompts: PromptsConfig
+    prompts: sections.PromptsConfig
     """What videos are made of."""
-    ranker: RankerConfig
+    ranker: sections.RankerConfig
     """The role that judges pairs."""
-    evaluation: EvaluationConfig
+    evaluation: sections.EvaluationConfig
     """What is measured before and after."""
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: sections.SamplingConfig = sections.SamplingConfig()
     """How videos are made."""
-    generator: GeneratorConfig = GeneratorConfig()
+    generator: sections.GeneratorConfig = sections.GeneratorConfig()
     """The role that makes videos."""
-    buffer: BufferConfig = BufferConfig()
+    buffer: sections.BufferConfig = sections.BufferConfig()
     """Where judged pairs wait."""
-    learner: LearnerConfig = LearnerConfig()
+    learner: sections.LearnerConfig = sections.LearnerConfig()
     """The role that learns."""
     stages: list[Stage] = Field(min_length=1, default_factory=lambda: [OnlineStage(kind="online")])
     """One after the other; each starts from the adapter that the one before it left."""
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: sections.ClusterConfig = sections.ClusterConfig()
     """The Ray that all of it runs on."""
     start_from: str | None = None
     """An adapter folder, such as `out/adapter` of an earlier run. The first stage starts from it, not from the base."""

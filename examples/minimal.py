@@ -92,16 +92,9 @@ def pair_losses(
     velocity = policy.velocity(noisy, timesteps.repeat(2), both, expert)
     with reference_pass(policy.transformers):  # the same model without its adapter
         reference = policy.velocity(noisy, timesteps.repeat(2), both, expert)
-    policy_chosen, policy_rejected = residual(velocity, target).chunk(2)
-    reference_chosen, reference_rejected = residual(reference, target).chunk(2)
-    terms = dpo_loss(
-        policy_chosen=policy_chosen,
-        policy_rejected=policy_rejected,
-        reference_chosen=reference_chosen,
-        reference_rejected=reference_rejected,
-        beta=BETA,
-    )
-    return terms.loss, terms.accuracy
+    errors, reference_errors = residual(velocity, target), residual(reference, target)
+    loss, figures = dpo_loss(errors.view(2, -1), reference_errors.view(2, -1), beta=BETA)
+    return loss, figures["implicit_accuracy"]
 
 
 def align(*, steps: int, pairs: int, judge: Judge = steadiness, seed: int = 0) -> tuple[VideoPolicy, list[list[float]]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.sections import TimestepsConfig
-from policy.flow import InferenceGrid, inference_grid, shift_sigma, unshifted_sigmas
+from policy.flow import inference_grid, shift_sigma, unshifted_sigmas
 
 HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
 """diffusers' names of the two experts; a bundle without a boundary has the first alone."""
@@ -63,42 +63,65 @@ def draw_window(
     Raises ValueError if the grid has too few timesteps for the window.
     """
     generator = keyed_generator("window", seed, step)
-    horizon = int(scheduler.config.num_train_timesteps)
-    boundary = None if boundary_ratio is None else boundary_ratio * horizon
     if config.kind != "apo":
+        horizon = int(scheduler.config.num_train_timesteps)
+        boundary = None if boundary_ratio is None else boundary_ratio * horizon
         return _independent(config, generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
     shift = None
     if config.random_shift:
         shift = config.shifts[int(torch.randint(len(config.shifts), (), generator=generator))]
-    grid = timestep_grid(scheduler, steps=steps, shift=shift)
-    rows = _choose_rows(config, grid, horizon=horizon, steps=steps, shift=shift, step=step, generator=generator)
+    grid = timestep_grid(scheduler, steps=steps, shift=shift, boundary_ratio=boundary_ratio)
+    rows = _choose_rows(config, grid, step, generator)
     timesteps = grid.timesteps[rows, None].expand(-1, num_pairs)
     sigmas = grid.sigmas[rows, None].expand(-1, num_pairs)
     if config.random_offset:
         moved = timesteps + math.sqrt(config.offset_variance) * torch.randn(timesteps.shape, generator=generator)
         if config.snap == "grid":
-            nearest = _nearest_on_same_side(moved, rows, grid=grid, boundary=boundary)
+            nearest = _nearest_on_same_side(moved, rows, grid)
             timesteps, sigmas = grid.timesteps[nearest], grid.sigmas[nearest]
         else:
-            timesteps = _round_on_same_side(moved, rows, grid=grid, boundary=boundary, horizon=horizon)
-            sigmas = timesteps / horizon
-    experts = tuple(_expert(float(grid.timesteps[row]), boundary) for row in rows)
+            timesteps = _round_on_same_side(moved, rows, grid)
+            sigmas = timesteps / grid.horizon
+    experts = tuple(_expert(float(grid.timesteps[row]), grid.boundary) for row in rows)
     return TimestepWindow(timesteps.contiguous(), sigmas.contiguous(), experts, shift)
 
 
-def timestep_grid(scheduler: Any, *, steps: int, shift: float | None) -> InferenceGrid:
-    """The grid's N timesteps `[N]`, descending, float32: the sampler's own, or those of Eq. 5 if a shift is given.
+@dataclass(frozen=True)
+class TimestepGrid:
+    """N timesteps `[N]` and their sigmas `[N]`, noisiest first, float32, of a flow shift (None: the scheduler's own).
+
+    `horizon`: T. `boundary`: the timestep at and above which the high-noise expert works, None if there is one expert.
+    """
+
+    timesteps: Tensor
+    sigmas: Tensor
+    shift: float | None
+    horizon: int
+    boundary: float | None
+
+    @property
+    def is_high_noise(self) -> Tensor:
+        """Which timesteps the high-noise expert has; bool `[N]`."""
+        return self.timesteps >= (0 if self.boundary is None else self.boundary)
+
+
+def timestep_grid(
+    scheduler: Any, *, steps: int, shift: float | None, boundary_ratio: float | None = None
+) -> TimestepGrid:
+    """The sampler's own grid of N steps, or that of Eq. 5 if a shift is given.
 
     Without a shift a timestep and its sigma are exactly the scheduler's pair, which for UniPC (truncated to integers)
     is not quite sigma = t / T.
     """
+    horizon = int(scheduler.config.num_train_timesteps)
     if shift is None:
         grid = inference_grid(scheduler, steps)
-        return InferenceGrid(timesteps=grid.timesteps.float(), sigmas=grid.sigmas.float())
-    horizon = int(scheduler.config.num_train_timesteps)
-    shifted = shift_sigma(unshifted_sigmas(scheduler, steps).double(), shift)
-    timesteps = (shifted * horizon).round().float()
-    return InferenceGrid(timesteps=timesteps, sigmas=timesteps / horizon)
+        timesteps, sigmas = grid.timesteps.float(), grid.sigmas.float()
+    else:
+        timesteps = (shift_sigma(unshifted_sigmas(scheduler, steps).double(), shift) * horizon).round().float()
+        sigmas = timesteps / horizon
+    boundary = None if boundary_ratio is None else boundary_ratio * horizon
+    return TimestepGrid(timesteps, sigmas, shift, horizon, boundary)
 
 
 def check_timesteps(
@@ -113,20 +136,19 @@ def check_timesteps(
         return
     if config.random_shift and not config.shifts:
         raise ValueError("learner.timesteps.shifts is empty; give at least one shift, or set random_shift to false")
-    horizon = int(scheduler.config.num_train_timesteps)
     for shift in config.shifts if config.random_shift else [None]:
-        grid = timestep_grid(scheduler, steps=steps, shift=shift)
+        grid = timestep_grid(scheduler, steps=steps, shift=shift, boundary_ratio=boundary_ratio)
         if config.window == "sliding":
-            _split(config, grid, horizon=horizon, steps=steps, shift=shift)
+            _split(config, grid)
         if config.random_offset:
-            _check_offsets(config, grid, horizon=horizon, boundary_ratio=boundary_ratio)
+            _check_offsets(config, grid)
 
 
-def _check_offsets(config: TimestepsConfig, grid: InferenceGrid, *, horizon: int, boundary_ratio: float | None) -> None:
+def _check_offsets(config: TimestepsConfig, grid: TimestepGrid) -> None:
     """Somewhere on the grid an offset must be likelier to stay in its expert's range than to be clipped at an end."""
     deviation = math.sqrt(config.offset_variance)
-    edge = 0 if boundary_ratio is None else math.ceil(boundary_ratio * horizon)
-    for first, last in [(edge, horizon), (0, edge - 1)] if edge else [(0, horizon)]:
+    edge = math.ceil(grid.boundary or 0)
+    for first, last in [(edge, grid.horizon), (0, edge - 1)] if edge else [(0, grid.horizon)]:
         inside = [t for t in grid.timesteps.tolist() if first <= t <= last]
         if deviation and inside and all(_clipped(t, deviation, first, last) > 0.5 for t in inside):
             raise ValueError(
@@ -141,61 +163,43 @@ def _clipped(timestep: float, deviation: float, first: int, last: int) -> float:
     return offset.cdf(first - 0.5) + 1 - offset.cdf(last + 0.5)
 
 
-def _split(
-    config: TimestepsConfig, grid: InferenceGrid, *, horizon: int, steps: int, shift: float | None
-) -> tuple[Tensor, Tensor]:
+def _split(config: TimestepsConfig, grid: TimestepGrid) -> tuple[Tensor, Tensor]:
     """Indices of the grid's high and low timesteps, each in descending order of timestep."""
-    threshold = config.high_from * horizon
+    threshold = config.high_from * grid.horizon
     is_high = grid.timesteps >= threshold
     high, low = is_high.nonzero()[:, 0], (~is_high).nonzero()[:, 0]
     if len(high) < config.high or len(low) < config.low:
-        name = "the scheduler's own shift" if shift is None else f"shift {shift:g}"
+        name = "the scheduler's own shift" if grid.shift is None else f"shift {grid.shift:g}"
         raise ValueError(
-            f"sampling.steps = {steps} with {name} gives {len(high)} timesteps at t >= {threshold:g} and {len(low)} "
-            f"below; learner.timesteps needs {config.high} high and {config.low} low: raise sampling.steps, or lower "
-            "learner.timesteps.high or low"
+            f"sampling.steps = {len(is_high)} with {name} gives {len(high)} timesteps at t >= {threshold:g} and "
+            f"{len(low)} below; learner.timesteps needs {config.high} high and {config.low} low: raise sampling.steps, "
+            "or lower learner.timesteps.high or low"
         )
     return high, low
 
 
-def _choose_rows(
-    config: TimestepsConfig,
-    grid: InferenceGrid,
-    *,
-    horizon: int,
-    steps: int,
-    shift: float | None,
-    step: int,
-    generator: torch.Generator,
-) -> Tensor:
+def _choose_rows(config: TimestepsConfig, grid: TimestepGrid, step: int, generator: torch.Generator) -> Tensor:
     """Places `[K]` of the window in the grid: the high ones slide by `stride` and wrap, the low ones are drawn."""
     if config.window == "isolated":
         return torch.randint(len(grid.timesteps), (1,), generator=generator)
-    high, low = _split(config, grid, horizon=horizon, steps=steps, shift=shift)
+    high, low = _split(config, grid)
     sliding = (step * config.stride + torch.arange(config.high)) % len(high)
     drawn = torch.randperm(len(low), generator=generator)[: config.low]
     return torch.cat([high[sliding], low[drawn]])
 
 
-def _round_on_same_side(
-    moved: Tensor, rows: Tensor, *, grid: InferenceGrid, boundary: float | None, horizon: int
-) -> Tensor:
+def _round_on_same_side(moved: Tensor, rows: Tensor, grid: TimestepGrid) -> Tensor:
     """The nearest integer timestep in [0, T] that lies on its own side of the expert boundary; `[K, B]`."""
-    rounded = moved.round().clamp(0, horizon)
-    if boundary is None:
-        return rounded
-    first_high = math.ceil(boundary)
-    is_high_noise = (grid.timesteps[rows] >= boundary)[:, None]
+    rounded, first_high = moved.round().clamp(0, grid.horizon), math.ceil(grid.boundary or 0)
+    is_high_noise = grid.is_high_noise[rows][:, None]
     return torch.where(is_high_noise, rounded.clamp(min=first_high), rounded.clamp(max=first_high - 1))
 
 
-def _nearest_on_same_side(moved: Tensor, rows: Tensor, *, grid: InferenceGrid, boundary: float | None) -> Tensor:
+def _nearest_on_same_side(moved: Tensor, rows: Tensor, grid: TimestepGrid) -> Tensor:
     """Indices `[K, B]` of the grid timesteps nearest to `moved` among those of the same expert."""
     distance = (moved[..., None] - grid.timesteps).abs()
-    if boundary is not None:
-        is_high = grid.timesteps >= boundary
-        distance = distance.masked_fill((is_high[rows][:, None] != is_high)[:, None, :], math.inf)
-    return distance.argmin(-1)
+    other_side = grid.is_high_noise[rows][:, None] != grid.is_high_noise
+    return distance.masked_fill(other_side[:, None, :], math.inf).argmin(-1)
 
 
 def _independent(

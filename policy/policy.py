@@ -64,7 +64,7 @@ class VideoPolicy:
         cls,
         path: str | Path,
         *,
-        dtype: torch.dtype | str = torch.bfloat16,
+        dtype: str = "bfloat16",
         device: torch.device | str = "cpu",
         lora: LoraConfig | None = None,
         seed: int = 0,
@@ -79,10 +79,9 @@ class VideoPolicy:
         Raises what `check_bundle` and `add_adapters` raise.
         """
         facts = check_bundle(path)
-        dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
-        assert isinstance(dtype, torch.dtype)
+        kind: torch.dtype = getattr(torch, dtype)
         wanted = facts.experts if experts else ()
-        transformers = {name: _load_transformer(facts, name, dtype=dtype, device=device) for name in wanted}
+        transformers = {name: _load_transformer(facts, name, dtype=kind, device=device) for name in wanted}
         scheduler = getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
         if lora is not None:
             add_adapters(transformers, lora, seed=seed)
@@ -91,7 +90,7 @@ class VideoPolicy:
             transformers=transformers,
             scheduler=scheduler,
             device=torch.device(device),
-            dtype=dtype,
+            dtype=kind,
             max_text_tokens=max_text_tokens,
         )
 
@@ -124,20 +123,12 @@ class VideoPolicy:
             return "transformer"
         return "transformer_2"
 
-    def velocity(
-        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, expert: str | None = None
-    ) -> Tensor:
+    def velocity(self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, expert: str) -> Tensor:
         """One pass: the predicted `eps - x_0`, `[batch, channels, frames, height, width]` in the policy's dtype.
 
-        `latents`: noisy, normalised; `timestep`: `[batch]` in [0, T], all on one expert; `conditioning`: from
-        `prepare`, a row per video; `expert`: found from the timesteps if the caller does not know it.
-        Raises ValueError if the timesteps belong to different experts.
+        `latents`: noisy, normalised; `timestep`: `[batch]` in [0, T], all of the one `expert` that is asked;
+        `conditioning`: from `prepare`, a row per video.
         """
-        if expert is None:
-            experts = {self.expert_at(value) for value in timestep.tolist()}
-            if len(experts) != 1:
-                raise ValueError(f"timesteps {timestep.tolist()} lie on both sides of the boundary; pass one side")
-            expert = experts.pop()
         return self.transformers[expert](
             hidden_states=latents.to(self.dtype),
             timestep=timestep,

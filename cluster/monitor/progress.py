@@ -42,7 +42,7 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total_steps: 0 if it is not known yet; `total` can be set later."""
+        """total_steps: 0 if it is not known yet; a later `phase` may say it."""
         self._console, self._clock, self._unit = console or Console(highlight=False), clock, unit
         self._facts: dict[str, float | str | None] = {}
         self._last_line = float("-inf")
@@ -61,14 +61,6 @@ class Progress:
         self._bar.add_task("starting", total=total_steps or None, facts="")
         [self._task] = self._bar.tasks
 
-    @property
-    def total(self) -> int:
-        return int(self._task.total or 0)
-
-    @total.setter
-    def total(self, steps: int) -> None:
-        self._bar.update(self._task.id, total=steps)
-
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
             self._bar.start()
@@ -82,9 +74,9 @@ class Progress:
             text = f"stopped in phase {self._task.description} after {duration(self._task.elapsed or 0.0)}"
             self._console.print(text, markup=False)
 
-    def phase(self, name: str) -> None:
-        """A new part of the run has begun."""
-        self._bar.update(self._task.id, description=name)
+    def phase(self, name: str, *, total: int | None = None) -> None:
+        """A new part of the run has begun. total: how many steps there are, if that is known now."""
+        self._bar.update(self._task.id, description=name, total=total)
         self._print_line(now=True)
 
     def update(self, **facts: float | str | None) -> None:
@@ -122,7 +114,7 @@ class Progress:
         task = self._task
         parts = (
             f"[{duration(task.elapsed or 0.0)}] {task.description}",
-            f"{self._unit} {task.completed:.0f} of {self.total}" if "step" in self._facts else "",
+            f"{self._unit} {task.completed:.0f} of {task.total or 0:.0f}" if "step" in self._facts else "",
             f"left {duration(task.time_remaining)}" if task.time_remaining else "",
             task.fields["facts"],
         )

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-import torch
 
 from buffers.records import Batch, Snapshot
 from cluster import run_state
@@ -38,7 +37,7 @@ def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
     """A learner at step 0 of a run."""
     policy = VideoPolicy.load(
         config.model.path,
-        dtype=getattr(torch, config.model.dtype),
+        dtype=config.model.dtype,
         device=device(),
         lora=config.learner.lora,
         seed=config.seed,

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -103,10 +104,10 @@ def answer_shares(counts: Mapping[str, Any], *, orders: int) -> dict[str, float 
 
 def phase_seconds(rows: list[Row]) -> dict[str, float]:
     """Seconds by phase. A phase that was there twice (two stages of a kind, a run that went on) counts as both."""
-    seconds: dict[str, float] = {}
+    seconds = Counter[str]()
     for row in of_kind(rows, "phase"):
-        seconds[row["name"]] = seconds.get(row["name"], 0.0) + row["seconds"]
-    return seconds
+        seconds[row["name"]] += row["seconds"]
+    return dict(seconds)
 
 
 def package_versions() -> dict[str, str]:

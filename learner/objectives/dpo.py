@@ -18,22 +18,6 @@ from policy.lora.adapters import reference_pass
 from policy.policy import VideoPolicy
 
 
-@dataclass(frozen=True)
-class DpoTerms:
-    """What one pair contributes, each `[pairs]` and float32.
-
-    `loss`: -log sigmoid(margin), carries the gradient. The others are detached: `accuracy`: 1 if the margin is above
-    0 (a tie, as at the first step, counts 0); `margin`: chosen minus rejected reward; `chosen_reward`,
-    `rejected_reward`: how much better than the reference the policy predicts that video, times beta / 2.
-    """
-
-    loss: Tensor
-    accuracy: Tensor
-    margin: Tensor
-    chosen_reward: Tensor
-    rejected_reward: Tensor
-
-
 def residual(velocity: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the predicted velocity, over all elements of each sample, in float32 (Eq. 2).
 
@@ -47,24 +31,26 @@ def residual(velocity: Tensor, target: Tensor) -> Tensor:
     return (velocity.float() - target.float()).square().flatten(1).mean(1)
 
 
-def dpo_loss(
-    *, policy_chosen: Tensor, policy_rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, beta: float
-) -> DpoTerms:
-    """Eq. 1 with the residuals of Eq. 2 as negative log-probabilities; all four are residuals `[pairs]`.
+def dpo_loss(policy: Tensor, reference: Tensor, *, beta: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 1 with the residuals of Eq. 2 as negative log-probabilities: the loss of each pair, and its figures.
 
     z = -(beta / 2) [(e_policy(chosen) - e_reference(chosen)) - (e_policy(rejected) - e_reference(rejected))] and the
-    loss is -log sigmoid(z): log 2 wherever policy and reference are the same model.
+    loss is -log sigmoid(z): log 2 if policy and reference are the same model.
+
+    `policy`, `reference`: residuals `[2, pairs]`, of the chosen videos and of the rejected ones. The loss `[pairs]`
+    carries the gradient. The figures `[pairs]` are detached. `implicit_accuracy`: 1 if the margin is above 0 (a tie, as
+    at the first step, counts 0). `margin`: z, chosen minus rejected reward. `chosen_reward`, `rejected_reward`: how
+    much better than the reference the policy predicts that video, times beta / 2.
     """
-    chosen_reward = -(beta / 2) * (policy_chosen - reference_chosen)
-    rejected_reward = -(beta / 2) * (policy_rejected - reference_rejected)
+    chosen_reward, rejected_reward = -(beta / 2) * (policy - reference)
     margin = chosen_reward - rejected_reward
-    return DpoTerms(
-        loss=-functional.logsigmoid(margin),
-        accuracy=(margin > 0).to(torch.float32),
-        margin=margin.detach(),
-        chosen_reward=chosen_reward.detach(),
-        rejected_reward=rejected_reward.detach(),
-    )
+    figures = {
+        "implicit_accuracy": (margin > 0).to(torch.float32),
+        "margin": margin.detach(),
+        "chosen_reward": chosen_reward.detach(),
+        "rejected_reward": rejected_reward.detach(),
+    }
+    return -functional.logsigmoid(margin), figures
 
 
 @dataclass(frozen=True)
@@ -96,19 +82,6 @@ class Dpo:
         with reference_pass(policy.transformers):
             reference = policy.velocity(noisy, timestep, conditioning, expert)
         velocity = policy.velocity(noisy, timestep, conditioning, expert)
-        policy_chosen, policy_rejected = residual(velocity, target).chunk(2)
-        reference_chosen, reference_rejected = residual(reference, target).chunk(2)
-        terms = dpo_loss(
-            policy_chosen=policy_chosen,
-            policy_rejected=policy_rejected,
-            reference_chosen=reference_chosen,
-            reference_rejected=reference_rejected,
-            beta=self.beta,
-        )
-        return terms.loss, {
-            "implicit_accuracy": terms.accuracy,
-            "margin": terms.margin,
-            "chosen_reward": terms.chosen_reward,
-            "rejected_reward": terms.rejected_reward,
-            "drift": residual(velocity.detach(), reference).view(2, -1).mean(0),
-        }
+        errors = (residual(prediction, target).view(2, -1) for prediction in (velocity, reference))
+        loss, figures = dpo_loss(*errors, beta=self.beta)
+        return loss, figures | {"drift": residual(velocity.detach(), reference).view(2, -1).mean(0)}

@@ -33,12 +33,7 @@ def test_held_out_prompts_are_never_trained_on_and_cover_the_world() -> None:
 
 def test_the_bundle_samples_alike_here_and_in_plain_diffusers() -> None:
     policy = VideoPolicy.load(
-        WEIGHTS / "bundle",
-        dtype=torch.float32,
-        device="cpu",
-        lora=LoraConfig(rank=4, alpha=4),
-        seed=0,
-        max_text_tokens=16,
+        WEIGHTS / "bundle", dtype="float32", device="cpu", lora=LoraConfig(rank=4, alpha=4), seed=0, max_text_tokens=16
     )
     noise = torch.stack([draw_noise(seed, policy.facts.latent_shape(9, 32, 32)) for seed in (3, 4)])
     prompts = ["a red circle moving left", "an orange person walking up"]

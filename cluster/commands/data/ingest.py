@@ -99,8 +99,8 @@ def _encode_and_store(
     `PairStore.append` does; what was stored stays.
     """
     count = max(1, min(MOST_ITEMS, PORTION_BYTES // (2 * 4 * prod(shape))))
-    progress.phase("encoding")
-    progress.total, done = gathered.count, 0
+    progress.phase("encoding", total=gathered.count)
+    done = 0
     encoders: Pool | None = None
     items: list[Item] = []
     calls: Calls = []

@@ -52,7 +52,7 @@ def test_what_is_counted_may_be_called_otherwise():
     out = io.StringIO()
     with Progress(0, unit="item", console=Console(file=out, width=100), clock=Clock()) as progress:
         progress.phase("encoding")
-        progress.total = 30
+        progress.phase("reading", total=30)
         progress.update(step=12, bad="2")
         progress.phase("done")
     assert "done, item 12 of 30, bad 2" in out.getvalue()

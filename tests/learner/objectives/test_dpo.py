@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from learner.objectives.dpo import dpo_loss, residual
 
 
 def terms(policy_chosen, policy_rejected, reference_chosen, reference_rejected, beta):
-    values = (policy_chosen, policy_rejected, reference_chosen, reference_rejected)
-    names = ("policy_chosen", "policy_rejected", "reference_chosen", "reference_rejected")
-    return dpo_loss(**{name: torch.as_tensor(value) for name, value in zip(names, values, strict=True)}, beta=beta)
+    policy = torch.stack([torch.as_tensor(policy_chosen), torch.as_tensor(policy_rejected)])
+    reference = torch.stack([torch.as_tensor(reference_chosen), torch.as_tensor(reference_rejected)])
+    loss, figures = dpo_loss(policy, reference, beta=beta)
+    return SimpleNamespace(loss=loss, accuracy=figures["implicit_accuracy"], **figures)
 
 
 def test_policy_equal_to_reference_costs_log_2():
@@ -56,7 +58,7 @@ def test_loss_and_gradient_of_a_two_parameter_model_equal_a_float64_derivation()
 
     weights = torch.tensor([0.5, 0.1], requires_grad=True)
     win, lose, tw, tl = (tensor.float() for tensor in (noisy_w, noisy_l, target_w, target_l))
-    found = dpo_loss(
+    found = terms(
         policy_chosen=residual(model(win, *weights), tw),
         policy_rejected=residual(model(lose, *weights), tl),
         reference_chosen=residual(model(win, *reference), tw),

@@ -8,6 +8,7 @@ encoder or the VAE, which are read at first use.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ CACHED_PROMPTS = 256
 """Prompt embeddings kept; about 1 GiB of a full-size text encoder's (512 tokens x 4096, bf16)."""
 
 
+@dataclass(eq=False)
 class VideoPolicy:
     """The video model with its adapters. Build it with `load`.
 
@@ -40,24 +42,17 @@ class VideoPolicy:
     Example: `VideoPolicy.load("examples/miniature/weights/bundle", dtype="float32", lora=config.learner.lora)`
     """
 
-    def __init__(
-        self,
-        facts: BundleFacts,
-        *,
-        transformers: dict[str, WanTransformer3DModel],
-        scheduler: Any,
-        device: torch.device,
-        dtype: torch.dtype,
-        max_text_tokens: int,
-    ) -> None:
-        self.facts = facts
-        self.transformers = transformers
-        self.scheduler = scheduler
-        self.boundary_ratio = facts.boundary_ratio
-        self.device = device
-        self.dtype = dtype
-        self.max_text_tokens = max_text_tokens
-        self._embeds: OrderedDict[str, Tensor] = OrderedDict()
+    facts: BundleFacts
+    transformers: dict[str, WanTransformer3DModel]
+    scheduler: Any
+    device: torch.device
+    dtype: torch.dtype
+    max_text_tokens: int
+    _embeds: OrderedDict[str, Tensor] = field(init=False, repr=False, default_factory=OrderedDict)
+
+    @property
+    def boundary_ratio(self) -> float | None:
+        return self.facts.boundary_ratio
 
     @classmethod
     def load(
@@ -85,14 +80,7 @@ class VideoPolicy:
         scheduler = getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
         if lora is not None:
             add_adapters(transformers, lora, seed=seed)
-        return cls(
-            facts,
-            transformers=transformers,
-            scheduler=scheduler,
-            device=torch.device(device),
-            dtype=kind,
-            max_text_tokens=max_text_tokens,
-        )
+        return cls(facts, transformers, scheduler, torch.device(device), kind, max_text_tokens)
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:

@@ -31,9 +31,7 @@ def role_figures(rows: list[Row]) -> list[dict[str, Any]]:
             actors.setdefault((row["role"], row["index"]), []).append(row)
     figures = []
     for (role, index), seen in sorted(actors.items()):
-        before = [row for row in seen if row["time"] <= start][-1:] or [
-            {"time": start, "busy_s": 0.0, "waiting_s": 0.0}
-        ]
+        before = [row for row in seen if row["time"] <= start][-1:] or [{"busy_s": 0.0, "waiting_s": 0.0}]
         counted = before + [row for row in seen if row["time"] > start]
         # If an actor has no row from before the loop, its seconds since its start count, but at most the loop's.
         length = max(0.0, counted[-1]["time"] - start)
@@ -85,13 +83,10 @@ def suggestion(*, generator: float, ranker: float | None, learner: float) -> str
         return "The ranker holds everyone up: raise ranker.num_actors, or show it fewer frames (ranker.frames)."
     if learner < generator:
         return (
-            "Generation is the slower side: raise generator.num_actors (or move devices there from the learner), "
-            "or lower sampling.steps."
+            "Generation is the slower side: raise generator.num_actors or lower sampling.steps; the learner has time."
         )
     if learner >= 0.75:
-        return (
-            "Learning is the slower side: raise learner.num_workers, or give devices of the generators to the learner."
-        )
+        return "Learning is the slower side: raise learner.num_workers, with devices of the generators if need be."
     return "Each side waits for the other: raise buffer.max_staleness or buffer.capacity, so that they overlap more."
 
 

@@ -47,13 +47,9 @@ def pool(config: RunConfig, role: type, *given: Any, logs: Path, **named: Any) -
     section, cluster = config.generator, config.cluster
     need = Need("encoder", "generator.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor)
     model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
-    with connected(cluster, on_gpus=section.gpus_per_actor > 0, logs=logs):
+    with connected(cluster, on_gpus=need.gpus > 0, logs=logs):
         check_resources([need], nodes())
-        made = ray.remote(role).options(
-            num_cpus=section.cpus_per_actor,
-            num_gpus=section.gpus_per_actor,
-            max_restarts=cluster.max_failures,
-            max_task_retries=cluster.max_failures,
-        )
-        device = "cuda" if section.gpus_per_actor > 0 else "cpu"
+        failures = {"max_restarts": cluster.max_failures, "max_task_retries": cluster.max_failures}
+        made = ray.remote(role).options(num_cpus=need.cpus, num_gpus=need.gpus, **failures)
+        device = "cuda" if need.gpus else "cpu"
         yield Pool([made.remote(model, *given, device=device, **named) for _ in range(section.num_actors)])

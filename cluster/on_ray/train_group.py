@@ -28,20 +28,11 @@ def train_group(
 ) -> Any:
     """A group whose `fit()` runs `worker(given)` in `section.num_workers` processes and blocks until all have ended."""
     gpus = {"GPU": section.gpus_per_worker} if section.gpus_per_worker else {}
-    return ray.train.torch.TorchTrainer(
-        worker,
-        train_loop_config=given,
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=section.num_workers,
-            use_gpu=bool(gpus),
-            resources_per_worker={"CPU": section.cpus_per_worker} | gpus,
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=str(logs / "train"),
-            failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
-        ),
-    )
+    each = {"CPU": section.cpus_per_worker, **gpus}
+    failures = ray.train.FailureConfig(max_failures=cluster.max_failures)
+    scaling = ray.train.ScalingConfig(num_workers=section.num_workers, use_gpu=bool(gpus), resources_per_worker=each)
+    run = ray.train.RunConfig(name=name, storage_path=str(logs / "train"), failure_config=failures)
+    return ray.train.torch.TorchTrainer(worker, train_loop_config=given, scaling_config=scaling, run_config=run)
 
 
 def device() -> torch.device:

@@ -3,24 +3,36 @@
 The docstring of a command is its help text.
 """
 
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from buffers.store.pair_store import PairStore
 from configs.load import load_config
+from configs.schema import RunConfig
 
 NOT_SOUND = 2
 SHOWN_SKIPPED = 20
 
 STORE = click.argument("store", metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
-CONFIG = click.option("--config", required=True, metavar="CONFIG", help="A run's config, whose bundle is used.")
-SET = click.option(
-    "--set", "overrides", multiple=True, metavar="key=value", help="A dotted key of the config; may be given again."
-)
+
+
+def takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command gets `config`, loaded, with the keys that are given after `--set` or at the end."""
+
+    @click.option("--config", required=True, metavar="CONFIG", help="A run's config, whose bundle is used.")
+    @click.option("--set", "first", multiple=True, metavar="key=value ...", help="Dotted keys of the config.")
+    @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="Such keys, too.")
+    @functools.wraps(command)
+    def loaded(config: str, first: Sequence[str], overrides: Sequence[str], **given: Any) -> Any:
+        return command(config=load_config(config, (*first, *overrides)), **given)
+
+    return loaded
 
 
 @click.group()
@@ -33,22 +45,18 @@ def data() -> None:
 @click.option("--into", required=True, metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
 @click.option("--skip-bad-rows", is_flag=True, help="Leave bad rows out instead of refusing them all.")
 @click.option("--skipped", type=Path, metavar="FILE", help="Write every row that was left out there, and why.")
-@CONFIG
-@SET
-def _ingest(
-    manifest: Path, into: str, skip_bad_rows: bool, skipped: Path | None, config: str, overrides: Sequence[str]
-) -> None:
+@takes_config
+def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, skipped: Path | None) -> None:
     """Bring in a manifest of pairs, labelled videos or prompts.
 
     MANIFEST is a .jsonl, .csv or .parquet file, or a folder that `datasets` saved. Every node of the cluster has to be
     able to read the files that it names. The config's bundle, size, frame rate and generator resources are used, for
     example --set sampling.fps=16. The same command goes on after a stop.
     """
-    run = load_config(config, overrides)
     from cluster.commands.data.ingest import ingest
 
     try:
-        summary = ingest(run, manifest, into, skip_bad_rows=skip_bad_rows)
+        summary = ingest(config, manifest, into, skip_bad_rows=skip_bad_rows)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; what was stored stays, and the same command goes on behind it") from None
     if skipped:
@@ -72,9 +80,8 @@ def _ingest(
 @data.command("inspect")
 @STORE
 @click.option("--sheet", type=Path, metavar="FILE", help="The picture (default: contact_sheet.png).")
-@CONFIG
-@SET
-def _inspect(store: str, sheet: Path | None, config: str, overrides: Sequence[str]) -> None:
+@takes_config
+def _inspect(config: RunConfig, store: str, sheet: Path | None) -> None:
     """Count what is in a store, and draw a contact sheet of it.
 
     The config's bundle decodes the videos of the picture.
@@ -84,8 +91,7 @@ def _inspect(store: str, sheet: Path | None, config: str, overrides: Sequence[st
     opened = PairStore(store, write=False)
     print_counts(opened)
     try:
-        picture = draw_sheet(load_config(config, overrides), opened, sheet or Path("contact_sheet.png"))
-        print(f"contact sheet: {picture}")
+        print(f"contact sheet: {draw_sheet(config, opened, sheet or Path('contact_sheet.png'))}")
     except (ValueError, OSError) as error:
         if sheet:
             raise
@@ -116,18 +122,16 @@ def _verify(store: str) -> int | None:
 @data.command("export")
 @STORE
 @click.option("--out", required=True, type=Path, metavar="FOLDER", help="Where to write.")
-@CONFIG
-@SET
-def _export(store: str, out: Path, config: str, overrides: Sequence[str]) -> None:
+@takes_config
+def _export(config: RunConfig, store: str, out: Path) -> None:
     """Write a store's videos, exact tensors and a manifest.
 
     The config's bundle decodes the videos, at its frame rate. `apogee data ingest` reads the manifest back.
     """
-    run = load_config(config, overrides)
     from cluster.commands.data.export import export
 
     try:
-        manifest = export(run, store, out)
+        manifest = export(config, store, out)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("stopped; the same command goes on with what is not written yet") from None
     print(f"done: {manifest}")

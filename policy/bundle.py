@@ -1,18 +1,130 @@
-"""Is this folder a Wan bundle that Apogee can align? Reads `model_index.json` and config files only, no torch.
+"""Is this folder a Wan bundle that Apogee can align? Reads config files and the headers of weight files, no torch.
 
-Answered before any GPU time is spent; every refusal names the file, the value found and what would be right.
+Answered before any GPU time is spent; every refusal names the file, the value found and what would be right. Of each
+config file a class below says which values are understood. A scheduler is understood by the keys of its own class: a
+config may hold keys that another class has left in it.
 """
 
 import json
-from dataclasses import dataclass
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from policy.weight_files import Held, read_headers, read_json
 
 EXPERTS = ("transformer", "transformer_2")
-SCHEDULERS = ("UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
-WEIGHTS = {"text_encoder": "model.safetensors"}
-"""Weight file of each component; those of diffusers are all called alike."""
-DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SHIFT_KEYS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+"""Scheduler class that is understood -> the key of its flow shift."""
+
+CLASSES = {
+    "transformer": "WanTransformer3DModel",
+    "transformer_2": "WanTransformer3DModel",
+    "text_encoder": "UMT5EncoderModel",
+    "vae": "AutoencoderKLWan",
+}
+"""Component that has weights -> the only class that is understood."""
+
+
+def weights_of(component: str) -> str:
+    """The name of its weight file if it is not in shards."""
+    return "model.safetensors" if component == "text_encoder" else "diffusion_pytorch_model.safetensors"
+
+
+Component = tuple[str | None, str | None] | None
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _File(BaseModel):
+    """Keys that Apogee does not depend on are the model class's business. A field's description is what is right."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+    class_name: str = Field("", alias="_class_name")
+    quantization_config: None = Field(None, description="quantised weights are not read; use the original ones")
+
+
+class _Index(_File):
+    boundary_ratio: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="want a number between 0 and 1 (0.875 in Wan2.2-T2V)"
+    )
+    expand_timesteps: bool = False
+    scheduler: Component = None
+    tokenizer: Component = None
+    text_encoder: Component = None
+    vae: Component = None
+    transformer: Component = None
+    transformer_2: Component = None
+
+    def component(self, name: str) -> str | None:
+        """Its class; None if the index leaves it out (`null` or `[null, null]`)."""
+        return (getattr(self, name) or (None, None))[1]
+
+
+class _Transformer(_File):
+    in_channels: PositiveInt = 16
+    out_channels: PositiveInt | None = 16
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
+    text_dim: PositiveInt = 4096
+    image_dim: int | None = None
+
+
+class _TextEncoder(_File):
+    model_type: Literal["umt5"]
+    d_model: PositiveInt
+    vocab_size: PositiveInt
+
+
+class _Vae(_File):
+    z_dim: PositiveInt = 16
+    # Bundles saved before the VAE had these keys are all 4 x 8 x 8, which is also diffusers' default.
+    scale_factor_temporal: PositiveInt = 4
+    scale_factor_spatial: PositiveInt = 8
+
+
+def _by_shift(off: bool | None) -> Any:
+    return Field(off, description=f"want {json.dumps(off)}: Wan's sigmas follow from the flow shift alone")
+
+
+class _Scheduler(_File):
+    """What both classes have. Wan has one flow shift, and sigmas that only the shift bends."""
+
+    num_train_timesteps: PositiveInt = 1000
+    use_dynamic_shifting: Literal[False] = Field(False, description="want false: Wan has one flow shift for all sizes")
+    use_karras_sigmas: Literal[False] | None = _by_shift(False)
+    use_exponential_sigmas: Literal[False] | None = _by_shift(False)
+    use_beta_sigmas: Literal[False] | None = _by_shift(False)
+    shift_terminal: None = _by_shift(None)
+
+
+class _UniPC(_Scheduler):
+    flow_shift: Positive = Field(1.0, description="want a positive number (Wan2.1 has 3 or 5)")
+    use_flow_sigmas: Literal[True] = Field(..., description="want true: Wan is a flow model")
+    prediction_type: Literal["flow_prediction"] = Field(..., description="want flow_prediction: Wan is a flow model")
+    predict_x0: Literal[True] = Field(True, description="want true: the other branch is for models that predict noise")
+    thresholding: Literal[False] = Field(False, description="want false: it clips latents")
+    final_sigmas_type: Literal["zero"] = Field("zero", description="want zero: a video ends without noise")
+    sigma_min: None = _by_shift(None)
+    sigma_max: None = _by_shift(None)
+    rescale_betas_zero_snr: Literal[False] = Field(False, description="want false: a flow model has no betas")
+
+
+class _Euler(_Scheduler):
+    shift: Positive = Field(1.0, description="want a positive number (Wan2.1 has 3 or 5)")
+    stochastic_sampling: Literal[False] | None = Field(
+        False, description="want false: the same seed must give the same video"
+    )
+    invert_sigmas: Literal[False] | None = Field(False, description="want false: sampling goes from noise to video")
+
+
+_SCHEDULERS: dict[str, type[_Scheduler]] = {
+    "UniPCMultistepScheduler": _UniPC,
+    "FlowMatchEulerDiscreteScheduler": _Euler,
+}
+
+Kind = TypeVar("Kind", bound=_File)
 
 
 @dataclass(frozen=True)
@@ -22,7 +134,8 @@ class BundleFacts:
     `patch`: of the transformer, (frames, height, width); `vae_temporal`, `vae_spatial`: pixels per latent;
     `flow_shift`: the scheduler's; `in_channels`: latent channels; `text_dim`: of a token's embedding; `boundary_ratio`:
     the share of the training timesteps below which `transformer_2` (low noise) takes over from `transformer`, None if
-    there is one expert.
+    there is one expert; `vocabulary`: how many tokens the text encoder knows; `weights`: component -> its tensors as
+    the headers of its files describe them.
     """
 
     path: Path
@@ -37,6 +150,9 @@ class BundleFacts:
     num_train_timesteps: int
     in_channels: int
     text_dim: int = 4096
+    vocabulary: int = 256_384
+    tokenizer: str = "T5TokenizerFast"
+    weights: Mapping[str, Mapping[str, Held]] = field(default_factory=dict, repr=False, compare=False)
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, latent_frames, latent_height, latent_width)` of a video of that size in frames and pixels.
@@ -84,134 +200,113 @@ def check_bundle(path: str | Path) -> BundleFacts:
         raise FileNotFoundError(
             f"model.path: no folder {folder}; it must be a local diffusers Wan pipeline folder (with model_index.json)"
         )
-    index = _read_json(folder / "model_index.json")
-    _check_pipeline(folder, index)
-    experts = tuple(name for name in EXPERTS if _component(index, name) is not None)
-    boundary = _check_experts(folder, index, experts)
-    for name in ("tokenizer", "text_encoder", "vae", "scheduler", *experts):
-        _check_component(folder, index, name)
-    transformer = _check_transformers(folder, experts)
-    vae = _read_json(folder / "vae" / "config.json")
-    channels, depth = transformer.get("in_channels", 16), vae.get("z_dim", 16)
-    if channels != depth:
-        raise ValueError(
-            f"{folder / 'transformer' / 'config.json'}: in_channels = {channels} but the VAE has {depth} channels "
-            "(vae/config.json: z_dim); a transformer that takes more is an image-to-video one, not supported yet"
-        )
-    name, shift, train_timesteps = _check_scheduler(folder, index)
+    where = folder / "model_index.json"
+    index = _read(where, _Index)
+    _check_pipeline(where, index)
+    experts = tuple(name for name in EXPERTS if index.component(name) is not None)
+    for name in ("tokenizer", "scheduler", *CLASSES):
+        found = index.component(name)
+        if found is None and name != "transformer_2":
+            raise ValueError(f"{where}: {name} is missing; a Wan bundle has it")
+        if found not in (None, CLASSES.get(name, found)):
+            raise ValueError(f"{where}: {name} is a {found}: not Wan, expected {CLASSES[name]}")
+    transformers = [_transformer(folder / name / "config.json") for name in experts]
+    first, text = transformers[0], _read(folder / "text_encoder" / "config.json", _TextEncoder)
+    vae = _read(folder / "vae" / "config.json", _Vae)
+    if vae.class_name != CLASSES["vae"]:
+        raise ValueError(f"{folder}/vae/config.json: _class_name = {vae.class_name}: expected {CLASSES['vae']}")
+    for name, config in zip(experts, transformers, strict=True):
+        _check_sizes(folder / name / "config.json", config, first, vae, text)
+    scheduler, shift, horizon = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
+    read_json(folder / "tokenizer" / "tokenizer_config.json")
+    weights = {name: read_headers(folder / name, weights_of(name)) for name in (*experts, "text_encoder", "vae")}
     return BundleFacts(
         path=folder,
-        pipeline=index["_class_name"],
+        pipeline=index.class_name,
         experts=experts,
-        boundary_ratio=boundary,
-        patch=tuple(transformer.get("patch_size", (1, 2, 2))),
-        # Bundles saved before the VAE had these keys are all 4 x 8 x 8, which is also diffusers' default.
-        vae_temporal=vae.get("scale_factor_temporal", 4),
-        vae_spatial=vae.get("scale_factor_spatial", 8),
-        scheduler=name,
+        boundary_ratio=index.boundary_ratio,
+        patch=first.patch_size,
+        vae_temporal=vae.scale_factor_temporal,
+        vae_spatial=vae.scale_factor_spatial,
+        scheduler=scheduler,
         flow_shift=shift,
-        num_train_timesteps=train_timesteps,
-        in_channels=channels,
-        text_dim=transformer.get("text_dim", 4096),
+        num_train_timesteps=horizon,
+        in_channels=first.in_channels,
+        text_dim=first.text_dim,
+        vocabulary=text.vocab_size,
+        tokenizer=str(index.component("tokenizer")),
+        weights=weights,
     )
 
 
-def _check_pipeline(folder: Path, index: dict[str, Any]) -> None:
-    where, name = folder / "model_index.json", index.get("_class_name")
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    """The file as its class. Raises FileNotFoundError or ValueError that names file, key and value."""
+    content = read_json(path)
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key, *inside = map(str, first["loc"])
+        name = next((name for name, field in kind.model_fields.items() if key in (name, field.alias)), key)
+        value = f" = {reprlib.repr(content[key])}" if key in content else " is missing"
+        right = kind.model_fields[name].description or first["msg"].removeprefix("Input ")
+        raise ValueError(f"{path}: {'.'.join((key, *inside))}{value}: {right}") from None
+
+
+def _check_pipeline(where: Path, index: _Index) -> None:
+    name, boundary = index.class_name, index.boundary_ratio
     if name == "WanImageToVideoPipeline":
         raise ValueError(f"{where}: _class_name = {name}: image-to-video is not supported yet, only WanPipeline")
     if name != "WanPipeline":
         raise ValueError(f"{where}: _class_name = {name}: not a Wan text-to-video bundle, expected WanPipeline")
-    if index.get("expand_timesteps"):
+    if index.expand_timesteps:
         raise ValueError(
-            f"{where}: expand_timesteps = {index['expand_timesteps']}: Wan2.2-TI2V-5B (a timestep per token) is not "
-            "supported yet, only bundles with expand_timesteps = false"
+            f"{where}: expand_timesteps = True: Wan2.2-TI2V-5B (a timestep per token) is not supported yet, only "
+            "bundles with expand_timesteps = false"
         )
-
-
-def _check_experts(folder: Path, index: dict[str, Any], experts: tuple[str, ...]) -> float | None:
-    """The boundary ratio, once it and the experts agree."""
-    where, boundary = folder / "model_index.json", index.get("boundary_ratio")
-    if "transformer" not in experts:
+    if index.component("transformer") is None:
         raise ValueError(f"{where}: transformer = null: a bundle needs at least the expert `transformer`")
-    if "transformer_2" not in experts and boundary is not None:
+    if index.component("transformer_2") is None and boundary is not None:
         raise ValueError(f"{where}: boundary_ratio = {boundary} but there is no transformer_2 to take over below it")
-    if "transformer_2" in experts and not (isinstance(boundary, float) and 0.0 < boundary < 1.0):
+    if index.component("transformer_2") is not None and boundary is None:
+        raise ValueError(f"{where}: boundary_ratio = None: two experts need a boundary (0.875 in Wan2.2-T2V)")
+
+
+def _transformer(where: Path) -> _Transformer:
+    config = _read(where, _Transformer)
+    if config.class_name != CLASSES["transformer"]:
+        raise ValueError(f"{where}: _class_name = {config.class_name}: not Wan, expected {CLASSES['transformer']}")
+    if config.image_dim is not None:
+        raise ValueError(f"{where}: image_dim = {config.image_dim}: image-to-video is not supported yet")
+    return config
+
+
+def _check_sizes(where: Path, config: _Transformer, first: _Transformer, vae: _Vae, text: _TextEncoder) -> None:
+    """What the transformer takes is what VAE and text encoder give, and the experts agree."""
+    if config.in_channels != vae.z_dim:
         raise ValueError(
-            f"{where}: boundary_ratio = {boundary}: two experts need a boundary between 0 and 1 (0.875 in Wan2.2-T2V)"
+            f"{where}: in_channels = {config.in_channels} but the VAE has {vae.z_dim} channels (vae/config.json: "
+            "z_dim); a transformer that takes more is an image-to-video one, not supported yet"
         )
-    return boundary
+    if (config.out_channels or config.in_channels) != config.in_channels:
+        raise ValueError(
+            f"{where}: out_channels = {config.out_channels}, in_channels = {config.in_channels}: want equal"
+        )
+    if config.text_dim != text.d_model:
+        raise ValueError(f"{where}: text_dim = {config.text_dim} but the text encoder has d_model = {text.d_model}")
+    if config.patch_size != first.patch_size:
+        raise ValueError(f"{where}: patch_size = {config.patch_size}, the other expert has {first.patch_size}")
 
 
-def _check_component(folder: Path, index: dict[str, Any], name: str) -> None:
-    """Its entry, its config file and every weight file are there; weights are safetensors."""
-    if _component(index, name) is None:
-        raise ValueError(f"{folder / 'model_index.json'}: {name} is missing; a Wan bundle has it")
-    part = folder / name
-    config = {"tokenizer": "tokenizer_config.json", "scheduler": "scheduler_config.json"}.get(name, "config.json")
-    if not (part / config).is_file():
-        raise FileNotFoundError(f"{part / config} is missing: the bundle at {folder} is incomplete")
-    if name in ("tokenizer", "scheduler"):
-        return
-    weights = WEIGHTS.get(name, DIFFUSERS_WEIGHTS)
-    shards = part / f"{weights}.index.json"
-    files = set(_read_json(shards).get("weight_map", {}).values()) if shards.is_file() else {weights}
-    for file in sorted(files):
-        if not (part / file).is_file():
-            raise FileNotFoundError(
-                f"{part / file} is missing: the bundle at {folder} is incomplete (only safetensors weights are read)"
-            )
-
-
-def _check_transformers(folder: Path, experts: tuple[str, ...]) -> dict[str, Any]:
-    """The first expert's config, once every expert is a text-to-video `WanTransformer3DModel`."""
-    configs = [_read_json(folder / name / "config.json") for name in experts]
-    for name, config in zip(experts, configs, strict=True):
-        where = folder / name / "config.json"
-        if config.get("_class_name") != "WanTransformer3DModel":
-            raise ValueError(
-                f"{where}: _class_name = {config.get('_class_name')}: not Wan, expected WanTransformer3DModel"
-            )
-        if config.get("image_dim") is not None:
-            raise ValueError(f"{where}: image_dim = {config['image_dim']}: image-to-video is not supported yet")
-    return configs[0]
-
-
-def _check_scheduler(folder: Path, index: dict[str, Any]) -> tuple[str, float, int]:
+def _check_scheduler(where: Path, index: _Index) -> tuple[str, float, int]:
     """Class name, flow shift and number of training timesteps."""
-    where = folder / "scheduler" / "scheduler_config.json"
-    config, name = _read_json(where), (_component(index, "scheduler") or "")
-    if name not in SCHEDULERS:
-        raise ValueError(f"{where}: {name} is not supported, expected one of {', '.join(SCHEDULERS)}")
-    if config.get("use_dynamic_shifting"):
-        raise ValueError(f"{where}: use_dynamic_shifting = true: Wan has one flow shift, set it to false")
-    if name == "UniPCMultistepScheduler":
-        if not config.get("use_flow_sigmas") or config.get("prediction_type") != "flow_prediction":
-            raise ValueError(
-                f"{where}: use_flow_sigmas = {config.get('use_flow_sigmas')}, prediction_type = "
-                f"{config.get('prediction_type')}: a flow model needs true and flow_prediction"
-            )
-        shift = config.get("flow_shift", 1.0)
-    else:
-        shift = config.get("shift", 1.0)
-    if not isinstance(shift, int | float) or not shift > 0:
-        raise ValueError(f"{where}: flow shift = {shift}: must be a positive number (Wan2.1 has 3 or 5)")
-    return name, float(shift), int(config.get("num_train_timesteps", 1000))
-
-
-def _component(index: dict[str, Any], name: str) -> str | None:
-    """The class name of a component, None if the index leaves it out (`null` or `[null, null]`)."""
-    entry = index.get(name)
-    return entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: not a complete diffusers pipeline folder") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+    name = str(index.component("scheduler"))
+    if name not in _SCHEDULERS:
+        raise ValueError(f"{where}: {name} is not supported, expected one of {', '.join(_SCHEDULERS)}")
+    config = _read(where, _SCHEDULERS[name])
+    if config.class_name != name:
+        raise ValueError(
+            f"{where}: _class_name = {config.class_name}, model_index.json has {name}: the config was written for "
+            "another class; save the pipeline again with the scheduler that it is to have"
+        )
+    return name, float(getattr(config, SHIFT_KEYS[name])), config.num_train_timesteps

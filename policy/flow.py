@@ -1,7 +1,7 @@
 """Wan's flow, defined once: noising, the velocity target, the shift of sigmas, and the grid that inference visits.
 
 `x_t = (1 - sigma) x_0 + sigma eps`, target `v = eps - x_0`, model time `t = sigma T` with `T = 1000`. sigma is in
-[0, 1]: 0 is the clean video, 1 is noise. Imports torch and nothing else, so that a learner can import it at once.
+[0, 1]: 0 is the clean video, 1 is noise. Imports nothing heavy but torch, so that a learner can import it at once.
 """
 
 import copy
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from policy.bundle import SHIFT_KEYS
 
 
 def interpolate(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
@@ -57,20 +59,13 @@ def inference_grid(scheduler: Any, steps: int) -> InferenceGrid:
 
 
 def unshifted_sigmas(scheduler: Any, steps: int) -> Tensor:
-    """float32 `[N]`: the sigmas of the same scheduler rebuilt from its own config with shift 1 (paper's `u`).
+    """float64 `[N]`: the sigmas that `shift_sigma` with the scheduler's own shift makes the sampler's (paper's `u`).
 
-    Raises ValueError if the scheduler's config has no flow shift.
+    The shift is read under the key of the scheduler's class: a config may hold keys that another class left in it.
     """
-    name = shift_key(scheduler.config)
-    return inference_grid(type(scheduler).from_config(scheduler.config, **{name: 1.0}), steps).sigmas
-
-
-def shift_key(config: Any) -> str:
-    """Which key of a scheduler's config is its flow shift: `flow_shift` (UniPC) or `shift` (FlowMatchEuler)."""
-    for name in ("flow_shift", "shift"):
-        if name in config:
-            return name
-    raise ValueError(f"scheduler_config.json: neither `flow_shift` nor `shift` among {sorted(config)}")
+    shift = float(scheduler.config[SHIFT_KEYS[type(scheduler).__name__]])
+    sigmas = inference_grid(scheduler, steps).sigmas.double()
+    return sigmas / (shift - (shift - 1) * sigmas)
 
 
 def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from policy.bundle import check_bundle
 
@@ -85,8 +86,9 @@ def test_a_missing_file_is_named(bundle: Path, file: str):
 def test_a_missing_shard_is_named(bundle: Path):
     part = bundle / "transformer"
     weights = part / "diffusion_pytorch_model.safetensors"
+    names = load_file(weights).keys()
     weights.rename(part / "diffusion_pytorch_model-00001-of-00002.safetensors")
-    shards = {"a": "diffusion_pytorch_model-00001-of-00002.safetensors"}
+    shards = dict.fromkeys(names, "diffusion_pytorch_model-00001-of-00002.safetensors")
     index = part / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
     assert check_bundle(bundle).experts == ("transformer",)
@@ -132,10 +134,14 @@ PARTS = [
     (
         "scheduler/scheduler_config.json",
         lambda c: c.update(prediction_type="epsilon"),
-        "prediction_type = epsilon: a flow model needs",
+        "prediction_type = 'epsilon': want flow_prediction",
     ),
-    ("scheduler/scheduler_config.json", lambda c: c.update(flow_shift=0), "flow shift = 0: must be a positive"),
-    ("scheduler/scheduler_config.json", lambda c: c.update(use_dynamic_shifting=True), "use_dynamic_shifting = true"),
+    ("scheduler/scheduler_config.json", lambda c: c.update(flow_shift=0), "flow_shift = 0: want a positive"),
+    (
+        "scheduler/scheduler_config.json",
+        lambda c: c.update(use_dynamic_shifting=True),
+        "use_dynamic_shifting = True: want false",
+    ),
 ]
 
 

@@ -90,15 +90,35 @@ def test_reading_the_grid_leaves_the_scheduler_alone():
 @pytest.mark.parametrize("shift", [3.0, 5.0])
 def test_unshifted_sigmas_are_evenly_spaced_and_shift_to_the_grid(shift: float):
     unshifted = unshifted_sigmas(unipc(shift), 4)
-    assert unshifted.tolist() == pytest.approx([1.0, 0.75025, 0.5005, 0.25075], abs=2e-6)
-    torch.testing.assert_close(shift_sigma(unshifted, shift), inference_grid(unipc(shift), 4).sigmas, atol=3e-6, rtol=0)
+    assert unshifted.tolist() == pytest.approx([1.0, 0.75025, 0.5005, 0.25075], abs=2e-6 * shift)
+    sigmas = inference_grid(unipc(shift), 4).sigmas.double()
+    torch.testing.assert_close(shift_sigma(unshifted, shift), sigmas, atol=3e-6, rtol=0)
 
 
-def test_a_scheduler_without_a_shift_is_refused():
-    scheduler: Any = unipc(3.0)
-    scheduler._internal_dict = {"num_train_timesteps": 1000}
-    with pytest.raises(ValueError, match="neither `flow_shift` nor `shift`"):
-        unshifted_sigmas(scheduler, 4)
+ACCEPTED = {
+    "UniPC": lambda shift: unipc(shift),
+    "Euler": lambda shift: FlowMatchEulerDiscreteScheduler(shift=shift),
+    "Euler from the config of UniPC": lambda shift: FlowMatchEulerDiscreteScheduler.from_config(
+        unipc(3.0).config, shift=shift
+    ),
+    "UniPC from the config of Euler": lambda shift: UniPCMultistepScheduler.from_config(
+        FlowMatchEulerDiscreteScheduler(shift=7.0).config,
+        use_flow_sigmas=True,
+        prediction_type="flow_prediction",
+        flow_shift=shift,
+    ),
+}
+
+
+@pytest.mark.parametrize("steps", [4, 10, 40])
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 12.0])
+@pytest.mark.parametrize("make", ACCEPTED.values(), ids=list(ACCEPTED))
+def test_at_its_own_shift_a_scheduler_has_the_sampler_s_grid(make: Any, shift: float, steps: int):
+    scheduler = make(shift)
+    visited = make(shift)
+    visited.set_timesteps(steps)
+    shifted = shift_sigma(unshifted_sigmas(scheduler, steps), shift)
+    torch.testing.assert_close(shifted.float(), torch.as_tensor(visited.sigmas[:-1]), atol=2e-6, rtol=0)
 
 
 def test_importing_the_flow_loads_torch_and_no_more():

@@ -198,20 +198,6 @@ class VideoPolicy:
         )
 
 
-def skeleton(facts: BundleFacts) -> tuple[dict[str, WanTransformer3DModel], Any]:
-    """A bundle's transformers without their weights, for questions that shapes and names answer before any GPU time.
-
-    The experts are on torch's meta device (no memory, no weights read); the scheduler is the bundle's own.
-    """
-    transformers = {}
-    with torch.device("meta"):
-        for name in facts.experts:
-            config: Any = WanTransformer3DModel.load_config(facts.path, subfolder=name)
-            model: Any = WanTransformer3DModel.from_config(config)
-            transformers[name] = model
-    return transformers, getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
-
-
 def _load_transformer(
     facts: BundleFacts, name: str, *, dtype: torch.dtype, device: torch.device | str
 ) -> WanTransformer3DModel:

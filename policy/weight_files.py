@@ -1,6 +1,7 @@
 """Whether the weight files of a folder are a model's own: known from their headers, before a weight is loaded."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,15 @@ def check_fits(
                 f"{held[name].file}: {name} has shape {list(held[name].shape)}, {of} has {list(shape)} there: config "
                 "and weights are of different models"
             )
+
+
+def check_weights(held: Mapping[str, Held], model: Any, config: Path) -> None:
+    """Raises as `check_fits` does unless the files hold what `model` has, a torch module made of the file `config`."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    held = {name: each for name, each in held.items() if name in shapes or not any(re.search(r, name) for r in ignored)}
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    check_fits(held, shapes, of=f"the {type(model).__name__} that {config} describes", tied=tied.items())
 
 
 def _header(file: Path) -> dict[str, Held]:

@@ -1,6 +1,7 @@
-"""What only the model's own classes can tell, without its weights: timesteps, adapter, the adapter to start from."""
+"""What only the models' own classes can tell, without weights: weight files, tokenizer, timesteps, adapters."""
 
-from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
@@ -8,25 +9,41 @@ from configs.schema import RunConfig
 from learner.timesteps import check_timesteps
 from policy.bundle import BundleFacts
 from policy.lora.adapters import add_adapters, check_lora
-from policy.policy import skeleton
+from policy.skeleton import load_scheduler, load_tokenizer, skeleton
+from policy.weight_files import check_weights
+from ranker.judges.skeleton import check_judge_weights
+
+if TYPE_CHECKING:  # the pass of checks imports this module, late
+    from cluster.checks.run import Checked
 
 
-def check_model(config: RunConfig, facts: BundleFacts) -> Iterator[str]:
-    """A sentence per problem: the key or file, the value, and what would be right."""
-    transformers, scheduler = skeleton(facts)
-    for stage in config.by_stage():
-        try:
-            timesteps, steps = stage.learner.timesteps, stage.sampling.steps
-            check_timesteps(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio)
-        except ValueError as error:
-            yield str(error)
-    try:
-        add_adapters(transformers, config.learner.lora, seed=config.seed)
-    except ValueError as error:
-        yield str(error)
+def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked", *, asks_judge: bool) -> None:
+    """Every problem is collected: the key or file, the value, and what would be right."""
+    models = {}
+    for name, held in facts.weights.items():
+        with checked.collected():
+            models[name] = skeleton(facts, name)
+            check_weights(held, models[name], facts.path / name / "config.json")
+    with checked.collected():
+        load_tokenizer(facts)
+    if asks_judge:
+        with checked.collected():
+            check_judge_weights(Path(config.ranker.path))
+    with checked.collected():
+        scheduler = load_scheduler(facts)
+        for stage in config.by_stage():
+            with checked.collected():
+                timesteps, steps = stage.learner.timesteps, stage.sampling.steps
+                check_timesteps(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio)
+    experts = {name: models[name] for name in facts.experts if name in models}
+    if len(experts) < len(facts.experts):
         return
-    try:
-        if config.start_from is not None:
-            check_lora(config.start_from, transformers)
-    except (ValueError, OSError, SafetensorError) as error:
-        yield f"start_from = {config.start_from}: {error}; name a folder such as the `adapter` that a run leaves"
+    with checked.collected():
+        add_adapters(experts, config.learner.lora, seed=config.seed)
+        if config.start_from is None:
+            return
+        try:
+            check_lora(config.start_from, experts)
+        except (ValueError, OSError, SafetensorError) as error:
+            where = f"start_from = {config.start_from}"
+            raise ValueError(f"{where}: {error}; name a folder such as the `adapter` that a run leaves") from error

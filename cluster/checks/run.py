@@ -86,7 +86,8 @@ def check(config: RunConfig) -> Checked:
     if checked.facts is not None and not checked.problems:
         from cluster.checks.model import check_model
 
-        checked.problems += check_model(config, checked.facts)
+        asks_judge = config.ranker.kind == "qwen_vl" and any(stage.kind == "online" for stage in config.stages)
+        check_model(config, checked.facts, checked, asks_judge=asks_judge)
     return checked
 
 

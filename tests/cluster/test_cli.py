@@ -14,7 +14,7 @@ from cluster import cli
 from configs.load import load_config
 from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters, save_lora
-from policy.policy import skeleton
+from policy.skeleton import skeleton
 from tests.buffers.samples import conditioning, pair
 
 JUDGE = Path("examples/miniature/weights/judge").resolve()
@@ -264,7 +264,7 @@ def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[st
     file.touch()
     assert cli.main(command) == 2
     assert f"start_from = {tmp_path}: " in capsys.readouterr().err
-    transformers, _ = skeleton(check_bundle("examples/miniature/weights/bundle"))
+    transformers = {"transformer": skeleton(check_bundle("examples/miniature/weights/bundle"), "transformer")}
     lora = load_config("configs/miniature.yaml").learner.lora
     for transformer in transformers.values():
         transformer.to_empty(device="cpu")

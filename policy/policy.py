@@ -13,16 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import Tensor
+from transformers import UMT5EncoderModel
 
 from configs.sections import LoraConfig
 from policy.bundle import BundleFacts, check_bundle
 from policy.conditioning import Conditioning, Described
 from policy.lora.adapters import add_adapters
+from policy.skeleton import load_scheduler, load_tokenizer, ordinary_words
+from policy.weight_files import load_whole
 
 AT_ONCE = 2**16
 """Pixels (frames x height x width) that the VAE handles in one call: small videos are 1.7 times faster in groups
@@ -76,8 +78,8 @@ class VideoPolicy:
         facts = check_bundle(path)
         kind: torch.dtype = getattr(torch, dtype)
         wanted = facts.experts if experts else ()
-        transformers = {name: _load_transformer(facts, name, dtype=kind, device=device) for name in wanted}
-        scheduler = getattr(diffusers, facts.scheduler).from_pretrained(facts.path, subfolder="scheduler")
+        transformers = {name: _load(WanTransformer3DModel, facts, name, dtype=kind).to(device) for name in wanted}
+        scheduler = load_scheduler(facts)
         if lora is not None:
             add_adapters(transformers, lora, seed=seed)
         return cls(facts, transformers, scheduler, torch.device(device), kind, max_text_tokens)
@@ -85,24 +87,30 @@ class VideoPolicy:
     @cached_property
     def vae(self) -> AutoencoderKLWan:
         """float32 whatever the policy's dtype: Wan's VAE loses visible quality in bf16."""
-        vae: Any = AutoencoderKLWan.from_pretrained(
-            self.facts.path, subfolder="vae", dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-        return vae.requires_grad_(False).eval().to(self.device)
+        return _load(AutoencoderKLWan, self.facts, "vae", dtype=torch.float32).to(self.device)
 
     @cached_property
     def _text(self) -> WanPipeline:
-        """The text half of the pipeline, so that prompts are cleaned and padded by diffusers' own code."""
+        """The text half of the pipeline, so that prompts are cleaned and padded by diffusers' own code.
+
+        Raises ValueError if two different texts get the same embeddings, or some that are not finite.
+        """
+        encoder = _load(UMT5EncoderModel, self.facts, "text_encoder", dtype=self.dtype).to(self.device)
         text = WanPipeline.from_pretrained(
             self.facts.path,
             transformer=None,
             transformer_2=None,
             vae=None,
-            dtype=self.dtype,
+            tokenizer=load_tokenizer(self.facts),
+            text_encoder=encoder,
             local_files_only=True,
-            use_safetensors=True,
         )
-        text.text_encoder.requires_grad_(False).eval().to(self.device)
+        one, two = (self._embeds_of(text, word) for word in ordinary_words(text.tokenizer))
+        if torch.equal(one, two) or not (one.isfinite().all() and two.isfinite().all()):
+            raise ValueError(
+                f"{self.facts.path}: the text encoder gives different prompts the same embeddings, or some that are "
+                "not finite: its weights or its tokenizer are damaged; download text_encoder and tokenizer again"
+            )
         return text
 
     def expert_at(self, timestep: float) -> str:
@@ -148,16 +156,12 @@ class VideoPolicy:
         Each prompt is encoded alone: in a batch the last bits would depend on the other prompts, and a run that goes on
         after a stop would not repeat itself bit for bit.
         """
-        embeds = [
-            self._text.encode_prompt(
-                [prompt],
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.max_text_tokens,
-                device=self.device,
-            )[0]
-            for prompt in prompts
-        ]
-        return torch.cat(embeds).to(self.dtype)
+        return torch.cat([self._embeds_of(self._text, prompt) for prompt in prompts])
+
+    @torch.no_grad()
+    def _embeds_of(self, text: WanPipeline, prompt: str) -> Tensor:
+        options = {"max_sequence_length": self.max_text_tokens, "device": self.device}
+        return text.encode_prompt([prompt], do_classifier_free_guidance=False, **options)[0].to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> np.ndarray:
@@ -198,11 +202,10 @@ class VideoPolicy:
         )
 
 
-def _load_transformer(
-    facts: BundleFacts, name: str, *, dtype: torch.dtype, device: torch.device | str
-) -> WanTransformer3DModel:
-    """Frozen; the modules that Wan keeps in float32 stay so in any `dtype`, as in `WanPipeline.from_pretrained`."""
-    transformer: Any = WanTransformer3DModel.from_pretrained(
-        facts.path, subfolder=name, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
-    return transformer.requires_grad_(False).eval().to(device)
+def _load(kind: Any, facts: BundleFacts, component: str, *, dtype: torch.dtype) -> Any:
+    """A component, frozen. The modules that Wan keeps in float32 stay so in any `dtype`, as in diffusers' pipeline.
+
+    Raises ValueError that names the first tensor if its weight files are not those of its config.
+    """
+    model = load_whole(kind, facts.path / component, dtype=dtype)
+    return model.requires_grad_(False).eval()

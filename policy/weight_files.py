@@ -106,6 +106,21 @@ def check_weights(held: Mapping[str, Held], model: Any, config: Path) -> None:
     check_fits(held, shapes, of=f"the {type(model).__name__} that {config} describes", tied=tied.items())
 
 
+def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
+    """`kind.from_pretrained(folder)` of a diffusers or transformers class, from safetensors alone.
+
+    Raises ValueError that names the first tensor if the files do not hold exactly what the model has: either library
+    would leave a tensor that is missing at random values, and only log it.
+    """
+    model, found = kind.from_pretrained(
+        folder, output_loading_info=True, local_files_only=True, use_safetensors=True, **options
+    )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        for tensor in sorted(map(str, found.get(what) or ())):
+            raise ValueError(f"{folder}: not the weights of its config.json: {what.replace('_', ' ')}: {tensor}")
+    return model
+
+
 def _header(file: Path) -> dict[str, Held]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: the folder is incomplete (only safetensors weights are read)")

@@ -5,10 +5,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from buffers.records import Domain
 from configs.sections import AdaptersConfig
+from policy.weight_files import read_headers
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -31,10 +30,11 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
             raise FileNotFoundError(f"{key}: {folder / name} is missing; want a folder that PEFT has written")
     try:
         rank = json.loads((folder / ADAPTER_CONFIG).read_text())["r"]
-        shapes = _shapes([folder / ADAPTER_WEIGHTS])
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        held = read_headers(folder, ADAPTER_WEIGHTS)
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {folder} is no LoRA adapter ({error})") from error
-    base = _shapes(sorted(checkpoint.glob("*.safetensors")))
+    shapes = {name: list(tensor.shape) for name, tensor in held.items()}
+    base = {name: tensor.shape for name, tensor in read_headers(checkpoint, "model.safetensors").items()}
     if not shapes:
         raise ValueError(f"{key}: {folder / ADAPTER_WEIGHTS} holds no weights")
     for name, shape in shapes.items():
@@ -59,11 +59,3 @@ def adapter_version(folder: Path) -> str:
     """`folder name@hash`: the first eight digits of the weights' sha256."""
     with (folder / ADAPTER_WEIGHTS).open("rb") as file:
         return f"{folder.resolve().name}@{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
-
-
-def _shapes(files: list[Path]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for path in files:
-        with safe_open(path, framework="np") as tensors:
-            found |= {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return found

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from buffers.people.fingerprints import fingerprint_of
 from buffers.records import Domain
+from policy.weight_files import read_headers
 from ranker.rubric import VIDEO, prompt_text
 
 
@@ -29,8 +30,14 @@ def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any
         raise ValueError(f"{key}: {path} is not a JSON object ({error})") from error
     if kind != "qwen3_vl":
         raise ValueError(f"{key}: {path} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
-    if not any(folder.glob("*.safetensors")):
-        raise FileNotFoundError(f"{key}: {folder} holds no *.safetensors weights")
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"{key}: {path} has quantization_config; quantised weights are not read, use the original ones"
+        )
+    try:
+        read_headers(folder, "model.safetensors")
+    except (ValueError, OSError) as error:
+        raise type(error)(f"{key}: {error}") from error
     if not (folder / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{key}: {folder} has no tokenizer.json")
     return config

@@ -70,6 +70,9 @@ class VllmJudge:
             )
         from transformers import AutoProcessor
 
+        from ranker.judges.skeleton import check_judge_weights
+
+        check_judge_weights(folder)
         processor = AutoProcessor.from_pretrained(folder)
         self.label_ids = label_ids(processor.tokenizer)
         pixels = pixel_settings(processor, max_pixels_per_video)

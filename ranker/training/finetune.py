@@ -20,6 +20,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 from buffers.labels import LABELS_OF, choice_of
 from configs.ranker import RankerTrainingConfig
 from policy.lora.optimizer import LoraOptimizer
+from policy.weight_files import load_whole
 from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
 from ranker.questions import label_ids, model_inputs
 from ranker.training.examples import Example
@@ -50,10 +51,8 @@ class Finetune:
         self._reduce = reduce
         self._processor = AutoProcessor.from_pretrained(config.path)
         self._labels = label_ids(self._processor.tokenizer)
-        self.model: Any = Qwen3VLForConditionalGeneration.from_pretrained(
-            config.path, dtype=getattr(torch, config.dtype)
-        )
-        self.model.to(self._device)
+        kind, dtype = Qwen3VLForConditionalGeneration, getattr(torch, config.dtype)
+        self.model: Any = load_whole(kind, Path(config.path), dtype=dtype).to(self._device)
         self._add_adapter()
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         self._optimizer = LoraOptimizer(trained, config)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ NAME = "model.safetensors"
 SHAPES = {"a.weight": (3, 2), "b.weight": (4,)}
 
 
-def write(file: Path, *, dtype: torch.dtype = torch.float32, **tensors: tuple[int, ...]) -> None:
+def write(file: Path, dtype: torch.dtype = torch.float32, /, **tensors: tuple[int, ...]) -> None:
     save_file({name.replace("_", "."): torch.zeros(shape, dtype=dtype) for name, shape in tensors.items()}, file)
 
 
@@ -30,7 +31,7 @@ def write_shards(folder: Path, *shards: dict[str, tuple[int, ...]]) -> Path:
 
 
 def test_a_header_says_dtype_and_shape(tmp_path: Path) -> None:
-    write(tmp_path / NAME, a_weight=(3, 2), dtype=torch.bfloat16)
+    write(tmp_path / NAME, torch.bfloat16, a_weight=(3, 2))
     (held,) = read_headers(tmp_path, NAME).values()
     assert (held.file, held.dtype, held.shape) == (tmp_path / NAME, "BF16", (3, 2))
 
@@ -83,7 +84,7 @@ def test_an_index_that_names_a_missing_shard(tmp_path: Path) -> None:
         (["model-00001-of-00001.safetensors"], "weight_map does not say"),
     ],
 )
-def test_an_index_that_is_not_that_of_its_shards(tmp_path: Path, places: object, words: str) -> None:
+def test_an_index_that_is_not_that_of_its_shards(tmp_path: Path, places: Any, words: str) -> None:
     index = write_shards(tmp_path, {"a_weight": (3, 2)})
     held = json.loads(index.read_text())["weight_map"]
     index.write_text(json.dumps({"weight_map": held | places if places and "c.weight" in places else places}))
@@ -122,7 +123,7 @@ def test_other_tensors_are_not_the_model_s(tmp_path: Path, tensors: dict[str, tu
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.uint8])
 def test_quantised_weights_are_named(tmp_path: Path, dtype: torch.dtype) -> None:
-    write(tmp_path / NAME, a_weight=(3, 2), b_weight=(4,), dtype=dtype)
+    write(tmp_path / NAME, dtype, a_weight=(3, 2), b_weight=(4,))
     with pytest.raises(ValueError, match=r"a.weight is [FIU]8\w*: quantised weights are not read"):
         check_fits(read_headers(tmp_path, NAME), SHAPES, of="a model")
 

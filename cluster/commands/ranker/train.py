@@ -10,9 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 
 from buffers.people.labelled_pairs import LabelledPair
 from cluster.checks.resources import Need, check_resources
@@ -29,6 +27,7 @@ from configs.ranker import RankerTrainingConfig
 from media.whole import step_folders, whole_folder
 from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
+from ranker.judges.skeleton import check_judge_weights, judge_skeleton
 from ranker.training.examples import ExampleStream
 from ranker.training.finetune import FIGURES, check_targets
 
@@ -44,8 +43,8 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     """
     config = absolute(config, *PATHS, local=config.cluster.address == "local")
     check_checkpoint(Path(config.path), key="path")
-    with torch.device("meta"):
-        check_targets(Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(config.path)), config.lora.targets)
+    check_judge_weights(Path(config.path))
+    check_targets(judge_skeleton(Path(config.path)), config.lora.targets)
     earlier = named_adapters(config.start_from)
     for domain, rank in check_adapters(earlier, Path(config.path), key="start_from").items():
         if rank != config.lora.rank:

@@ -1,5 +1,7 @@
 """Bundles as people bring them, each broken in one way: `apogee check` names file and key, and loads no weight."""
 
+# pyright: reportPrivateImportUsage=false
+
 import json
 import re
 import shutil

@@ -243,7 +243,7 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
     """The file as its class. Raises FileNotFoundError or ValueError that names file, key and value."""
     content = read_json(path)
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(json.dumps(content))  # as JSON: a list may be a tuple
     except ValidationError as error:
         first = error.errors()[0]
         key, *inside = map(str, first["loc"])

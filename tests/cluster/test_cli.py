@@ -37,9 +37,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.txt").write_text("a red circle\nhuman\ta blue person\n")
     (tmp_path / "held_out.txt").write_text("a green square\n")
     (tmp_path / "judge").mkdir()
-    for name in ("config.json", "tokenizer.json"):
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
         shutil.copy(JUDGE / name, tmp_path / "judge" / name)
-    (tmp_path / "judge" / "model.safetensors").touch()
     facts = BundleFacts(
         path=tmp_path / "bundle",
         pipeline="WanPipeline",
@@ -55,7 +54,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
     monkeypatch.setattr("cluster.checks.run.encoded_by", lambda facts, max_text_tokens: {"VAE": "mine"})
-    monkeypatch.setattr("cluster.checks.model.check_model", lambda config, facts: [])
+    monkeypatch.setattr("cluster.checks.model.check_model", lambda *given, **named: None)
     return tmp_path / "small.yaml"
 
 
@@ -109,7 +108,7 @@ def test_check_prints_the_plan_and_then_every_problem(
         ("config.json", '{"model_type": "llava"}', "model_type 'llava'"),
         ("config.json", "{", "not a JSON object"),
         ("config.json", None, "config.json is missing"),
-        ("model.safetensors", None, "no *.safetensors weights"),
+        ("model.safetensors", None, "model.safetensors is missing: the folder is incomplete"),
         ("tokenizer.json", None, "has no tokenizer.json"),
         ("tokenizer.json", "{", "is no Qwen3-VL checkpoint folder (Exception("),
     ],

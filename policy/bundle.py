@@ -91,7 +91,7 @@ def _by_shift(off: bool | None) -> Any:
 class _Scheduler(_File):
     """What both classes have. Wan has one flow shift, and sigmas that only the shift bends."""
 
-    num_train_timesteps: PositiveInt = 1000
+    num_train_timesteps: Literal[1000] = Field(1000, description="want 1000: Wan's timesteps go from 0 to 1000")
     use_dynamic_shifting: Literal[False] = Field(False, description="want false: Wan has one flow shift for all sizes")
     use_karras_sigmas: Literal[False] | None = _by_shift(False)
     use_exponential_sigmas: Literal[False] | None = _by_shift(False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from buffers.records import Domain
 from configs.sections import AdaptersConfig
-from policy.weight_files import read_headers
+from policy.weight_files import READ_DTYPES, read_headers
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -33,6 +33,11 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
         held = read_headers(folder, ADAPTER_WEIGHTS)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {folder} is no LoRA adapter ({error})") from error
+    for name, tensor in held.items():
+        other = name.replace("lora_A", "lora_B") if "lora_A" in name else name.replace("lora_B", "lora_A")
+        if tensor.dtype not in READ_DTYPES or other not in held:
+            why = f"is {tensor.dtype}, a quantised one" if other in held else f"stands without {other}"
+            raise ValueError(f"{key}: {tensor.file}: {name} {why}; want an adapter as PEFT writes it")
     shapes = {name: list(tensor.shape) for name, tensor in held.items()}
     base = {name: tensor.shape for name, tensor in read_headers(checkpoint, "model.safetensors").items()}
     if not shapes:

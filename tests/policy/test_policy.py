@@ -1,4 +1,6 @@
 # pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalSubscript=false
+
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import WanPipeline
+from safetensors.torch import load_file, save_file
 
 from configs.sections import LoraConfig
 from policy.conditioning import Conditioning
@@ -137,3 +140,28 @@ def test_a_prompts_embedding_does_not_depend_on_the_prompts_beside_it():
     together = policy.encode_prompts(prompts)
     for prompt, row in zip(prompts, together, strict=True):
         assert torch.equal(policy.encode_prompts([prompt])[0], row)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_an_encoder_that_cannot_tell_prompts_apart_is_refused_when_it_starts(
+    tiny_bundle: Path, tmp_path: Path, value: float
+):
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    file = bundle / "text_encoder" / "model.safetensors"
+    save_file({name: torch.full_like(tensor, value) for name, tensor in load_file(file).items()}, file)
+    policy = VideoPolicy.load(bundle, dtype="float32", max_text_tokens=16, experts=False)
+    with pytest.raises(ValueError, match="gives different prompts the same embeddings, or some that are not finite"):
+        policy.encode_prompts(["a circle"])
+
+
+@pytest.mark.parametrize("component", ["transformer", "text_encoder", "vae"])
+def test_a_tensor_that_is_not_there_is_an_error_at_loading(tiny_bundle: Path, tmp_path: Path, component: str):
+    """Both libraries would give it random values and go on."""
+    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (file,) = (bundle / component).glob("*.safetensors")
+    held = load_file(file)
+    lost = sorted(name for name in held if name.endswith("weight"))[0]
+    save_file({name: tensor for name, tensor in held.items() if name != lost}, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"{component}: not the weights of its config.json: missing keys: {lost}"):
+        policy = VideoPolicy.load(bundle, dtype="float32", max_text_tokens=16)
+        assert policy.vae and policy.encode_prompts(["a circle"]) is not None

@@ -27,7 +27,7 @@ def takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @click.option("--config", required=True, metavar="CONFIG", help="A run's config, whose bundle is used.")
     @click.option("--set", "first", multiple=True, metavar="key=value ...", help="Dotted keys of the config.")
-    @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="Such keys, too.")
+    @click.argument("overrides", nargs=-1, metavar="[key=value]...", help="Dotted keys of the config, as after --set.")
     @functools.wraps(command)
     def loaded(config: str, first: Sequence[str], overrides: Sequence[str], **given: Any) -> Any:
         return command(config=load_config(config, (*first, *overrides)), **given)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file, save_file
 
 from configs.sections import LoraConfig
@@ -73,9 +73,20 @@ def test_guidance_matters_here(tiny_bundle: Path):
     assert (ours(policy, guidance_scale=3.0) - ours(policy, guidance_scale=1.0)).abs().max() > 1e-2
 
 
-def test_sampling_twice_is_the_same(tiny_bundle: Path):
-    """A scheduler that remembered its last trajectory would not be."""
+SCHEDULERS = {
+    "UniPC": {},
+    "UniPC of order 3": {"solver_order": 3},
+    "UniPC with bh1": {"solver_type": "bh1"},
+    "Euler": None,
+}
+
+
+@pytest.mark.parametrize("options", SCHEDULERS.values(), ids=list(SCHEDULERS))
+def test_sampling_twice_is_the_same(tiny_bundle: Path, options: dict[str, Any] | None):
+    """A scheduler that remembered its last trajectory, or drew noise, would not be."""
     policy = VideoPolicy.load(tiny_bundle, dtype="float32", max_text_tokens=TOKENS)
+    kind = FlowMatchEulerDiscreteScheduler if options is None else UniPCMultistepScheduler
+    policy.scheduler = kind.from_config(policy.scheduler.config, **(options or {}))
     assert torch.equal(ours(policy, guidance_scale=3.0), ours(policy, guidance_scale=3.0))
 
 

@@ -158,6 +158,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
         edit("model_index.json", scheduler=["diffusers", euler]),
         f"{SCHEDULER}: _class_name = UniPCMultistepScheduler, model_index.json has {euler}",
     ),
+    "a solver that divides by zero": (edit(SCHEDULER, solver_type="bh1"), f"{SCHEDULER}: its videos are not finite"),
+    "a last step of full order": (edit(SCHEDULER, lower_order_final=False), f"{SCHEDULER}: its videos are not finite"),
+    "a last step of order 3": (edit(SCHEDULER, solver_order=3, lower_order_final=False), "Scheduler can be made of it"),
     "an unknown solver": (edit(SCHEDULER, solver_order="two"), f"{SCHEDULER}: no UniPCMultistepScheduler can be made"),
 }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from buffers.people.manifests import Row
+from buffers.people.manifests import Row, check_encoding, cut
 from buffers.people.rows import PromptRow, read_row
 from buffers.records import Condition, condition_id
 from buffers.store.pair_store import PairStore
@@ -13,17 +13,19 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
 
     If the path is a folder, it is a store (`apogee data ingest`), and the prompts are the store's. A prompt's id is a
     hash of its domain and text, the same in every run and file. Raises FileNotFoundError, or ValueError that names file
-    and line for an empty or over-long line, an unknown domain, or a file with no prompt.
+    and line for an empty or over-long line, an unknown domain, what is no UTF-8 text, or a file with no prompt.
     """
     path = Path(path)
     if path.is_dir():
         return _stored_prompts(path)
     if not path.is_file():
         raise FileNotFoundError(f"no prompt file {path}")
+    check_encoding(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}), in line {line}") from None
     # splitlines() would also split at characters that may be part of a prompt, such as U+2028.
     lines = text.removesuffix("\n").split("\n") if text else []
     conditions = [
@@ -44,8 +46,8 @@ def _stored_prompts(path: Path) -> list[Condition]:
     framed = [c.condition.prompt for c in conditionings.values() if c.first_frame is not None]
     if framed:
         raise ValueError(
-            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {framed[0]!r}; videos "
-            "that begin with a picture cannot be generated yet"
+            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {cut(framed[0])}; "
+            "videos that begin with a picture cannot be generated yet"
         )
     if not ids:
         raise ValueError(f"{path}: holds no prompt")

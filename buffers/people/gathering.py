@@ -16,6 +16,7 @@ from typing import Any
 from buffers.labels import LABELS, LABELS_OF, choice_of
 from buffers.people.agreement import Agreement, majority
 from buffers.people.fingerprints import fingerprint
+from buffers.people.manifests import cut
 from buffers.people.rows import KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
 from buffers.records import Source, Verdict, condition_id
 from buffers.store.database import Database
@@ -77,17 +78,19 @@ class Gathered:
             for statement in _TABLES:
                 db.execute(statement)
 
-    def add(self, rows: Mapping[int, PromptRow]) -> None:
-        """Rows by their number. Raises OSError if a file cannot be read."""
-        prints = self._fingerprints(rows.values())
+    def add(self, rows: Mapping[int, PromptRow]) -> list[Skipped]:
+        """Takes rows by their number, and returns those that have a file which cannot be read."""
+        prints, unread = self._fingerprints(rows.values())
+        bad = {number: unread[file] for number, row in rows.items() for file in _read_files(row) if file in unread}
         with self._db.transaction() as db:
-            for number, row in rows.items():
+            for number, row in ((number, row) for number, row in rows.items() if number not in bad):
                 row = self._with_ids(row, prints)
                 item = _hashed(row.kind, row.condition_id, *sorted(video.id for video in row.videos))
                 content = row.model_dump_json(exclude_defaults=True)
                 answer = (item, getattr(row, "annotator", None), number, row.kind, content)
                 db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", answer)
-        self._taken += len(rows)
+        self._taken += len(rows) - len(bad)
+        return [Skipped((number,), why) for number, why in bad.items()]
 
     @property
     def repeated(self) -> int:
@@ -119,7 +122,7 @@ class Gathered:
         if first.id:
             new = self._db.connection.execute("INSERT OR IGNORE INTO given VALUES (?, ?)", (first.kind, first.id))
             if not new.rowcount:
-                return Skipped(numbers, f"id {first.id!r} is given to another row, too")
+                return Skipped(numbers, f"id {cut(first.id)} is given to another row, too")
         merged = Item(first.kind, first.id or item, numbers, first.condition, first.videos)
         if first.kind == "pair":
             return self._merged_pair(merged, rows)
@@ -163,18 +166,19 @@ class Gathered:
         videos = item.videos if choice == "a" else item.videos[::-1]
         return replace(item, videos=videos, verdict=verdict, source=first.source, policy_version=first.policy_version)
 
-    def _fingerprints(self, rows: Iterable[PromptRow]) -> dict[Path, str]:
-        """Of the files whose contents make an id; each file is looked at once in a manifest."""
-        paths = {video.file for row in rows for video in row.videos if not video.id}
-        paths |= {row.first_frame for row in rows if row.first_frame}
+    def _fingerprints(self, rows: Iterable[PromptRow]) -> tuple[dict[Path, str], dict[Path, str]]:
+        """Each file is looked at once in a manifest. The second: why some could not be read."""
+        paths = {file for row in rows for file in _read_files(row)}
         query = "SELECT print FROM files WHERE path = ?"
         known = {path: found[0][0] for path in paths if (found := self._db.rows(query, (str(path),)))}
         new = sorted(paths - known.keys())
         with ThreadPoolExecutor(READERS) as readers:
-            prints = dict(zip(new, readers.map(fingerprint, new), strict=True))
+            found = dict(zip(new, readers.map(_fingerprint, new), strict=True))
+        unread = {path: str(why) for path, why in found.items() if isinstance(why, OSError)}
+        prints = {path: value for path, value in found.items() if isinstance(value, str)}
         with self._db.transaction() as db:
             db.executemany("INSERT INTO files VALUES (?, ?)", [(str(path), value) for path, value in prints.items()])
-        return known | prints
+        return known | prints, unread
 
     def _with_ids(self, row: PromptRow, prints: Mapping[Path, str]) -> PromptRow:
         """The row with the ids that it leaves open: they follow from contents and, of a video, the rule."""
@@ -183,6 +187,18 @@ class Gathered:
         for name, video in zip(row.sides, row.videos, strict=True):
             ids[f"{name}_id"] = video.id or _hashed(prints[video.file], self._rule)
         return row.model_copy(update=ids)
+
+
+def _read_files(row: PromptRow) -> list[Path]:
+    """The files whose contents make an id."""
+    return [video.file for video in row.videos if not video.id] + ([row.first_frame] if row.first_frame else [])
+
+
+def _fingerprint(path: Path) -> str | OSError:
+    try:
+        return fingerprint(path)
+    except OSError as error:
+        return error
 
 
 def _hashed(*parts: str) -> str:

@@ -1,17 +1,26 @@
 """The rows of a manifest in any of four formats; streamed, so that a million of them fit into any memory.
 
-pairs.jsonl      JSON lines
-pairs.csv        with a header; an empty cell is no value
+pairs.jsonl      JSON lines, UTF-8
+pairs.csv        with a header, UTF-8; an empty cell is no value; semicolons or tabs may stand between cells (.tsv)
 pairs.parquet
 pairs/           a folder that Hugging Face's `datasets` saved to disk
+
+A value is what its writer meant. Null, NaN and NaT are no value, and a whole float is that number: pandas writes 3.0
+for 3 in a column that has gaps. A ClassLabel of `datasets` is its name, not its index; -1 is no value there.
 """
 
+import codecs
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from reprlib import Repr
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -29,7 +38,18 @@ NUMBERS: dict[str, pa.DataType] = {
     "agreed": pa.bool_(),
     "first_shown": pa.int8(),
 }
-"""Columns that are not text. Their cells in a CSV file are read as JSON."""
+"""Columns that are not text. Their cells in a CSV file, and their names as class labels, are read as JSON."""
+
+_EXACT = 2**53
+"""From here on a float may stand for several whole numbers."""
+_PLAIN_FEATURES = ("Value", "Sequence", "List", "LargeList", "Video", "Image", "Audio")
+"""Features of `datasets` that are stored as they are."""
+
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlist = 12
+cut = _SHORT.repr
+"""`repr` of a value for an error text: cut if it is long, and characters that cannot be printed are escaped."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +62,11 @@ class Row:
 
 
 def manifest_folder(manifest: Path) -> Path:
-    """The folder that the manifest's paths are relative to, and may not leave."""
-    return manifest.resolve() if manifest.is_dir() else manifest.resolve().parent
+    """The folder that the manifest's paths are relative to.
+
+    It is the folder as given: if the manifest is a link, it is the link's folder, not that of its target.
+    """
+    return manifest.absolute() if manifest.is_dir() else manifest.absolute().parent
 
 
 def read_rows(manifest: Path) -> Iterator[Row]:
@@ -55,53 +78,114 @@ def read_rows(manifest: Path) -> Iterator[Row]:
         return _saved_dataset(manifest)
     if not manifest.is_file():
         raise FileNotFoundError(f"no manifest {manifest}")
-    readers = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
-    if manifest.suffix not in readers:
+    readers = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    if manifest.suffix.lower() not in readers:
         raise ValueError(
-            f"{manifest}: want a manifest named .jsonl, .csv or .parquet, or a folder that `datasets` saved to disk"
+            f"{manifest}: want a manifest named .jsonl, .csv or .parquet (.tsv is read as .csv), or a folder that "
+            "`datasets` saved to disk"
         )
-    return readers[manifest.suffix](manifest)
+    return readers[manifest.suffix.lower()](manifest)
+
+
+def check_encoding(file: Path) -> None:
+    """Raises ValueError if a text file says that it is not UTF-8."""
+    with file.open("rb") as opened:
+        if opened.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise ValueError(f"{file} is UTF-16 text; save it as UTF-8")
 
 
 def _json_lines(manifest: Path) -> Iterator[Row]:
-    with manifest.open("rb") as file:
+    check_encoding(manifest)
+    # Bytes that are not UTF-8 become surrogates, which the row's reader refuses by column.
+    with manifest.open(newline="\n", encoding="utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                values, problem = json.loads(line), ""
+                values = _json(line)
             except ValueError as error:
-                values, problem = {}, f"not JSON ({error})"
-            if not isinstance(values, dict):
-                values, problem = {}, f"holds {values!r:.40}; want an object with a value for each column"
-            yield Row(number, _present(values), problem)
+                yield Row(number, {}, f"not JSON ({error}); want an object in each line")
+                continue
+            if isinstance(values, dict):
+                yield _row(number, values.items())
+            else:
+                yield Row(number, {}, f"holds {cut(values)}; want an object with a value for each column, one a line")
+
+
+def _json(text: str) -> Any:
+    """Raises ValueError, also if an object names a key twice or the text is nested too deeply."""
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"key {cut(_repeated([name for name, _ in pairs])[0])} is given twice")
+    return values
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
 
 
 def _csv(manifest: Path) -> Iterator[Row]:
+    check_encoding(manifest)
     with manifest.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        lines = csv.reader(file, strict=True)
-        columns = next(lines, [])
-        if not columns or len(set(columns)) < len(columns):
-            raise ValueError(f"{manifest}: the first line must name the columns, each once; it holds {columns}")
-        while True:
-            number = lines.line_num + 1
-            try:
-                cells = next(lines, None)
-            except csv.Error as error:
-                yield Row(number, {}, f"not CSV ({error})")
-                continue
-            if cells is None:
-                return
-            if len(cells) == len(columns):
-                yield Row(number, {name: _typed(name, cell) for name, cell in zip(columns, cells, strict=True) if cell})
-            elif cells:
+        header = file.readline()
+        file.seek(0)
+        delimiter = max(",;\t", key=header.count)
+        records = _records(file, delimiter=delimiter, skipinitialspace=f"{delimiter} " in header, strict=True)
+        _, columns = next(records, (1, []))
+        if isinstance(columns, str):
+            raise ValueError(f"{manifest}, line 1: {columns}; it must name the columns")
+        columns = [column.strip() for column in columns]
+        if not columns or _repeated(columns) or not all(columns):
+            raise ValueError(f"{manifest}: the first line must name the columns, each once; it holds {cut(columns)}")
+        for number, cells in records:
+            if isinstance(cells, str):
+                yield Row(number, {}, cells)
+            elif len(cells) == len(columns):
+                given = ((name, cell) for name, cell in zip(columns, cells, strict=True) if cell)
+                yield _row(number, ((name, _typed(name, cell)) for name, cell in given))
+            else:
                 yield Row(number, {}, f"has {len(cells)} cells; the header names {len(columns)} columns")
+
+
+def _records(file: Any, **dialect: Any) -> Iterator[tuple[int, list[str] | str]]:
+    """The line that each record begins in, and its cells or what is wrong with it; empty ones are left out.
+
+    After a record that is no CSV, reading goes on in the line behind its first: a quote that is never closed takes no
+    other row with it.
+    """
+    ahead: deque[str] = deque()
+    number, taken = 1, list[str]()
+
+    def line() -> str:
+        taken.append(ahead.popleft() if ahead else file.readline())
+        return taken[-1]
+
+    while True:
+        taken.clear()
+        try:
+            cells = next(csv.reader(iter(line, ""), **dialect), [])
+        except csv.Error as error:
+            cells = f"not CSV ({error})"
+            ahead.extendleft(reversed(taken[1:]))
+            del taken[1:]
+        if not taken[0]:
+            return
+        if isinstance(cells, str) or any(cell.strip() for cell in cells):
+            yield number, cells
+        number += len(taken)
 
 
 def _typed(name: str, cell: str) -> Any:
     """The value of a cell: text, or JSON in a column that is not text."""
     with suppress(ValueError):
-        return json.loads(cell) if name in NUMBERS else cell
+        return _json({"True": "true", "False": "false"}.get(cell, cell)) if name in NUMBERS else cell
     return cell
 
 
@@ -111,7 +195,7 @@ def _parquet(manifest: Path) -> Iterator[Row]:
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{manifest} is no Parquet file: {error}") from error
     with file:
-        yield from _numbered(file.iter_batches(ROWS_AT_ONCE), manifest)
+        yield from _numbered(file.iter_batches(ROWS_AT_ONCE), manifest, {})
 
 
 def _saved_dataset(folder: Path) -> Iterator[Row]:
@@ -119,11 +203,12 @@ def _saved_dataset(folder: Path) -> Iterator[Row]:
         splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
         raise ValueError(f"{folder} holds several splits; name one: {', '.join(str(folder / name) for name in splits)}")
     try:
-        state = json.loads((folder / "state.json").read_text())
+        state, info = (json.loads((folder / name).read_text("utf-8")) for name in ("state.json", "dataset_info.json"))
         names = [Path(entry["filename"]).name for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        features = dict(info.get("features") or {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder} is no folder that `datasets` saved to disk: {error}") from error
-    return _numbered((batch for name in names for batch in _stream(folder / name)), folder)
+    return _numbered((batch for name in names for batch in _stream(folder / name)), folder, features)
 
 
 def _stream(file: Path) -> Iterator[pa.RecordBatch]:
@@ -134,20 +219,73 @@ def _stream(file: Path) -> Iterator[pa.RecordBatch]:
             raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def _numbered(batches: Iterator[pa.RecordBatch], manifest: Path) -> Iterator[Row]:
+def _numbered(batches: Iterator[pa.RecordBatch], manifest: Path, features: dict[str, Any]) -> Iterator[Row]:
+    """`features`: what `datasets` says of columns, if the batches themselves do not."""
     number = 0
     try:
         for batch in batches:
-            for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                for values in batch.slice(start, ROWS_AT_ONCE).to_pylist():
-                    number += 1
-                    yield Row(number, _present(values))
+            if twice := _repeated(batch.schema.names):
+                raise ValueError(f"{manifest}: column {twice[0]!r} is there twice")
+            # What pandas names so is the index of its table.
+            names = [name for name in batch.schema.names if not name.startswith("__index_level_")]
+            known = _features(batch.schema, manifest) | features
+            for scalars in zip(*batch.select(names).columns, strict=True):
+                number += 1
+                yield _row(number, zip(names, scalars, strict=True), known)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{manifest}, after row {number}: damaged ({error})") from error
 
 
-def _present(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+def _features(schema: pa.Schema, manifest: Path) -> dict[str, Any]:
+    """What `datasets` says of the columns in the schema's metadata, by the columns' names."""
+    try:
+        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return dict((said.get("info") or {}).get("features") or {})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{manifest}: the metadata of `datasets` is damaged ({error})") from None
+
+
+def _row(number: int, cells: Iterable[tuple[str, Any]], features: Mapping[str, Any] = MappingProxyType({})) -> Row:
+    values: dict[str, Any] = {}
+    for name, cell in cells:
+        try:
+            value = _named(name, _plain(cell), features.get(name))
+        except (ValueError, OverflowError) as error:
+            return Row(number, {}, f"{name}: {error}")
+        if value is not None:
+            values[name] = value
+    return Row(number, values)
+
+
+def _plain(value: Any) -> Any:
+    """A value of Arrow, pandas or JSON as one of Python's own: None for no value, an int for a whole float."""
+    if isinstance(value, pa.StructScalar) and {field.name for field in value.type} == {"bytes", "path"}:
+        if value.is_valid and value["bytes"].is_valid:
+            raise ValueError("holds a file's bytes; want the path of a file in the manifest's folder")
+        value = value["path"] if value.is_valid else None
+    value = value.as_py() if isinstance(value, pa.Scalar) else value
+    value = float(value) if isinstance(value, Decimal) else value
+    if not isinstance(value, float):
+        return value
+    return None if math.isnan(value) else int(value) if value.is_integer() and abs(value) < _EXACT else value
+
+
+def _named(column: str, value: Any, feature: Any) -> Any:
+    """What a value of `datasets` stands for: the name of a class label, None if that is -1.
+
+    Raises ValueError if a class label has no such name, or the column is stored as something else than it is.
+    """
+    feature = {"_type": "List", "feature": feature[0]} if isinstance(feature, list) and feature else feature
+    if value is None or not isinstance(feature, dict):
+        return value
+    kind, names = feature.get("_type", "Value"), feature.get("names")
+    if kind == "ClassLabel":
+        if not isinstance(value, int) or not isinstance(names, list) or not -1 <= value < len(names):
+            raise ValueError(f"class label {cut(value)} has no name; the names are {cut(names)}")
+        return None if value == -1 else _plain(_typed(column, str(names[value])))
+    if kind not in _PLAIN_FEATURES:
+        raise ValueError(f"is a {cut(kind)} of `datasets`; want a Value, a ClassLabel or a path")
+    return [_named(column, each, feature.get("feature")) for each in value] if isinstance(value, list) else value
 
 
 def made_or_why(make: Callable[..., Made], *given: Any, **named: Any) -> Made | str:

@@ -5,14 +5,22 @@
     {"prompt": "a dancer", "domain": "human", "video": "3.mp4", "polarity": "negative"}
     {"prompt": "a dancer", "domain": "human", "first_frame": "4.png"}
 
-The columns tell which kind a row is. Paths are relative to the manifest's folder and cannot leave it. `apogee data
+The columns tell which kind a row is. Paths are relative to the manifest's folder, as that was given. A path that leads
+out of it is refused: an absolute one, or one with `..`. A link in the folder is followed, wherever it leads: a hub's
+cache is a folder of links, and who put the link there meant it. An absolute path of a file in the folder is read.
+
+Text must be text: a row with a character that UTF-8 cannot write, or with NUL, is refused. `apogee data
 export` also writes exact latents beside the videos, ids, and the verdict as it was, so that nothing is lost if its
 manifest is ingested. A field's description is what an error says would be right.
 """
 
 import math
+import os
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,7 +28,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
 
 from buffers.labels import LABELS, LABELS_OF, choice_of, swapped, swapped_probabilities
-from buffers.people.manifests import NUMBERS, Row, made_or_why, manifest_folder, read_rows
+from buffers.people.manifests import NUMBERS, Row, cut, made_or_why, manifest_folder, read_rows
 from buffers.records import Condition, Domain, Source
 
 Kind = Literal["pair", "anchor", "prompt"]
@@ -52,6 +60,7 @@ class VideoFiles:
     id: str = ""
 
 
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _PATH, _TEXT, _DOMAIN = "the path of a file", "a text", "'human' or 'general'"
 _MADE_FROM = "the text that the video was, or is to be, made from"
 _FOUR = "a list of four, of the labels 1 to 4, that sum to 1"
@@ -60,21 +69,50 @@ _FOUR = "a list of four, of the labels 1 to 4, that sum to 1"
 def _file(written: Any, info: ValidationInfo) -> Path:
     if not info.context:  # The row is written, or was checked before.
         return Path(written)
+    given, folder = f"{info.field_name} = {cut(written)}", info.context["folder"]
     if not isinstance(written, str) or not written:
-        raise ValueError(f"{info.field_name} = {written!r}; want {_PATH}")
-    folder = info.context["folder"]
-    path = (folder / written).resolve()
-    if not path.is_relative_to(folder):
-        raise ValueError(f"{info.field_name} = {written!r} leads out of the manifest's folder")
-    if not path.is_file():
-        raise ValueError(f"{info.field_name} = {written!r}: no such file in {folder}")
+        raise ValueError(f"{given}; want {_PATH}")
+    inside = Path(os.path.normpath(written))
+    path = folder / inside
+    leads_out = ".." in inside.parts or not path.is_relative_to(folder)
+    # The folder may have two names, if one of them is a link.
+    if leads_out and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"{given} leads out of the manifest's folder, {folder}; put the file or a link to it there")
+    if not os.path.isfile(path):
+        raise ValueError(f"{given}: no such file in {folder}{_hint(path, written)}")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{given}: the file cannot be read")
     return path
+
+
+def _hint(path: Path, written: str) -> str:
+    """What else may be meant by a path that leads to no file."""
+    if os.path.islink(path):
+        return "; it is a link that leads to no file"
+    if "\\" in written:
+        return "; between folders, write '/'"
+    alike = _names(path.parent).get(_alike(path.name), path.name)
+    return f"; there is {cut(alike)}" if alike != path.name else ""
+
+
+def _alike(name: str) -> str:
+    """The same for names that differ in case, in spaces around them, or in how an accent is written."""
+    return unicodedata.normalize("NFC", name).strip().casefold()
+
+
+@lru_cache(maxsize=16)
+def _names(folder: Path) -> dict[str, str]:
+    """The names of a folder's files by `_alike`; none if there is no such folder."""
+    try:
+        return {_alike(name): name for name in os.listdir(folder)}
+    except (OSError, ValueError):
+        return {}
 
 
 def _prompt(text: str, info: ValidationInfo) -> str:
     prompt, longest = text.strip(), (info.context or {}).get("max_characters", math.inf)
     if not prompt:
-        raise ValueError(f"prompt = {text!r}; want {_MADE_FROM}")
+        raise ValueError(f"prompt = {cut(text)}; want {_MADE_FROM}")
     if len(prompt) > longest:
         raise ValueError(f"prompt has {len(prompt)} characters, prompts.max_characters = {longest}")
     return prompt
@@ -105,7 +143,7 @@ class _Comparison(_Row):
     @model_validator(mode="after")
     def _two_videos_and_one_answer(self, info: ValidationInfo) -> "_Comparison":
         if info.context and self.a.samefile(self.b):
-            raise ValueError(f"a and b are the same file, {self.a.relative_to(info.context['folder'])}")
+            raise ValueError(f"a and b are the same file, {os.path.relpath(self.a, info.context['folder'])}")
         # A pair that the judge was in doubt about is written without an answer.
         if info.context and (self.label is None) == (self.choice is None):
             raise ValueError("want either a label (1 to 4) or a choice ('a' or 'b')")
@@ -187,7 +225,7 @@ class PairRow(PromptRow, _Comparison):
     exact_a: File | None = _field(None, _PATH)
     exact_b: File | None = _field(None, _PATH)
     source: Source = _field("offline", "online, half-online or offline")
-    policy_version: int = _field(0, "a number from 0 on", ge=0)
+    policy_version: int = _field(0, "a number from 0 on", ge=0, lt=2**63)
     label_mass: Fraction = _field(1.0, "a number in [0, 1]")
     agreed: bool | None = _field(None, "true or false")
     first_shown: int = _field(1, "0, 1 or 2", ge=0, le=2)
@@ -240,6 +278,12 @@ def read_row(row: Row, kind: type[_Row] | None = None, **context: Any) -> Any:
     if row.problem:
         raise ValueError(row.problem)
     values = row.values
+    for name, value in values.items():
+        if isinstance(value, str) and (found := _NO_TEXT.search(value)):
+            raise ValueError(
+                f"{name} = {cut(value)}: character {found.start() + 1}, {found[0]!r}, is no text (it is NUL, a byte "
+                "that is not UTF-8, or half of a character)"
+            )
     of_pair, of_anchor = "a" in values or "b" in values, "video" in values
     kind = kind or (PairRow if of_pair else AnchorRow if of_anchor else PromptRow)
     try:
@@ -261,8 +305,8 @@ def _why(error: ValidationError, kind: type[_Row], values: Mapping[str, Any]) ->
     """A misspelled name comes first: the column that it stands for is then missing, too."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     if first["type"] == "extra_forbidden":
-        return f"unknown key {first['loc'][0]!r}; the keys are {', '.join(kind.model_fields)}"
+        return f"unknown key {cut(first['loc'][0])}; the keys are {', '.join(kind.model_fields)}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])  # pyright: ignore[reportTypedDictNotRequiredAccess]
     name = str(first["loc"][0])
-    return f"{name} = {values.get(name)!r}; want {kind.model_fields[name].description}"
+    return f"{name} = {cut(values.get(name))}; want {kind.model_fields[name].description}"

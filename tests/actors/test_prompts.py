@@ -51,6 +51,7 @@ def test_ids_are_stable_and_tell_domains_apart(tmp_path: Path):
         ("# c\na cat\n   \n", "line 3: prompt = '   '; want the text"),
         ("human\t \n", "line 1: prompt = ' '; want the text"),
         ("a cat\nabcdefghijk\n", r"line 2: prompt has 11 characters, prompts.max_characters = 10"),
+        ("a cat\na \0cat\n", r"line 2: prompt = 'a \\x00cat': character 3, '\\x00', is no text"),
         ("animal\ta cat\n", r"line 1: domain = 'animal'; want 'human' or 'general'"),
     ],
 )
@@ -65,6 +66,13 @@ def test_missing_and_binary_files_are_named(tmp_path: Path):
     (tmp_path / "binary.txt").write_bytes(b"ab\xff\xfe")
     with pytest.raises(ValueError, match=r"binary.txt: not UTF-8 text \(byte 2\)"):
         read_prompts(tmp_path / "binary.txt", max_characters=10)
+    (tmp_path / "latin.txt").write_bytes("a tea\na caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt: not UTF-8 text \(byte 11\), in line 2"):
+        read_prompts(tmp_path / "latin.txt", max_characters=10)
+    for order in ("utf-16-le", "utf-16-be"):
+        (tmp_path / "wide.txt").write_bytes("\ufeffa cat".encode(order))
+        with pytest.raises(ValueError, match=r"wide.txt is UTF-16 text; save it as UTF-8"):
+            read_prompts(tmp_path / "wide.txt", max_characters=10)
 
 
 def test_every_epoch_shows_each_condition_once_in_its_own_order():

@@ -63,8 +63,9 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
         progress.phase("reading the manifest")
         count = bad = 0
         for some in portions(rows, ROWS_AT_ONCE):
-            gathered.add({number: row for number, row in some if not isinstance(row, str)})
             problems = [Skipped((number,), why) for number, why in some if isinstance(why, str)]
+            problems += gathered.add({number: row for number, row in some if not isinstance(row, str)})
+            problems.sort(key=lambda problem: problem.rows)
             count, bad = count + len(some), bad + len(problems)
             # A manifest of a million rows may be bad in all of them.
             summary.skipped += problems if skip_bad_rows else problems[: SHOWN_PROBLEMS - len(summary.skipped)]

@@ -116,3 +116,17 @@ def test_exported_facts_come_back(gathered):
     assert (item.source, item.policy_version) == ("online", 4)
     assert json.dumps([item.verdict.label_mass, item.verdict.first_shown, item.verdict.agreed]) == "[0.98, 2, false]"
     assert (item.verdict.domain, item.verdict.rubric_version, item.verdict.ranker_version) == ("general", "2", "8b@1")
+
+
+def test_a_file_that_cannot_be_read_is_left_out_with_its_row(tmp_path):
+    """As if the disk failed between the check of the row and the look at the file."""
+    for number in (1, 2, 3):
+        (tmp_path / f"{number}.mp4").write_bytes(b"video" * number)
+    given = [vote(1), vote(1, b="3.mp4"), vote(2)]
+    rows = {number: read_row(Row(number, row), folder=tmp_path) for number, row in enumerate(given, start=4)}
+    (tmp_path / "3.mp4").unlink()
+    gathered = Gathered(tmp_path / "gathered.sqlite", rule="5 frames")
+    (skipped,) = gathered.add(rows)
+    assert skipped.rows == (5,) and "3.mp4" in skipped.why
+    assert [item.rows for item in gathered.items()] == [(4, 6)] and gathered.repeated == 0
+    gathered.close()

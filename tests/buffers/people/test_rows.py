@@ -1,3 +1,5 @@
+from datetime import datetime
+
 import pytest
 
 from buffers.people.manifests import Row
@@ -8,8 +10,6 @@ from buffers.people.rows import ConditionFiles, VideoFiles, read_row
 def folder(tmp_path):
     for name in ("1.mp4", "2.mp4", "3.png"):
         (tmp_path / name).write_bytes(name.encode())
-    (tmp_path.parent / f"{tmp_path.name}-outside.mp4").write_bytes(b"outside")
-    (tmp_path / "link.mp4").symlink_to(tmp_path.parent / f"{tmp_path.name}-outside.mp4")
     return tmp_path.resolve()
 
 
@@ -43,7 +43,6 @@ def test_the_columns_say_what_a_row_is(folder):
         ({**PAIR, "b": None}, "b = None; want the path"),
         ({**PAIR, "a": "../1.mp4"}, "a = '../1.mp4' leads out of the manifest's folder"),
         ({**PAIR, "a": "/etc/passwd"}, "a = '/etc/passwd' leads out of the manifest's folder"),
-        ({**PAIR, "a": "link.mp4"}, "a = 'link.mp4' leads out of the manifest's folder"),
         ({**PAIR, "label": 5}, "label = 5; want 1, 2, 3 or 4"),
         ({**PAIR, "label": True}, "label = True; want 1, 2, 3 or 4"),
         ({**PAIR, "label": None}, "want either a label"),
@@ -82,3 +81,93 @@ def test_a_label_may_be_the_likeliest_or_the_likeliest_of_the_likelier_video(fol
     assert read({**PAIR, "label": 2, "probabilities": probabilities}, folder).answer == 2
     if probabilities[0] + probabilities[2] > 0.5:
         assert read({**PAIR, "label": 3, "probabilities": probabilities}, folder).answer == 3
+
+
+def why_not(values, folder) -> str:
+    with pytest.raises(ValueError) as raised:
+        read(values, folder)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("column", ["prompt", "annotator", "a", "exact_b", "domain", "choice", "id", "a_id", "source"])
+@pytest.mark.parametrize(("bad", "named"), [("\ud83d", r"\ud83d"), ("\udce9", r"\udce9"), ("\0", r"\x00")])
+def test_what_is_no_text_is_named_by_its_column_in_every_column(folder, column, bad, named):
+    said = why_not({**PAIR, column: f"caf{bad} "}, folder)
+    assert said.startswith(f"{column} = 'caf{named} ': character 4, '{named}', is no text")
+    said.encode()  # so that it can be printed and written anywhere
+
+
+def test_whole_characters_of_any_plane_are_text(folder):
+    assert read({**PAIR, "prompt": "😀 ü \u2028 é"}, folder).prompt == "😀 ü \u2028 é"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {**PAIR, "prompt": "x" * 100_000 + "\0"},
+        {**PAIR, "a": "x" * 100_000},
+        {**PAIR, "a": "../" * 100_000},
+        {**PAIR, "domain": "x" * 100_000},
+        {**PAIR, "label": "x" * 100_000},
+        {**PAIR, "x" * 100_000: 1},
+        {**PAIR, "probabilities": [0.25] * 100_000},
+        {**PAIR, "prompt": " " * 100_000},
+    ],
+)
+def test_a_long_value_is_cut_in_what_is_said_of_it(folder, values):
+    assert len(why_not(values, folder).replace(str(folder), "")) < 500
+
+
+def test_a_link_is_followed_and_a_path_that_leads_out_is_not(folder):
+    outside = folder.parent / f"{folder.name}-outside"
+    outside.mkdir()
+    (outside / "5.mp4").write_bytes(b"outside")
+    (folder / "link.mp4").symlink_to(outside / "5.mp4")
+    (folder / "videos").symlink_to(outside)
+    (folder / "circle.mp4").symlink_to("circle.mp4")
+    assert read({**PAIR, "a": "link.mp4"}, folder).a == folder / "link.mp4"
+    assert read({**PAIR, "a": "videos/5.mp4"}, folder).a == folder / "videos" / "5.mp4"
+    assert read({**PAIR, "a": "videos/../1.mp4"}, folder).a == folder / "1.mp4"
+    assert read({**PAIR, "a": str(folder / "1.mp4")}, folder).a == folder / "1.mp4"
+    assert read({**PAIR, "a": f"../{folder.name}/1.mp4"}, folder).a.samefile(folder / "1.mp4")
+    for path in (str(outside / "5.mp4"), f"../{outside.name}/5.mp4", f"videos/../../{outside.name}/5.mp4"):
+        said = why_not({**PAIR, "a": path}, folder)
+        assert f"leads out of the manifest's folder, {folder}; put the file or a link to it there" in said
+    assert "a and b are the same file, link.mp4" in why_not({**PAIR, "a": "link.mp4", "b": "videos/5.mp4"}, folder)
+    (outside / "5.mp4").unlink()
+    assert "no such file in " in why_not({**PAIR, "a": "link.mp4"}, folder)
+    assert why_not({**PAIR, "a": "link.mp4"}, folder).endswith("; it is a link that leads to no file")
+    assert "it is a link that leads to no file" in why_not({**PAIR, "a": "circle.mp4"}, folder)
+
+
+def test_a_folder_has_two_names_if_one_is_a_link(folder):
+    alias = folder.parent / f"{folder.name}-alias"
+    alias.symlink_to(folder)
+    assert read({**PAIR, "a": str(alias / "1.mp4")}, folder).a.samefile(folder / "1.mp4")
+    assert read({**PAIR, "a": str(folder / "1.mp4")}, alias).a.samefile(folder / "1.mp4")
+    assert "a and b are the same file" in why_not({**PAIR, "a": str(folder / "1.mp4"), "b": "1.mp4"}, alias)
+
+
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        (" 1.mp4", "; there is '1.mp4'"),
+        ("1.mp4 ", "; there is '1.mp4'"),
+        ("1.MP4", "; there is '1.mp4'"),
+        ("cafe\u0301.mp4", "; there is 'caf\u00e9.mp4'"),
+        ("videos\\1.mp4", "; between folders, write '/'"),
+        ("9.mp4", ""),
+        ("none/1.mp4", ""),
+        (".", ""),
+        ("x" * 300, ""),
+    ],
+)
+def test_a_path_to_no_file_says_what_may_be_meant(folder, written, hint):
+    (folder / "caf\u00e9.mp4").touch()
+    assert why_not({**PAIR, "a": written}, folder).endswith(f"no such file in {folder}{hint}")
+
+
+def test_a_moment_is_no_annotator(folder):
+    assert "annotator = datetime" in why_not({**PAIR, "annotator": datetime(2026, 1, 2)}, folder)
+    assert "want a text" in why_not({**PAIR, "annotator": True}, folder)
+    assert "policy_version" in why_not({**PAIR, "policy_version": 2**63}, folder)

@@ -5,6 +5,7 @@ good. The same commands work as `python -m cluster.cli ...`, which is what a sub
 command is its help text.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises SystemExit(2) if the command line itself is wrong. click's own `main` would take Ctrl-C and its words away.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # no prompt or path ends a command because of its letters
     try:
         with apogee.make_context("apogee", list(sys.argv[1:] if arguments is None else arguments)) as context:
             return apogee.invoke(context) or 0

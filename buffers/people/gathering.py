@@ -80,17 +80,20 @@ class Gathered:
 
     def add(self, rows: Mapping[int, PromptRow]) -> list[Skipped]:
         """Takes rows by their number, and returns those that have a file which cannot be read."""
-        prints, unread = self._fingerprints(rows.values())
-        bad = {number: unread[file] for number, row in rows.items() for file in _read_files(row) if file in unread}
+        prints, bad = self._fingerprints(rows.values()), list[Skipped]()
         with self._db.transaction() as db:
-            for number, row in ((number, row) for number, row in rows.items() if number not in bad):
+            for number, row in rows.items():
+                why = [prints[file] for file in _read_files(row) if isinstance(prints[file], OSError)]
+                if why:
+                    bad.append(Skipped((number,), str(why[0])))
+                    continue
                 row = self._with_ids(row, prints)
                 item = _hashed(row.kind, row.condition_id, *sorted(video.id for video in row.videos))
                 content = row.model_dump_json(exclude_defaults=True)
                 answer = (item, getattr(row, "annotator", None), number, row.kind, content)
                 db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", answer)
         self._taken += len(rows) - len(bad)
-        return [Skipped((number,), why) for number, why in bad.items()]
+        return bad
 
     @property
     def repeated(self) -> int:
@@ -166,19 +169,18 @@ class Gathered:
         videos = item.videos if choice == "a" else item.videos[::-1]
         return replace(item, videos=videos, verdict=verdict, source=first.source, policy_version=first.policy_version)
 
-    def _fingerprints(self, rows: Iterable[PromptRow]) -> tuple[dict[Path, str], dict[Path, str]]:
-        """Each file is looked at once in a manifest. The second: why some could not be read."""
+    def _fingerprints(self, rows: Iterable[PromptRow]) -> dict[Path, Any]:
+        """Of each file, or the OSError that says why it cannot be read; each is looked at once in a manifest."""
         paths = {file for row in rows for file in _read_files(row)}
         query = "SELECT print FROM files WHERE path = ?"
         known = {path: found[0][0] for path in paths if (found := self._db.rows(query, (str(path),)))}
         new = sorted(paths - known.keys())
         with ThreadPoolExecutor(READERS) as readers:
-            found = dict(zip(new, readers.map(_fingerprint, new), strict=True))
-        unread = {path: str(why) for path, why in found.items() if isinstance(why, OSError)}
-        prints = {path: value for path, value in found.items() if isinstance(value, str)}
+            prints = dict(zip(new, readers.map(_fingerprint, new), strict=True))
+        read = [(str(path), value) for path, value in prints.items() if isinstance(value, str)]
         with self._db.transaction() as db:
-            db.executemany("INSERT INTO files VALUES (?, ?)", [(str(path), value) for path, value in prints.items()])
-        return known | prints, unread
+            db.executemany("INSERT INTO files VALUES (?, ?)", read)
+        return known | prints
 
     def _with_ids(self, row: PromptRow, prints: Mapping[Path, str]) -> PromptRow:
         """The row with the ids that it leaves open: they follow from contents and, of a video, the rule."""

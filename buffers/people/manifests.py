@@ -167,14 +167,16 @@ def _records(file: Any, **dialect: Any) -> Iterator[tuple[int, list[str] | str]]
         taken.append(ahead.popleft() if ahead else file.readline())
         return taken[-1]
 
+    records = csv.reader(iter(line, ""), **dialect)
     while True:
         taken.clear()
         try:
-            cells = next(csv.reader(iter(line, ""), **dialect), [])
+            cells = next(records, [])
         except csv.Error as error:
             cells = f"not CSV ({error})"
             ahead.extendleft(reversed(taken[1:]))
             del taken[1:]
+            records = csv.reader(iter(line, ""), **dialect)
         if not taken[0]:
             return
         if isinstance(cells, str) or any(cell.strip() for cell in cells):
@@ -199,15 +201,17 @@ def _parquet(manifest: Path) -> Iterator[Row]:
 
 
 def _saved_dataset(folder: Path) -> Iterator[Row]:
-    if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
-        raise ValueError(f"{folder} holds several splits; name one: {', '.join(str(folder / name) for name in splits)}")
     try:
+        if (folder / "dataset_dict.json").is_file():
+            splits = json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"]
+            raise ValueError(f"it holds several splits; name one: {', '.join(str(folder / name) for name in splits)}")
         state, info = (json.loads((folder / name).read_text("utf-8")) for name in ("state.json", "dataset_info.json"))
         names = [Path(entry["filename"]).name for entry in state["_data_files"]]
         features = dict(info.get("features") or {})
+        if state.get("_indices_data_files"):
+            raise ValueError("it holds a selection of its rows; save what `flatten_indices` makes of it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} is no folder that `datasets` saved to disk: {error}") from error
+        raise ValueError(f"{folder} is no folder that `datasets` saved to disk, with one split: {error}") from error
     return _numbered((batch for name in names for batch in _stream(folder / name)), folder, features)
 
 

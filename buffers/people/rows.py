@@ -80,8 +80,6 @@ def _file(written: Any, info: ValidationInfo) -> Path:
         raise ValueError(f"{given} leads out of the manifest's folder, {folder}; put the file or a link to it there")
     if not os.path.isfile(path):
         raise ValueError(f"{given}: no such file in {folder}{_hint(path, written)}")
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"{given}: the file cannot be read")
     return path
 
 
@@ -137,7 +135,7 @@ class _Comparison(_Row):
     a: File = _field(..., _PATH)
     b: File = _field(..., _PATH)
     domain: Domain | None = _field(None, _DOMAIN)
-    label: int | None = _field(None, "1, 2, 3 or 4", ge=LABELS[0], le=LABELS[-1])
+    label: int | None = _field(None, "1, 2, 3 or 4, as a number", ge=LABELS[0], le=LABELS[-1])
     choice: Literal["a", "b"] | None = _field(None, "'a' or 'b'")
 
     @model_validator(mode="after")

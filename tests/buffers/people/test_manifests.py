@@ -201,7 +201,26 @@ def test_words_of_datasets_may_be_missing_in_parquet_and_not_in_a_saved_folder(t
     assert read_values(path) == [{"label": 1}]
     folder = saved(tmp_path / "x", pa.table({"label": [1]}))
     (folder / "dataset_info.json").unlink()
-    with pytest.raises(ValueError, match=r"is no folder that `datasets` saved to disk: .*dataset_info\.json"):
+    with pytest.raises(ValueError, match=r"is no folder that `datasets` saved to disk.*: .*dataset_info\.json"):
+        read_rows(folder)
+
+
+def test_a_selection_of_rows_is_not_read_as_all_of_them(tmp_path):
+    """An early version of `datasets` saved which rows are meant beside all of them."""
+    folder = saved(tmp_path / "x", pa.table({"label": [1, 2, 3]}))
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"_indices_data_files": [{"filename": "indices.arrow"}]}))
+    with pytest.raises(ValueError, match=r"it holds a selection of its rows; save what `flatten_indices` makes of it"):
+        read_rows(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("dataset_dict.json", "{"), ("dataset_dict.json", "{}"), ("state.json", "[]")]
+)
+def test_a_saved_folder_whose_own_files_are_damaged_is_refused(tmp_path, name, text):
+    folder = saved(tmp_path / "x", pa.table({"label": [1]}))
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=r"x is no folder that `datasets` saved to disk"):
         read_rows(folder)
 
 

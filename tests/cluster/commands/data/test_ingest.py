@@ -1,6 +1,7 @@
 """People's videos into a store and out again, with the miniature's real VAE and text encoder, on real Ray actors."""
 
 import errno
+import io
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -234,6 +235,30 @@ def test_a_store_is_counted_drawn_and_verified(stored: Path, tmp_path: Path, cap
     latents.write_bytes(latents.read_bytes()[:-200] + b"x" + latents.read_bytes()[-199:])
     assert cli.main(["data", "verify", str(copy)]) == 2
     assert "latents-00000001.arrow: does not hold the bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_the_report_of_bad_rows_survives_their_text(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+):
+    """Every row is bad, so that nothing is encoded; a pipe may be able to hold ASCII alone."""
+    monkeypatch.setattr("cluster.on_ray.pool.connected", lambda *_, **__: pytest.fail("Ray was started"))
+    row = {"prompt": "x", "a": "0.mp4", "b": "1.mp4", "label": 1}
+    texts = [{"prompt": "half \ud83d"}, {"a": "\u72d7.mp4"}, {"domain": "nul\0"}, {"label": 3.5}, {"b": "x" * 10_000}]
+    bad = people / "texts.jsonl"
+    bad.write_bytes("".join(json.dumps(row | each) + "\n" for each in texts).encode() + b'{"prompt": "caf\xe9"}\n')
+    pipe, skipped = io.TextIOWrapper(io.BytesIO(), encoding=encoding), tmp_path / "skipped.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", pipe)
+        assert ingest(bad, tmp_path / "store", "--skip-bad-rows", "--skipped", str(skipped)) == 0
+    pipe.flush()
+    said = pipe.buffer.getvalue().decode(encoding)  # pyright: ignore[reportAttributeAccessIssue]
+    assert "left out, 6:" in said and "row 1: prompt = 'half \\ud83d'" in said and len(said) < 4000
+    dog = "\u72d7.mp4" if encoding == "utf-8" else "\\u72d7.mp4"
+    assert f"row 2: a = '{dog}': no such file" in said and "row 6: prompt = 'caf\\udce9'" in said
+    why = [json.loads(line)["why"] for line in skipped.read_text("ascii").splitlines()]
+    columns = ["prompt", "a", "domain", "label", "b", "prompt"]
+    assert [each.partition(" = ")[0] for each in why] == columns
 
 
 def test_a_bad_manifest_or_bundle_is_refused_before_ray_is_started(

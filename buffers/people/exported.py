@@ -1,6 +1,7 @@
 """What an export holds: the names of its files, and the rows of its manifest, which `rows.py` reads back."""
 
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -13,11 +14,14 @@ from buffers.store.pair_store import PairStore
 VIDEOS, EXACT, CONDITIONS, FIRST_FRAMES = "videos", "exact", "conditions", "first_frames"
 """The folders of an export."""
 AT_ONCE = 256
+LONGEST = 200
+"""Characters of a file's name without its suffix; file systems take 255 bytes."""
 
 
 def exported(folder: str, id_: str, suffix: str) -> str:
-    """The path of an id's file in an export; any id makes a name of a single file."""
-    return f"{folder}/{quote(id_, safe='')}{suffix}"
+    """The path of an id's file in an export; any id makes a name of a single file, and one that is not too long."""
+    name = quote(id_, safe="")
+    return f"{folder}/{name if len(name) <= LONGEST else sha256(name.encode()).hexdigest()}{suffix}"
 
 
 def manifest_rows(store: PairStore) -> Iterator[PromptRow]:

@@ -1,12 +1,14 @@
 """The rows of a manifest in any of four formats; streamed, so that a million of them fit into any memory.
 
 pairs.jsonl      JSON lines, UTF-8
-pairs.csv        with a header, UTF-8; an empty cell is no value; semicolons or tabs may stand between cells (.tsv)
+pairs.csv        with a header, UTF-8; an empty cell is no value; semicolons or tabs may stand between cells (.tsv); a
+                 space behind each of them is no part of a cell if the header has such spaces
 pairs.parquet
 pairs/           a folder that Hugging Face's `datasets` saved to disk
 
 A value is what its writer meant. Null, NaN and NaT are no value, and a whole float is that number: pandas writes 3.0
-for 3 in a column that has gaps. A ClassLabel of `datasets` is its name, not its index; -1 is no value there.
+for 3 in a column that has gaps. A ClassLabel of `datasets` is its name, not its index; -1 is no value there. A Video or
+an Image of `datasets` is its path; one that holds the file's bytes is refused.
 """
 
 import codecs
@@ -115,7 +117,7 @@ def _json_lines(manifest: Path) -> Iterator[Row]:
 def _json(text: str) -> Any:
     """Raises ValueError, also if an object names a key twice or the text is nested too deeply."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return _JSON.decode(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -125,6 +127,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         raise ValueError(f"key {cut(_repeated([name for name, _ in pairs])[0])} is given twice")
     return values
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
@@ -148,8 +153,8 @@ def _csv(manifest: Path) -> Iterator[Row]:
             if isinstance(cells, str):
                 yield Row(number, {}, cells)
             elif len(cells) == len(columns):
-                given = ((name, cell) for name, cell in zip(columns, cells, strict=True) if cell)
-                yield _row(number, ((name, _typed(name, cell)) for name, cell in given))
+                given = zip(columns, cells, strict=True)
+                yield _row(number, ((name, _typed(name, cell)) for name, cell in given if cell))
             else:
                 yield Row(number, {}, f"has {len(cells)} cells; the header names {len(columns)} columns")
 
@@ -186,8 +191,9 @@ def _records(file: Any, **dialect: Any) -> Iterator[tuple[int, list[str] | str]]
 
 def _typed(name: str, cell: str) -> Any:
     """The value of a cell: text, or JSON in a column that is not text."""
-    with suppress(ValueError):
-        return _json({"True": "true", "False": "false"}.get(cell, cell)) if name in NUMBERS else cell
+    if name in NUMBERS:
+        with suppress(ValueError):
+            return _json({"True": "true", "False": "false"}.get(cell, cell))
     return cell
 
 
@@ -268,9 +274,9 @@ def _plain(value: Any) -> Any:
             raise ValueError("holds a file's bytes; want the path of a file in the manifest's folder")
         value = value["path"] if value.is_valid else None
     value = value.as_py() if isinstance(value, pa.Scalar) else value
-    value = float(value) if isinstance(value, Decimal) else value
-    if not isinstance(value, float):
+    if not isinstance(value, (float, Decimal)):
         return value
+    value = float(value)
     return None if math.isnan(value) else int(value) if value.is_integer() and abs(value) < _EXACT else value
 
 

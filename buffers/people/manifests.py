@@ -106,7 +106,8 @@ def _json_lines(manifest: Path) -> Iterator[Row]:
             try:
                 values = _json(line)
             except ValueError as error:
-                yield Row(number, {}, f"not JSON ({error}); want an object in each line")
+                what = "begins a JSON array" if line.lstrip().startswith("[") else f"not JSON ({error})"
+                yield Row(number, {}, f"{what}; want an object in each line")
                 continue
             if isinstance(values, dict):
                 yield _row(number, values.items())
@@ -148,7 +149,10 @@ def _csv(manifest: Path) -> Iterator[Row]:
             raise ValueError(f"{manifest}, line 1: {columns}; it must name the columns")
         columns = [column.strip() for column in columns]
         if not columns or _repeated(columns) or not all(columns):
-            raise ValueError(f"{manifest}: the first line must name the columns, each once; it holds {cut(columns)}")
+            hint = "; pandas leaves its index out with index=False" if columns[:1] == [""] else ""
+            raise ValueError(
+                f"{manifest}: the first line must name the columns, each once; it holds {cut(columns)}{hint}"
+            )
         for number, cells in records:
             if isinstance(cells, str):
                 yield Row(number, {}, cells)

@@ -122,7 +122,8 @@ def _field(default: Any, wanted: str, **limits: Any) -> Any:
 
 File = Annotated[Path, PlainValidator(_file)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Annotator = Annotated[str | int, AfterValidator(str)]
+Annotator = Annotated[str | int, AfterValidator(lambda who: re.sub(r"^(\d+)\.0$", r"\1", str(who)))]
+"""A name or a number; pandas writes 4.0 for 4 into a CSV file if there are gaps."""
 
 
 class _Row(BaseModel, extra="forbid", strict=True):

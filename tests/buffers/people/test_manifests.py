@@ -316,6 +316,9 @@ def test_a_header_names_each_column_once(tmp_path, header):
         ValueError, match=r"x\.csv(: the first line must name|, line 1: not CSV .*; it must name) the columns"
     ):
         list(read_rows(tmp_path / "x.csv"))
+    (tmp_path / "x.csv").write_text(",a,b\n0,1,2\n")
+    with pytest.raises(ValueError, match=r"it holds \['', 'a', 'b'\]; pandas leaves its index out with index=False"):
+        list(read_rows(tmp_path / "x.csv"))
 
 
 def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path):
@@ -338,9 +341,10 @@ def test_a_quote_that_is_never_closed_costs_its_own_row(tmp_path):
             '[{"label": 1}, {"label": 2}]',
             "holds [{'label': 1}, {'label': 2}]; want an object with a value for each column",
         ),
-        ("[", "want an object in each line"),
+        ("[", "begins a JSON array; want an object in each line"),
+        ('  [{"label": 1},', "begins a JSON array; want an object in each line"),
+        ("{", "not JSON"),
         ('{"label": ' + "9" * 5000 + "}", "not JSON"),
-        ("[" * 100_000, "nested too deeply"),
         ('{"prompt": ' + '{"x":' * 100_000, "nested too deeply"),
         ('"' + "x" * 1_000_000 + '"', "holds 'xxx"),
         ("[" + "1," * 100_000 + "1]", "holds [1, 1, 1"),

@@ -171,6 +171,13 @@ def test_a_path_to_no_file_says_what_may_be_meant(folder, written, hint):
     assert why_not({**PAIR, "a": written}, folder).endswith(f"no such file in {folder}{hint}")
 
 
+@pytest.mark.parametrize(
+    ("written", "who"), [(4, "4"), ("4.0", "4"), ("007", "007"), ("4.50", "4.50"), ("v4.0", "v4.0"), ("ann ", "ann ")]
+)
+def test_an_annotator_is_a_name_or_a_number(folder, written, who):
+    assert read({**PAIR, "annotator": written}, folder).annotator == who
+
+
 def test_a_moment_is_no_annotator(folder):
     assert "annotator = datetime" in why_not({**PAIR, "annotator": datetime(2026, 1, 2)}, folder)
     assert "want a text" in why_not({**PAIR, "annotator": True}, folder)

@@ -49,9 +49,9 @@ def data() -> None:
 def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, skipped: Path | None) -> None:
     """Bring in a manifest of pairs, labelled videos or prompts.
 
-    MANIFEST is a .jsonl, .csv, .tsv or .parquet file, or a folder that `datasets` saved. Every node of the cluster has to be
-    able to read the files that it names. The config's bundle, size, frame rate and generator resources are used, for
-    example --set sampling.fps=16. The same command goes on after a stop.
+    MANIFEST is a .jsonl, .csv, .tsv or .parquet file, or a folder that `datasets` saved. Every node of the cluster has
+    to be able to read the files that it names. The config's bundle, size, frame rate and generator resources are used,
+    for example --set sampling.fps=16. The same command goes on after a stop.
     """
     from cluster.commands.data.ingest import ingest
 

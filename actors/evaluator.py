@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from buffers.figures import Value, figures_of, text_counts
 from buffers.records import CandidateVideos, Condition
 from configs.user_function import user_function
-from media.video_write import read_video, write_mp4
+from media.video_read import read_video
+from media.video_write import write_mp4
 
 EXAMPLE = "examples.miniature.meter:figures"
 ABOUT = "FIGURES"

@@ -40,24 +40,3 @@ def mp4_bytes(frames: np.ndarray, *, fps: float, scale: int = 1) -> bytes:
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
     return file.getvalue()
-
-
-def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """uint8 `[frames, height, width, 3]` and frames per second.
-
-    Raises FileNotFoundError, or ValueError if the file holds no video that can be decoded.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no video file {path}")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ValueError(f"{path}: holds no video stream")
-            stream = container.streams.video[0]
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
-            rate = stream.average_rate
-    except av.FFmpegError as error:
-        raise ValueError(f"{path}: not a video that can be decoded ({error})") from error
-    if not frames or rate is None:
-        raise ValueError(f"{path}: holds no frames")
-    return np.stack(frames), float(rate)

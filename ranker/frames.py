@@ -83,5 +83,5 @@ def read_frames(path: str | Path, *, count: int, max_pixels: int) -> SampledFram
         share = min(1.0, (budget / (width * height)) ** 0.5)
         return max(1, int(width * share)), max(1, int(height * share))
 
-    frames = decode_frames(path, times.ticks[nearest].tolist(), size=within)
+    frames = decode_frames(path, times, nearest.tolist(), size=within)
     return SampledFrames(frames, tuple(places[nearest].round().astype(int).tolist()), len(places), times.fps)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from cluster.monitor.rows import of_kind, read_metrics
-from media.video_write import read_video
+from media.video_read import read_video
 
 ROWS = 12
 

@@ -7,7 +7,7 @@ import pytest
 
 from actors.evaluator import Evaluator
 from buffers.records import CandidateVideos, Condition
-from media.video_write import read_video
+from media.video_read import read_video
 
 METER = f"{__name__}:measure"
 

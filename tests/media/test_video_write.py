@@ -6,7 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from media.video_write import mp4_bytes, read_video, write_mp4
+from media.video_read import read_video
+from media.video_write import mp4_bytes, write_mp4
 
 
 def moving_square() -> np.ndarray:

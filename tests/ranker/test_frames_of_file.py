@@ -73,8 +73,8 @@ def test_only_shown_frames_are_converted(tmp_path: Path, monkeypatch: pytest.Mon
     sized: list[int] = []
     real = video_file.decode_frames
 
-    def counted(path, ticks, *, size):
-        return real(path, ticks, size=lambda *given: sized.append(1) or size(*given))
+    def counted(path, times, places, *, size):
+        return real(path, times, places, size=lambda *given: sized.append(1) or size(*given))
 
     monkeypatch.setattr(video_file, "decode_frames", counted)
     assert len(read_frames(path, count=5, max_pixels=2**20).frames) == len(sized) == 5
@@ -85,7 +85,7 @@ def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"text\.mp4: not a video"):
         read_frames(tmp_path / "text.mp4", count=8, max_pixels=2**20)
     (tmp_path / "empty.mp4").touch()
-    with pytest.raises(ValueError, match=r"empty\.mp4: not a video"):
+    with pytest.raises(ValueError, match=r"empty\.mp4: is empty"):
         read_frames(tmp_path / "empty.mp4", count=8, max_pixels=2**20)
     with pytest.raises(FileNotFoundError, match=r"no video file .*none\.mp4"):
         read_frames(tmp_path / "none.mp4", count=8, max_pixels=2**20)

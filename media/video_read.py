@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.format import Flags
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
@@ -102,12 +103,12 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
     ticks = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.hidden)
     timed = told
     if not told:
-        shown = list(_decoded_ticks(path))
-        ticks = [one for one in shown if one is not None]
-        timed = not untimed and len(ticks) == len(shown) and all(a < b for a, b in pairwise(ticks))
+        shown = _decoded_times(path)
+        ticks = [pts for pts, _ in shown if pts is not None]
+        timed = not untimed and len(ticks) == len(shown) and _ascend(ticks)
         if not timed:
-            ticks = sorted({stamp for packet in packets if (stamp := packet.stamp) is not None and not packet.hidden})
-            if untimed or len(ticks) != len(shown):
+            ticks = _by_decode_time([dts for _, dts in shown])
+            if untimed or not ticks:
                 rate = rate or 25.0  # what players take for a file without any rate
                 ticks, tick = list(range(len(shown))), 1 / rate
     if len(ticks) < least:
@@ -306,11 +307,26 @@ def _packets_tell(stream: VideoStream, packets: list[_Packet], first: VideoFrame
     return len({pts - dts for pts, dts in shown if pts is not None and dts is not None}) > 1
 
 
-def _decoded_ticks(path: str | Path) -> Iterator[int | None]:
+def _decoded_times(path: str | Path) -> list[tuple[int | None, int | None]]:
+    """Of each frame that the decoder gives: when it says it is shown, and when the packet that pushed it out is due."""
     with _opened(path) as (container, stream):
-        stream.thread_type = "AUTO"
-        for frame in container.decode(stream):
-            yield frame.pts
+        return [(frame.pts, frame.dts) for frame in container.decode(stream)]
+
+
+def _by_decode_time(due: list[int | None]) -> list[int]:
+    """When frames are shown, by the packets that pushed them out, as players do; empty if those do not say.
+
+    The last frames are pushed out by the end of the file: they follow at the distance of those before.
+    """
+    known = [one for one in due if one is not None]
+    if len(known) < 2 or None in due[: len(known)] or not _ascend(known):
+        return []
+    step = known[-1] - known[-2]
+    return known + [known[-1] + step * late for late in range(1, 1 + len(due) - len(known))]
+
+
+def _ascend(ticks: list[int]) -> bool:
+    return all(a < b for a, b in pairwise(ticks))
 
 
 def _check_whole(
@@ -398,7 +414,7 @@ def _turn(frame: VideoFrame, path: str | Path) -> tuple[bool, bool, bool]:
 def _side_data(frame: VideoFrame, kind: SideData) -> bytes:
     """Empty if there is none of this kind."""
     try:
-        return bytes(frame.side_data[kind])
+        return bytes(cast(SideDataContainer, frame.side_data)[kind])
     except KeyError:
         return b""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from buffers.labels import LABELS, LABELS_OF, choice_of
 from buffers.people.agreement import Agreement, majority
-from buffers.people.fingerprints import fingerprint
+from buffers.people.fingerprints import seen_fingerprint
 from buffers.people.manifests import cut
 from buffers.people.rows import KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
 from buffers.records import Source, Verdict, condition_id
@@ -198,7 +198,7 @@ def _read_files(row: PromptRow) -> list[Path]:
 
 def _fingerprint(path: Path) -> str | OSError:
     try:
-        return fingerprint(path)
+        return seen_fingerprint(path)
     except OSError as error:
         return error
 

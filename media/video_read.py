@@ -97,18 +97,19 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
         if first is not None:
             _check_shown(first, path)
         _check_whole(path, container, stream, packets, end)
-        untimed = bool(container.format.flags & Flags.no_timestamps.value)
-        told = not untimed and _packets_tell(stream, packets, first)
+        raw = bool(container.format.flags & Flags.no_timestamps.value)
+        presented = not raw and not _pts_made_up(container, stream, packets)
+        told = presented and _packets_tell(stream, packets, first)
         tick, rate = float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or 0)
     ticks = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.hidden)
     timed = told
     if not told:
         shown = _decoded_times(path)
         ticks = [pts for pts, _ in shown if pts is not None]
-        timed = not untimed and len(ticks) == len(shown) and _ascend(ticks)
+        timed = presented and len(ticks) == len(shown) and _ascend(ticks)
         if not timed:
             ticks = _by_decode_time([dts for _, dts in shown])
-            if untimed or not ticks:
+            if raw or not ticks:
                 rate = rate or 25.0  # what players take for a file without any rate
                 ticks, tick = list(range(len(shown))), 1 / rate
     if len(ticks) < least:
@@ -289,6 +290,17 @@ def _demuxed(container: InputContainer, stream: VideoStream) -> tuple[list[_Pack
     return packets, first, end
 
 
+def _pts_made_up(container: InputContainer, stream: VideoStream, packets: list[_Packet]) -> bool:
+    """Whether the container has decode times only, though frames are shown in another order than they are decoded in.
+
+    Then the two times cannot keep one distance, unless FFmpeg made up the one from the other.
+    """
+    if not stream.codec_context.has_b_frames:
+        return False
+    both = {packet.pts - packet.dts for packet in packets if packet.pts is not None and packet.dts is not None}
+    return container.format.name == "avi" or len(both) == 1
+
+
 def _packets_tell(stream: VideoStream, packets: list[_Packet], first: VideoFrame | None) -> bool:
     """Whether packets say how many frames are shown and when, so that decoding would say nothing else."""
     context = stream.codec_context
@@ -296,15 +308,9 @@ def _packets_tell(stream: VideoStream, packets: list[_Packet], first: VideoFrame
         return False
     if context.field_order > 1:  # a packet may hold one field
         return False
-    shown = [(packet.pts, packet.dts) for packet in packets if not packet.hidden]
-    times = {pts for pts, _ in shown if pts is not None}
-    if first is None or not shown or len(times) < len(shown) or first.pts != min(times):
-        return False
-    if not context.has_b_frames:
-        return True
-    # If frames are shown in another order than they are decoded in, the two times cannot keep one distance: a
-    # container that has decode times only makes up the other.
-    return len({pts - dts for pts, dts in shown if pts is not None and dts is not None}) > 1
+    shown = [packet for packet in packets if not packet.hidden]
+    times = {packet.pts for packet in shown if packet.pts is not None}
+    return first is not None and 0 < len(shown) == len(times) and first.pts == min(times)
 
 
 def _decoded_times(path: str | Path) -> list[tuple[int | None, int | None]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from media.video_read import frame_times, read_clip, read_video
+from media.video_read import frame_times, frames_apart, read_clip, read_video
 from ranker.frames import read_frames
 
 FRAMES, HEIGHT, WIDTH, RATE = 24, 48, 64, 8
@@ -210,3 +210,174 @@ def test_when_a_file_starts_does_not_matter(name: str, offset: str, tmp_path: Pa
     read, fps = read_video(tmp_path / name)
     same(read, as_ffmpeg_shows(tmp_path / name, HEIGHT, WIDTH))
     assert fps == pytest.approx(RATE, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.mov"])
+def test_a_last_frame_that_is_held_is_no_cut(name: str, tmp_path: Path) -> None:
+    frames = numbered(12)
+    held = np.concatenate([frames, np.repeat(frames[-1:], 80, axis=0)])
+    path = coded(tmp_path / name, X264 + " -bf 0 -fps_mode vfr -vf mpdecimate=max=200:hi=400:lo=200:frac=0.1", held)
+    read, fps = read_video(path)
+    assert len(read) < 20 and len(frame_times(path).ticks) == len(read)
+    same(read, as_ffmpeg_shows(path, HEIGHT, WIDTH))
+    assert fps <= RATE
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("name", ["v.mp4", "fast.mp4", "v.mkv", "v.avi", "v.webm"])
+def test_a_file_that_is_cut_off_says_so(name: str, kept: float, tmp_path: Path) -> None:
+    options = "-c:v libvpx-vp9 -b:v 300k" if name == "v.webm" else X264 + " -bf 2"
+    video = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = coded(tmp_path / name, options + (" -movflags +faststart" if name == "fast.mp4" else ""), video)
+    assert len(frame_times(path).ticks) == FRAMES
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    says = "not a video that can be decoded" if name == "v.mp4" else "is cut off: it (has .* bytes|holds .* frames)"
+    with pytest.raises(ValueError, match=rf"{name}: {says}"):
+        frame_times(path)
+
+
+def test_a_cover_picture_is_not_the_video_and_the_default_stream_is(tmp_path: Path) -> None:
+    white = np.full((1, 200, 200, 3), 255, np.uint8)
+    video, cover = coded(tmp_path / "v.mp4", X264), coded(tmp_path / "cover.png", "-pix_fmt rgb24", white)
+    other = coded(tmp_path / "other.mp4", X264, np.ascontiguousarray(numbered()[:, ::-1]))
+    both = ["-map", "0", "-map", "1", "-c", "copy"]
+    ffmpeg("-i", str(cover), "-i", str(video), *both, "-disposition:v:0", "attached_pic", str(tmp_path / "a.mp4"))
+    same(read_video(tmp_path / "a.mp4")[0], as_ffmpeg_shows(video, HEIGHT, WIDTH))
+    first = ["-disposition:v:0", "0", "-disposition:v:1", "default"]
+    ffmpeg("-i", str(video), "-i", str(other), *both, *first, str(tmp_path / "two.mkv"))
+    same(read_video(tmp_path / "two.mkv")[0], as_ffmpeg_shows(other, HEIGHT, WIDTH))
+    sound = ["-f", "lavfi", "-i", "sine=duration=1", "-i", str(cover), "-map", "0", "-map", "1", "-c:v", "copy"]
+    ffmpeg(*sound, "-disposition:v:0", "attached_pic", str(tmp_path / "song.m4a"))
+    with pytest.raises(ValueError, match=r"song\.m4a: holds no video stream, only a cover picture"):
+        frame_times(tmp_path / "song.m4a")
+
+
+@pytest.mark.parametrize("name", ["gray.mov", "gray.mkv"])
+def test_transparent_pixels_lie_on_black(name: str, tmp_path: Path) -> None:
+    """Half of a white picture is all transparent, a quarter of it half so."""
+    rgba = np.full((4, 16, 32, 4), 255, np.uint8)
+    rgba[:, :, :16, 3], rgba[:, :, 16:24, 3] = 0, 128
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgba", "-s", "32x16", "-r", "8", "-i", "-"]
+    ffmpeg(*raw, "-c:v", "png", str(tmp_path / name), stdin=rgba.tobytes())
+    read, _ = read_video(tmp_path / name)
+    assert [read[0, 8, x, 0] for x in (4, 20, 28)] == [0, 128, 255]
+    small = read_clip(tmp_path / name, num_frames=4, fps=8, height=8, width=16)
+    assert [small[0, 4, x, 0] for x in (2, 10, 14)] == [0, 128, 255]
+
+
+def test_transparency_that_is_stored_beside_the_video_is_refused(tmp_path: Path) -> None:
+    path = coded(tmp_path / "v.webm", "-c:v libvpx-vp9 -pix_fmt yuva420p -auto-alt-ref 0")
+    with pytest.raises(ValueError, match=r"v\.webm: has transparent pixels"):
+        frame_times(path)
+
+
+@pytest.mark.parametrize(
+    ("transfer", "primaries", "matrix", "says"),
+    [
+        ("smpte2084", "bt2020", "bt2020nc", r"is HDR \(PQ\); convert it: ffmpeg -i v\.mp4 -vf zscale"),
+        ("arib-std-b67", "bt2020", "bt2020nc", r"is HDR \(HLG\); convert it: ffmpeg"),
+        ("bt709", "bt2020", "bt2020nc", r"has BT\.2020 colours; convert it: ffmpeg"),
+        ("bt709", "bt709", "14", r"has colour matrix 14 of H\.273"),
+    ],
+)
+def test_colours_that_a_model_does_not_know_are_refused(transfer, primaries, matrix, says, tmp_path: Path) -> None:
+    tags = f"-color_trc {transfer} -color_primaries {primaries} -colorspace {matrix}"
+    tags += f" -vf setparams=color_trc={transfer}:color_primaries={primaries}:colorspace={matrix}"
+    if matrix.isdigit():  # one that ffmpeg itself cannot convert is only written down
+        tags = f"-bsf:v h264_metadata=matrix_coefficients={matrix}"
+    path = coded(tmp_path / "v.mp4", f"{X264} {tags}")
+    with pytest.raises(ValueError, match=rf"v\.mp4: {says}"):
+        frame_times(path)
+
+
+BARS = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (128, 128, 128), (0, 0, 0)], np.uint8)
+TAGS = {"bt709": "bt709", "bt601": "smpte170m"}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", ["bt709", "bt601"])
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("height", [96, 720])
+def test_colours_come_back_by_the_files_matrix_and_range(
+    height: int, tagged: bool, matrix: str, full: bool, tmp_path: Path
+) -> None:
+    """Without a tag, HD is taken for BT.709 and less for BT.601: what another matrix made gets other hues."""
+    width = height * 2
+    video = np.repeat(np.repeat(BARS[None, None], width // 6, axis=2), height, axis=1).reshape(1, height, -1, 3)
+    video = np.repeat(video, 3, axis=0)
+    span = "pc" if full else "tv"
+    scale = f"-vf scale=out_color_matrix={matrix}:out_range={span}"
+    name = TAGS[matrix] if tagged else "unknown"
+    path = coded(tmp_path / "v.mp4", f"{X264} -qp 4 {scale},setparams=colorspace={name}:range={span}", video)
+    read, _ = read_video(path)
+    middles = [video.shape[2] * (2 * bar + 1) // 12 for bar in range(6)]
+    apart = np.abs(read[1, height // 2, middles].astype(int) - BARS)
+    if tagged or (matrix == "bt709") == (height == 720):
+        assert apart.max() <= 6
+    else:
+        assert apart[:3].max() > 15 and apart[3:].max() <= 6
+
+
+def test_frames_that_change_size_are_refused(tmp_path: Path) -> None:
+    parts = [coded(tmp_path / "a.ts", X264), coded(tmp_path / "b.ts", X264, numbered(width=96))]
+    (tmp_path / "v.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(ValueError, match=r"v\.ts: its frames change size: 64 x 48, then 96 x 48"):
+        read_video(tmp_path / "v.ts")
+
+
+def test_what_is_no_video_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("a cat")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile v.mp4\n")
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nv.mp4\n#EXT-X-ENDLIST\n")
+    coded(tmp_path / "v.mp4", X264)
+    coded(tmp_path / "picture.png", "-frames:v 1 -pix_fmt rgb24")
+    coded(tmp_path / "photo.mp4.jpg", "-frames:v 1 -pix_fmt yuvj420p").rename(tmp_path / "photo.mp4")
+    coded(tmp_path / "one.mp4", X264 + " -frames:v 1")
+    says = {
+        "empty.mp4": "is empty",
+        "text.mp4": "not a video that can be decoded",
+        "list.mp4": r"is a playlist \(concat\)",
+        "list.m3u8": "(is a playlist|not a video)",
+        "picture.png": r"is a picture \(png_pipe\), not a video",
+        "photo.mp4": r"is a picture \(.*\), not a video",
+        "one.mp4": "holds 1 frames that are shown; a video has at least 2",
+    }
+    for name, words in says.items():
+        with pytest.raises(ValueError, match=rf"{name}: {words}"):
+            frame_times(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["clip: one.mp4", "a|b.mp4", "50%d.mp4", "http:x.mp4", "\u4e00.mp4"])
+def test_a_name_is_a_file_whatever_is_in_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    coded(tmp_path / "v.mp4", X264).rename(tmp_path / name)
+    assert len(frame_times(name).ticks) == len(read_video(name)[0]) == FRAMES
+
+
+APART = {
+    "v.avi": ("-c:v rawvideo", True),
+    "v.y4m": ("", True),
+    "v.mkv": ("-c:v ffv1", True),
+    "v.mov": ("-c:v prores_ks -pix_fmt yuv422p10le", True),
+    "jpeg.avi": ("-c:v mjpeg -pix_fmt yuvj420p", True),
+    "intra.mp4": (X264 + " -g 1", True),
+    "v.mp4": (X264, False),
+    "v.webm": ("-c:v libvpx-vp9 -b:v 100k", False),
+    "v.bmp": ("-frames:v 1 -pix_fmt bgr24", True),
+    "v.tiff": ("-frames:v 1 -pix_fmt rgb24", True),
+    "v.png": ("-frames:v 1 -pix_fmt rgb24", False),
+    "v.jpg": ("-frames:v 1 -pix_fmt yuvj420p", False),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_files_whose_frames_are_coded_apart_are_known(name: str, tmp_path: Path) -> None:
+    options, apart = APART[name]
+    assert frames_apart(coded(tmp_path / name, options)) is apart
+
+
+def test_a_file_that_nothing_can_open_has_no_frames_apart(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("a cat")
+    assert not frames_apart(tmp_path / "text.mp4")

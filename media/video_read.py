@@ -23,6 +23,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.format import Flags
+from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
@@ -39,7 +40,7 @@ WHOLE = 0.9
 HD = 1280, 576
 """A frame at least as wide as the first, or higher than the second, is HD."""
 
-FRAME_A_PACKET = frozenset({"h264", "hevc", "vvc", "av1", "vp9", "ffv1", "png", "gif", "cfhd"})
+FRAME_A_PACKET = frozenset({"h264", "hevc", "vvc", "av1", "vp9", "gif"})
 """Codecs that put one frame which is shown into each packet, besides those that code each frame by itself."""
 
 FRAMES_APART = frozenset({"ffv1", "png", "cfhd"})
@@ -130,9 +131,10 @@ def decode_frames(path: str | Path, times: Times, places: Iterable[int], *, size
     reformatter = VideoReformatter()  # one for all: a frame's own takes longer to set up than to use
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
+        # stream.codec_context.options = {"err_detect": "crccheck+explode"}
         aspect = float(stream.sample_aspect_ratio or 1)
         sizes = []
-        for place, frame in enumerate(container.decode(stream)):
+        for place, frame in enumerate(_frames(container, stream)):
             if place == len(times.ticks) or (times.timed and frame.pts != times.ticks[place]):
                 when = f"frame {place} of {len(times.ticks)}"
                 raise ValueError(
@@ -203,13 +205,18 @@ def frames_apart(path: str | Path) -> bool:
 def _codes_apart(container: InputContainer, stream: VideoStream) -> bool:
     if stream.codec_context is None:
         return False
-    codec = stream.codec_context.codec
     if _picture(container):
-        return codec.canonical_name not in PACKED_PICTURES
-    if codec.intra_only or codec.canonical_name in FRAMES_APART:
+        return stream.codec_context.codec.canonical_name not in PACKED_PICTURES
+    if _alone(stream):
         return True
     index = stream.index_entries if "mov" in container.format.name else ()  # of others it lists key frames only
     return len(index) > 1 and all(entry.is_keyframe for entry in index)
+
+
+def _alone(stream: VideoStream) -> bool:
+    """Whether the stream's codec codes each frame by itself."""
+    codec = stream.codec_context.codec
+    return codec.intra_only or codec.canonical_name in FRAMES_APART
 
 
 class _Packet(NamedTuple):
@@ -276,7 +283,7 @@ def _stream(container: InputContainer, path: str | Path) -> VideoStream:
 
 def _demuxed(container: InputContainer, stream: VideoStream) -> tuple[list[_Packet], VideoFrame | None, float]:
     """The stream's packets, its first frame that is shown, and when all streams have ended, in seconds."""
-    packets, first, end = [], None, 0.0
+    packets, first, end, begun = [], None, 0.0, False
     others = not stream.duration and len(container.streams) > 1
     for packet in container.demux() if others else container.demux(stream):
         if packet.pts is not None:
@@ -284,10 +291,29 @@ def _demuxed(container: InputContainer, stream: VideoStream) -> tuple[list[_Pack
         if packet.stream_index != stream.index:
             continue
         if first is None:
-            first = next((frame for frame in packet.decode() if isinstance(frame, VideoFrame)), None)
+            begun = begun or packet.is_keyframe
+            first = next(iter(_decoded(cast("Packet[VideoStream]", packet), begun)), None)
         if packet.size:
             packets.append(_Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_discard))
     return packets, first, end
+
+
+def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """All that are shown, in order."""
+    begun = False
+    for packet in container.demux(stream):
+        begun = begun or packet.is_keyframe
+        yield from _decoded(packet, begun)
+
+
+def _decoded(packet: "Packet[VideoStream]", begun: bool) -> list[VideoFrame]:
+    """What comes out of the decoder. Before a key frame has `begun` a stream, its packets need not be decodable."""
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        if begun:
+            raise
+        return []
 
 
 def _pts_made_up(container: InputContainer, stream: VideoStream, packets: list[_Packet]) -> bool:
@@ -304,7 +330,7 @@ def _pts_made_up(container: InputContainer, stream: VideoStream, packets: list[_
 def _packets_tell(stream: VideoStream, packets: list[_Packet], first: VideoFrame | None) -> bool:
     """Whether packets say how many frames are shown and when, so that decoding would say nothing else."""
     context = stream.codec_context
-    if not context.codec.intra_only and context.codec.canonical_name not in FRAME_A_PACKET:
+    if not _alone(stream) and context.codec.canonical_name not in FRAME_A_PACKET:
         return False
     if context.field_order > 1:  # a packet may hold one field
         return False
@@ -316,7 +342,7 @@ def _packets_tell(stream: VideoStream, packets: list[_Packet], first: VideoFrame
 def _decoded_times(path: str | Path) -> list[tuple[int | None, int | None]]:
     """Of each frame that the decoder gives: when it says it is shown, and when the packet that pushed it out is due."""
     with _opened(path) as (container, stream):
-        return [(frame.pts, frame.dts) for frame in container.decode(stream)]
+        return [(frame.pts, frame.dts) for frame in _frames(container, stream)]
 
 
 def _by_decode_time(due: list[int | None]) -> list[int]:

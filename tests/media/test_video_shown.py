@@ -191,6 +191,36 @@ def test_a_cut_without_encoding_shows_what_a_player_shows(name: str, start: floa
         assert len(read) == FRAMES - int(np.ceil(start * RATE))
 
 
+@pytest.mark.parametrize("codec", ["h264", "open", "hevc", "mpeg2"])
+@pytest.mark.parametrize("share", [0.2, 0.35, 0.7])
+def test_a_recording_that_begins_between_key_frames_shows_what_can_be_decoded(
+    codec: str, share: float, tmp_path: Path
+) -> None:
+    options = {
+        "h264": X264 + " -bf 2 -g 8",
+        "open": X264 + " -bf 2 -g 8 -x264-params open-gop=1",
+        "hevc": X265 + ":keyint=8:open-gop=1",
+        "mpeg2": "-c:v mpeg2video -r 25 -bf 2 -g 8",
+    }
+    noise = np.random.default_rng(0).integers(0, 20, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = coded(tmp_path / "v.ts", options[codec], numbered() // 2 + noise)
+    data = path.read_bytes()
+    path.write_bytes(data[int(share * len(data)) // 188 * 188 :])
+    same(read_video(path)[0], as_ffmpeg_shows(path, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.avi"])
+def test_damaged_data_in_a_whole_file_is_called_damaged(name: str, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = coded(tmp_path / name, X264 if name == "v.mp4" else "-c:v mjpeg -pix_fmt yuvj420p", noise)
+    data = bytearray(path.read_bytes())
+    for place in np.random.default_rng(1).integers(len(data) // 3, len(data) * 4 // 5, 60):
+        data[place] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name.replace('.', '[.]')}: is damaged"):
+        read_video(path)
+
+
 def test_times_of_a_variable_rate_and_the_last_frames_own_length_are_the_files(tmp_path: Path) -> None:
     """Of 24 frames every third is kept, and the last one for ten seconds more; the average rate is a lie."""
     uneven = f"{X264} -bf 2 -fps_mode vfr -vf select='not(mod(n\\,3))+gt(n\\,18)',tpad=stop=1:stop_duration=10"

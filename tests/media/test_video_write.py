@@ -46,6 +46,14 @@ def test_scale_repeats_pixels(tmp_path: Path):
     assert np.abs(back[:, 1::4, 1::4].astype(int) - frames).mean() < 3
 
 
+@pytest.mark.parametrize("height", [64, 720])
+def test_colours_come_back_whatever_the_size(height: int, tmp_path: Path):
+    """Players take a large file that names no colour matrix for BT.709, and a small one for BT.601."""
+    frames = np.full((2, height, 1280, 3), (220, 40, 60), np.uint8)
+    write_mp4(tmp_path / "v.mp4", frames, fps=8.0)
+    assert np.abs(read_video(tmp_path / "v.mp4")[0].astype(int) - frames).max() <= 4
+
+
 def test_odd_sides_need_a_scale():
     odd = np.zeros((2, 15, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="even sides, got 16 x 15"):

@@ -131,7 +131,8 @@ def decode_frames(path: str | Path, times: Times, places: Iterable[int], *, size
     reformatter = VideoReformatter()  # one for all: a frame's own takes longer to set up than to use
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
-        # stream.codec_context.options = {"err_detect": "crccheck+explode"}
+        if _alone(stream):  # such codecs otherwise conceal what is damaged, and say nothing
+            stream.codec_context.options = {"err_detect": "crccheck+explode"}
         aspect = float(stream.sample_aspect_ratio or 1)
         sizes = []
         for place, frame in enumerate(_frames(container, stream)):
@@ -378,7 +379,7 @@ def _check_whole(
     if stream.duration:
         declared, stamps = stream.duration * tick, [p.stamp for p in packets if p.stamp is not None]
         # Some containers count their duration from zero, whenever their first frame is shown.
-        end = max(stamps, default=0) - min(0, *stamps, 0) + max((p.duration for p in packets), default=0)
+        end = max(stamps, default=0) - min([0, *stamps]) + max((p.duration for p in packets), default=0)
         end *= tick
     else:
         declared = (container.duration or 0) / av.time_base

@@ -102,6 +102,7 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
         presented = not raw and not _pts_made_up(container, stream, packets)
         told = presented and _packets_tell(stream, packets, first)
         tick, rate = float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or 0)
+        guessed = float(stream.guessed_rate or 0)
     ticks = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.hidden)
     timed = told
     if not told:
@@ -111,7 +112,7 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
         if not timed:
             ticks = _by_decode_time([dts for _, dts in shown])
             if raw or not ticks:
-                rate = rate or 25.0  # what players take for a file without any rate
+                rate = guessed or rate or 25.0  # what the stream says; what players take if it does not
                 ticks, tick = list(range(len(shown))), 1 / rate
     if len(ticks) < least:
         raise ValueError(f"{path}: holds {len(ticks)} frames that are shown; a video has at least {least}")

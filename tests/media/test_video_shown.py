@@ -113,6 +113,11 @@ def test_every_container_and_codec_gives_the_frames_in_the_order_shown(name: str
         assert fps == pytest.approx((len(read) - 1) / times.seconds[-1], rel=2e-3)
 
 
+def test_a_raw_stream_is_shown_at_the_rate_that_it_names(tmp_path: Path) -> None:
+    times = frame_times(coded(tmp_path / "v.h264", X264 + " -bf 2", rate="30"))
+    assert times.fps == 30 and len(times.ticks) == FRAMES
+
+
 def with_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
     """The mp4 with this display matrix in its track header, in 16.16."""
     data = bytearray(path.read_bytes())

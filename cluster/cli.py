@@ -5,6 +5,10 @@ good. The same commands work as `python -m cluster.cli ...`, which is what a sub
 command is its help text.
 """
 
+from cluster.shadows import refuse_shadows
+
+refuse_shadows()  # before anything is imported that may be hidden
+
 import io
 import sys
 from collections.abc import Sequence
@@ -17,7 +21,9 @@ from buffers.records import Domain
 from cluster.checks.judge import check_judge
 from cluster.checks.run import check
 from cluster.commands.data.arguments import data
+from cluster.signals import stopped_in_order
 from configs.load import load_as, load_config
+from configs.paths import path
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -38,14 +44,15 @@ OVERRIDES = click.argument(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C.
+    """Run one command; answers the exit code: 0, 2 for something the user can put right, 130 after Ctrl-C or the like.
 
     Raises SystemExit(2) if the command line itself is wrong. click's own `main` would take Ctrl-C and its words away.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # no prompt or path ends a command because of its letters
     try:
-        with apogee.make_context("apogee", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        with stopped_in_order(), apogee.make_context("apogee", given) as context:
             return apogee.invoke(context) or 0
     except click.exceptions.Exit as done:  # the help was printed
         return done.exit_code
@@ -95,7 +102,7 @@ def _run(config: str, overrides: Sequence[str]) -> int | None:
 
 
 @apogee.command("rank")
-@click.argument("videos", nargs=2, type=Path, metavar="VIDEO VIDEO", help="Two video files, A and B.")
+@click.argument("videos", nargs=2, type=path, metavar="VIDEO VIDEO", help="Two video files, A and B.")
 @click.option("--prompt", help="What the videos were made from; the judge finds the domain from it.")
 @click.option(
     "--domain", type=click.Choice(get_args(Domain)), help="Which rubric (default: the prompt's, else general)."

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import signal
 import time
 from pathlib import Path
-from typing import Any
 
 from cluster import run_state
 from cluster.checks.resources import check_resources, needs
@@ -17,6 +15,7 @@ from cluster.on_ray.connect import connected
 from cluster.on_ray.crew import Crew, nodes
 from cluster.report.run import write_report, write_summary
 from cluster.run_folder import RunFolder
+from cluster.signals import until_stopped
 from cluster.stages import Run, run_stages
 
 
@@ -26,8 +25,8 @@ def run(checked: Checked) -> Path:
     If the folder holds a run of the same config that was stopped or killed, it goes on from its last whole state.
     Raises ValueError before anything is started if the checks found problems, and ValueError or OSError if the run does
     not fit on the cluster or its folder cannot be written. If a part fails, everything is stopped, what was done is
-    written down, and the first failure is raised with a note of what was kept. Ctrl-C and SIGTERM do the same; their
-    KeyboardInterrupt says what was kept and how to go on.
+    written down, and the first failure is raised with a note of what was kept. Ctrl-C, SIGTERM and a closed
+    terminal do the same; their KeyboardInterrupt says what was kept and how to go on.
     """
     if checked.problems:
         raise ValueError("\n".join(checked.problems))
@@ -52,10 +51,10 @@ def run(checked: Checked) -> Path:
             crew = Crew(config, folder, started=started, encoded_by=checked.encoded_by)
             all_of_it = Run(config, folder, crew, progress, checked.training, checked.held_out)
             try:
-                asyncio.run(_until_terminated(run_stages(all_of_it)))
-            except (Exception, KeyboardInterrupt, asyncio.CancelledError) as error:
+                asyncio.run(until_stopped(run_stages(all_of_it)))
+            except (Exception, KeyboardInterrupt) as error:
                 stopped = error
-        interrupted = isinstance(stopped, KeyboardInterrupt | asyncio.CancelledError)
+        interrupted = isinstance(stopped, KeyboardInterrupt)
         progress.phase("report")
         if not folder.adapter.exists():
             run_state.keep_adapter(folder.checkpoints, folder.adapter)
@@ -68,10 +67,3 @@ def run(checked: Checked) -> Path:
         raise KeyboardInterrupt(folder.what_was_kept()) from None
     stopped.add_note(folder.what_was_kept())
     raise stopped
-
-
-async def _until_terminated(main: Any) -> None:
-    """SIGTERM (a job that is stopped) cancels like Ctrl-C, which asyncio.run turns into a cancellation by itself."""
-    task = asyncio.ensure_future(main)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task

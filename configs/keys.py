@@ -1,6 +1,7 @@
 """What a schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
 
 import difflib
+import reprlib
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -8,6 +9,12 @@ from pydantic import BaseModel
 
 Location = tuple[str | int, ...]
 """A place in a config: `("stages", 0, "steps")`."""
+
+
+_cut = reprlib.Repr()
+_cut.maxstring = _cut.maxother = 200
+shown = _cut.repr
+"""A value for a message; a long one is cut."""
 
 
 def dotted(location: Location) -> str:

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.keys import Location, default_at, dotted, nearest_key
+from configs import paths
+from configs.keys import Location, default_at, dotted, nearest_key, shown
 from configs.schema import RunConfig
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -40,7 +41,7 @@ def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = (
 
     Raises ConfigError that lists every mistake, one a line.
     """
-    path = Path(path)
+    path = paths.path(path)
     tree, lines = _read(path)
     overridden = {_put(schema, tree, override) for override in overrides}
     try:
@@ -70,6 +71,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Location, int]]:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         raise ConfigError(f"{path}, line {line}, column {column}: not YAML: {error.reason}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(f"{path}: holds {found}; a config is `key: value` lines, as in configs/miniature.yaml")
@@ -131,11 +134,11 @@ def _put(schema: type[BaseModel], tree: dict[str, Any], override: str) -> Locati
     """Set one override in the tree, in place; return its place."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"override {override!r}: write it as key=value, for example learner.beta=500")
+        raise ConfigError(f"override {shown(override)}: write it as key=value, for example learner.beta=500")
     try:
         value, _ = _parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value cannot be read: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise ConfigError(f"override {shown(override)}: the value cannot be read: {error}") from None
     location = _location(key)
     node: Any = tree
     for depth, part in enumerate(location[:-1], start=1):
@@ -186,12 +189,12 @@ def _explain(
     if problem["type"] == "extra_forbidden":
         suggestion = nearest_key(schema, location)
         right = f"did you mean {suggestion}?" if suggestion else "see configs/schema.py for the known ones"
-        return f"{where}: {dotted(location)} = {problem['input']!r}: unknown key; {right}"
+        return f"{where}: {dotted(location)} = {shown(problem['input'])}: unknown key; {right}"
     if problem["type"] == "missing":
         return f"{where}: {dotted(location)} is missing; it has no default"
     if problem["type"] == "model_type":
         message = "should be a section of keys"
-    return f"{where}: {dotted(location)} = {problem['input']!r}: {message.removeprefix('Input ')}"
+    return f"{where}: {dotted(location)} = {shown(problem['input'])}: {message.removeprefix('Input ')}"
 
 
 def _origin(location: Location, path: Path, lines: dict[Location, int], overridden: set[Location]) -> str:

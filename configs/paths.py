@@ -1,11 +1,20 @@
-"""Which keys of a config are paths, and the config with absolute ones."""
+"""Where the paths of a config and of the command line lie: `~` is the home folder, whatever the shell did with it."""
 
+import os
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 Config = TypeVar("Config", bound=BaseModel)
+
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path or a URI in a config. A shell leaves the `~` of `out=~/runs` as it is."""
+
+
+def path(text: Path | str) -> Path:
+    """The path that an argument of the command line names."""
+    return Path(os.path.expanduser(text))
 
 
 def absolute(config: Config, *keys: str, local: bool) -> Config:
@@ -21,5 +30,5 @@ def absolute(config: Config, *keys: str, local: bool) -> Config:
         for part in sections:
             section = section[part]
         if section[name]:
-            section[name] = str(Path(section[name]).expanduser().absolute())
+            section[name] = str(Path(section[name]).absolute())
     return type(config).model_validate(tree)

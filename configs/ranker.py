@@ -4,7 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.sections import AdaptersConfig, ClusterConfig, Positive, RankerConfig, Section, Share, Training
+from configs.paths import PathText
+from configs.sections import (
+    AdaptersConfig,
+    ClusterConfig,
+    Count,
+    Pixels,
+    Positive,
+    RankerConfig,
+    Section,
+    Seed,
+    Share,
+    Training,
+)
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -28,7 +40,9 @@ class SlowMotionConfig(Section):
 
     share: Share = 0.12
     """Share of the pairs that are mined. The paper: 7k of 64k and 3k of 18k."""
-    factors: list[Annotated[float, Field(gt=1.0)]] = Field(min_length=1, default_factory=lambda: [2.0, 3.0, 4.0])
+    factors: list[Annotated[float, Field(gt=1.0, le=1000)]] = Field(
+        min_length=1, default_factory=lambda: [2.0, 3.0, 4.0]
+    )
     """How many times slower the rejected video is; one is drawn for each pair."""
 
 
@@ -37,23 +51,23 @@ class RankerTrainingConfig(Training):
 
     name: str
     """The training's name in its page."""
-    out: str
+    out: PathText
     """Its folder; a domain's adapter is `out/<domain>`. The same command goes on with it."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Of adapters, orders and slow motion."""
-    path: str
+    path: PathText
     """The checkpoint that is fine-tuned."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen checkpoint."""
-    pairs: str
+    pairs: PathText
     """A manifest of pairs that people compared."""
     skip_bad_rows: bool = False
     """Leave bad rows out instead of refusing the manifest."""
     domains: list[Literal["human", "general"]] = Field(min_length=1, default_factory=lambda: ["human", "general"])
     """Which adapters are trained."""
-    frames: Annotated[int, Field(ge=2)] = 40
+    frames: Annotated[int, Field(ge=2, le=10**6)] = 40
     """Frames shown of each video: as many as `ranker.frames` of the runs that use the adapter."""
-    max_pixels_per_video: Positive = 25_165_824
+    max_pixels_per_video: Pixels = 25_165_824
     """As in the runs that use the adapter."""
     slow_motion: SlowMotionConfig = SlowMotionConfig()
     """Slow-motion negatives (paper, C.1)."""
@@ -67,7 +81,7 @@ class RankerTrainingConfig(Training):
     """Pairs of one step, over all workers; each is shown in both orders."""
     questions_per_microbatch: Positive = 1
     """Questions (a pair in one order) of one forward and backward pass."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 30
+    warmup_steps: Count = 30
     """Steps in which the rate rises from zero."""
     checkpoint_every: Positive = 100
     """Steps between two checkpoints."""
@@ -80,13 +94,13 @@ class RankerScoringConfig(Section):
 
     name: str
     """The scoring's name in its page."""
-    out: str
+    out: PathText
     """The folder of its page."""
-    pairs: str
+    pairs: PathText
     """A manifest of held-out pairs."""
     skip_bad_rows: bool = False
     """Leave bad rows out instead of refusing the manifest."""
     ranker: RankerConfig
     """The judge that is scored, as a run has it."""
-    shown_failures: Annotated[int, Field(ge=0)] = 24
+    shown_failures: Count = 24
     """How many wrongly judged pairs the page plays, the surest first."""

@@ -1,12 +1,13 @@
 """The one typed configuration of a run: a section per role (`sections.py`) and the stages (`stages.py`)."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from configs import sections
 from configs.contradictions import contradictions
-from configs.keys import nearest_key
+from configs.keys import nearest_key, shown
+from configs.paths import PathText
 from configs.sections import Section
 from configs.stages import OVERRIDABLE, OnlineStage, Stage
 
@@ -19,9 +20,9 @@ class RunConfig(Section):
 
     name: str
     """The run's name in the report and the tracker."""
-    out: str
+    out: PathText
     """The run's folder. The same command goes on with a run that was stopped there."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: sections.Seed = 0
     """Of adapters, noise, orders and draws."""
     model: sections.ModelConfig
     """The bundle that is aligned."""
@@ -43,7 +44,7 @@ class RunConfig(Section):
     """One after the other; each starts from the adapter that the one before it left."""
     cluster: sections.ClusterConfig = sections.ClusterConfig()
     """The Ray that all of it runs on."""
-    start_from: str | None = None
+    start_from: PathText | None = None
     """An adapter folder, such as `out/adapter` of an earlier run. The first stage starts from it, not from the base."""
 
     def of_stage(self, number: int) -> "RunConfig":
@@ -84,7 +85,7 @@ def _problem(section: type[Section], where: str, error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         nearest = nearest_key(section, error["loc"])
         message = f"unknown key; did you mean {where}.{nearest}?" if nearest else f"unknown key of {where}"
-    return f"{'.'.join(map(str, (where, *error['loc'])))} = {error['input']!r}: {message}"
+    return f"{'.'.join(map(str, (where, *error['loc'])))} = {shown(error['input'])}: {message}"
 
 
 def _merged(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.paths import PathText
+
 Domain = Literal["human", "general"]
 """Which rubric judges a video: `human` (human-centric) or `general` (non-human-centric). Paper, appendix C."""
 
-Positive = Annotated[int, Field(gt=0)]
-Amount = Annotated[float, Field(ge=0.0)]
+# No use of a key comes near these bounds: they tell a slip of the pen, such as 1e39, from a value.
+Count = Annotated[int, Field(ge=0, le=10**6)]
+Positive = Annotated[int, Field(gt=0, le=10**6)]
+Pixels = Annotated[int, Field(gt=0, le=10**10)]
+Side = Annotated[int, Field(gt=0, le=16_384)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Amount = Annotated[float, Field(ge=0.0, le=10**4)]
+Quantity = Annotated[float, Field(ge=1e-6, le=10**6)]
+Rate = Annotated[float, Field(ge=1e-12, le=1.0)]
+Shift = Annotated[float, Field(ge=1e-3, le=1000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Doubtful = Literal["drop", "keep"]
 TimestepKind = Literal["apo", "uniform", "logit_normal"]
@@ -41,11 +51,11 @@ class Actors(Section):
 class Training(Section):
     """An optimizer, and the processes of the Ray Train group that trains with it."""
 
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    learning_rate: Rate = 1e-4
     """AdamW's, after a warm-up if there is one. The paper: 1e-4."""
     weight_decay: Amount = 0.0
     """AdamW's."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(ge=1e-9, le=10**9)] = 1.0
     """The gradient of a step is scaled down to this norm."""
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass: less memory, a quarter more time."""
@@ -60,7 +70,7 @@ class Training(Section):
 class ModelConfig(Section):
     """The bundle to align: an ordinary diffusers Wan pipeline folder. Flow shift and expert boundary are its own."""
 
-    path: str
+    path: PathText
     """The folder of the bundle, as `pipe.save_pretrained` writes it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen base. The adapter's masters are float32 whatever this is."""
@@ -71,26 +81,26 @@ class ModelConfig(Section):
 class SamplingConfig(Section):
     """How videos are made, as the user would at inference. The loss never sees guidance (DESIGN 4)."""
 
-    steps: Positive = 40
+    steps: Annotated[int, Field(gt=0, le=10_000)] = 40
     """Denoising steps of a video. The learner's timesteps lie on the same grid."""
-    guidance_scale: Annotated[float, Field(ge=1.0)] = 5.0
+    guidance_scale: Annotated[float, Field(ge=1.0, le=1000)] = 5.0
     """Classifier-free guidance, diffusers' meaning of the number. 1 makes no unconditional pass."""
     negative_prompt: str = ""
     """The prompt of the unconditional pass."""
     num_frames: Positive = 121
     """Frames of a video: 1 plus a multiple of the VAE's factor in time."""
-    height: Positive = 720
+    height: Side = 720
     """Pixels: a multiple of the VAE's factor times the patch."""
-    width: Positive = 960
+    width: Side = 960
     """Pixels, as `height`."""
-    fps: Annotated[float, Field(gt=0)] = 24.0
+    fps: Annotated[float, Field(ge=0.01, le=1000)] = 24.0
     """Frames per second that the video is shown at."""
 
 
 class PromptsConfig(Section):
     """Prompt files, one prompt a line or `domain<TAB>prompt`; or a store of people's own prompts."""
 
-    train: str
+    train: PathText
     """A text file, or the folder of a store whose conditions are the prompts."""
     max_characters: Positive = 2000
     """A longer prompt is an error that names its line."""
@@ -120,25 +130,25 @@ class TimestepsConfig(Section):
     kind: TimestepKind = "apo"
     """`apo`: on the sampler's own grid. `uniform`: standard Diffusion-DPO. `logit_normal`: likewise, by
     `logit_mean`."""
-    logit_mean: float = 0.0
+    logit_mean: Annotated[float, Field(ge=-100, le=100)] = 0.0
     """Mean of logit(t / T). `logit_normal` alone reads it."""
-    logit_deviation: Annotated[float, Field(gt=0)] = 1.0
+    logit_deviation: Annotated[float, Field(ge=1e-6, le=100)] = 1.0
     """Deviation of logit(t / T). `logit_normal` alone reads it."""
     window: Literal["sliding", "isolated"] = "sliding"
     """`sliding`: `high` and `low` timesteps in each step. `isolated`: one, drawn from the whole grid (appendix E)."""
     random_shift: bool = True
     """Draw the flow shift of each window from `shifts` (Eq. 5). Off: the bundle's own shift."""
-    shifts: list[Annotated[float, Field(gt=0)]] = [3.0, 4.0, 5.0, 6.0]
+    shifts: list[Shift] = [3.0, 4.0, 5.0, 6.0]
     """The flow shifts that are drawn from."""
     random_offset: bool = True
     """Move each pair's timestep by a normal offset."""
-    offset_variance: Amount = 5.0
+    offset_variance: Annotated[float, Field(ge=0.0, le=10**6)] = 5.0
     """Of the offset, in squared timesteps. The paper: 5."""
     snap: Literal["timestep", "grid"] = "timestep"
     """Where a moved timestep lands: the nearest integer (`timestep`) or the nearest of the grid (`grid`)."""
-    high: Annotated[int, Field(ge=0)] = 4
+    high: Count = 4
     """Timesteps of a window at or above `high_from` of T. The paper: 4."""
-    low: Annotated[int, Field(ge=0)] = 1
+    low: Count = 1
     """Timesteps of a window below it. The paper: 1."""
     high_from: Share = 0.8
     """The share of T at which the high part begins. The paper: 0.8."""
@@ -156,7 +166,7 @@ class TimestepsConfig(Section):
 class LearnerConfig(Training):
     """The optimizer, the loss, and the processes that learn."""
 
-    beta: Annotated[float, Field(gt=0)] = 2000.0
+    beta: Quantity = 2000.0
     """How strongly the loss holds the policy to its reference. The paper gives none; peers use 100 to 5000."""
     pairs_per_step: Positive = 16
     """Pairs of one optimizer step, over all workers. A multiple of `num_workers`."""
@@ -170,7 +180,7 @@ class LearnerConfig(Training):
     """Steps after which the weights go to the generators as a new policy version."""
     checkpoint_every: Positive = 50
     """Steps after which the state of the run is saved. A multiple of `publish_every`."""
-    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    checkpoint_minutes: Quantity = 10.0
     """The state of the run is also saved if so many minutes have passed since the last time."""
 
 
@@ -186,9 +196,9 @@ class GeneratorConfig(Actors):
 class AdaptersConfig(Section):
     """A folder for each domain, or null."""
 
-    human: str | None = None
+    human: PathText | None = None
     """For videos of people."""
-    general: str | None = None
+    general: PathText | None = None
     """For all other videos."""
 
 
@@ -202,7 +212,7 @@ class RankerConfig(Actors):
 
     kind: Literal["qwen_vl", "function"] = "qwen_vl"
     """The judge: a Qwen3-VL checkpoint (`path`), or a function of your own (`function`)."""
-    path: str = ""
+    path: PathText = ""
     """The folder of the Qwen3-VL checkpoint. `kind: function` does not read it."""
     function: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns a number, larger is
@@ -212,7 +222,7 @@ class RankerConfig(Actors):
     itself."""
     frames: Positive = 40
     """Frames shown of each video. The paper: 40."""
-    max_pixels_per_video: Positive = 25_165_824
+    max_pixels_per_video: Pixels = 25_165_824
     """Frames of a video are shrunk until all of them together have at most so many pixels."""
     max_model_len: Positive = 32_768
     """Tokens of a question at most. Both videos must fit."""
@@ -251,7 +261,7 @@ class BufferConfig(Section):
 
     capacity: Positive = 32
     """Generated pairs that may wait to be learned from."""
-    capacity_gb: Annotated[float, Field(gt=0)] = 1000.0
+    capacity_gb: Quantity = 1000.0
     """10^9 bytes of their latents on disk."""
     when_full: Literal["wait", "drop_oldest"] = "wait"
     """New pairs `wait` for room, which is the pace of the run; or `drop_oldest` makes room."""
@@ -260,29 +270,29 @@ class BufferConfig(Section):
     keep_doubtful: bool = False
     """Whether pairs that the judge dropped in doubt are stored in `out/doubtful`, for people to look at. `apogee data
     export` writes them without a label. They are never learned from."""
-    offline: str | None = None
+    offline: PathText | None = None
     """A store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI."""
     max_uses: Positive = 1
     """In how many steps a pair is learned from."""
-    max_staleness: Annotated[int, Field(ge=0)] = 1
+    max_staleness: Count = 1
     """How many policy versions a pair may be behind when it is learned from. 0: strictly on-policy."""
 
 
 class EvaluationConfig(Section):
     """Held-out prompts, with the same seeds before and after."""
 
-    prompts: str
+    prompts: PathText
     """Held-out prompts: a file or a store, another one than `prompts.train`."""
     videos: Positive = 256
     """Videos made before and after, two per condition."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 90_000
+    seed: Seed = 90_000
     """The first noise seed; the same before and after."""
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns named values: a bool
     becomes a rate, a number a mean, a text is counted. `FIGURES` of its module says of each name which direction is
     better, and its unit. Null: the run's ranker compares each video after training with the one
     before it. If there is no online stage either, only `shown_videos` videos are made."""
-    shown_videos: Annotated[int, Field(ge=0)] = 12
+    shown_videos: Count = 12
     """Videos of each evaluation that the report plays."""
 
 
@@ -295,5 +305,5 @@ class ClusterConfig(Section):
     """CPUs that a local Ray has. Null: those of the machine."""
     dashboard: bool = False
     """Start the dashboard of a local Ray, on loopback."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Count = 3
     """Dead actors that are replaced before the run gives up and shows the first error."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import reprlib
 import secrets
 import shutil
 import tempfile
@@ -10,8 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
+from ray._private.authentication import authentication_token_setup as ray_token
+from ray._private.gcs_utils import create_gcs_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray.exceptions import AuthenticationError
 
+from cluster.signals import signals_kept
 from configs.sections import ClusterConfig
 
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -30,6 +37,15 @@ FEW_PROCESSES = {
 
 START_ATTEMPTS = 3
 
+ANSWER_SECONDS = 15
+"""Within these a cluster that is joined has to answer; Ray itself would try for many minutes and say nothing."""
+
+BY_ADDRESS = "set RAY_ADDRESS to the host:port that `ray start --head` printed, such as 10.0.0.1:6379"
+
+BY_TOKEN = (
+    "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the cluster's token (or RAY_AUTH_TOKEN to it)"
+)
+
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -38,7 +54,8 @@ def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[
     """Ray, connected, until the end of the block.
 
     `on_gpus`: some role has one, and CPU threads need not be spared. `logs`: the folder for the log files of a Ray of
-    our own.
+    our own. Raises ConnectionError or PermissionError that names RAY_ADDRESS or the token if the cluster to be joined
+    does not answer.
     """
     options: dict[str, Any] = {
         "namespace": f"apogee-{secrets.token_hex(4)}",
@@ -52,9 +69,43 @@ def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[
         else:
             options["address"] = "auto"
         stack.enter_context(_environment(TRAIN | QUIET))
+        if cluster.address == "auto":
+            _check_answer()
         stack.callback(ray.shutdown)
-        _init(options)
+        with signals_kept():
+            _init(options)
         yield
+
+
+def _check_answer() -> None:
+    """Raises as `connected` does. Cluster and token are found as `ray.init` finds them."""
+    given = os.environ.get("RAY_ADDRESS", "")
+    named = f"cluster.address = auto and RAY_ADDRESS {f'= {reprlib.repr(given)}' if given else 'is not set'}"
+    if "://" in given or given == "local":
+        raise ConnectionError(f"{named}: this is no cluster's own address; {BY_ADDRESS}, or use cluster.address: local")
+    try:
+        address = canonicalize_bootstrap_address("auto")
+    except (ValueError, OSError):
+        why = "this is no host:port" if given not in ("", "auto") else "no Ray cluster runs on this machine"
+        raise ConnectionError(f"{named}: {why}; {BY_ADDRESS}, or use cluster.address: local") from None
+    try:
+        if given in ("", "auto"):
+            ray_token.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        ray_token.ensure_token_if_auth_enabled(create_token_if_missing=False)
+        channel: Any = create_gcs_channel(str(address))  # with the token, and TLS if Ray is set to it
+        with channel:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ANSWER_SECONDS)
+    except AuthenticationError as error:
+        raise PermissionError(f"{named}: {str(error).partition('. Ensure')[0]}; {BY_TOKEN}") from None
+    except grpc.RpcError as error:
+        code, details = error.code(), error.details()
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            raise PermissionError(
+                f"{named}: the cluster at {address} refuses the token ({details}); {BY_TOKEN}"
+            ) from None
+        late = f"nothing answered within {ANSWER_SECONDS} s"
+        why = late if code is grpc.StatusCode.DEADLINE_EXCEEDED else details
+        raise ConnectionError(f"{named}: no Ray cluster answers at {address} ({why}); {BY_ADDRESS}") from None
 
 
 def _init(options: dict[str, Any]) -> None:
@@ -76,6 +127,7 @@ def _own_cluster(cluster: ClusterConfig, *, logs: Path) -> Iterator[dict[str, An
     Ray would write its token into ~/.ray, where it silently changes how the user's other clusters authenticate.
     The folder's path is short because Ray puts unix sockets below it (at most about 107 characters).
     """
+    # Ray lets everyone write into the folder that it is given. Nobody else can enter the one around it.
     folder = Path(tempfile.mkdtemp(prefix="apogee-", dir="/tmp" if os.access("/tmp", os.W_OK) else None))
     token = folder / "token"
     token.touch(mode=0o600)
@@ -87,10 +139,10 @@ def _own_cluster(cluster: ClusterConfig, *, logs: Path) -> Iterator[dict[str, An
                 "num_cpus": cluster.num_cpus,
                 "include_dashboard": cluster.dashboard,
                 "_node_ip_address": "127.0.0.1",
-                "_temp_dir": str(folder),
+                "_temp_dir": str(folder / "ray"),
             }
     finally:
-        for session in folder.glob("session_2*/logs"):
+        for session in folder.glob("ray/session_2*/logs"):
             with contextlib.suppress(OSError, shutil.Error):  # a log that vanishes meanwhile is no reason to fail
                 shutil.copytree(session, logs / "ray", dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)

@@ -65,7 +65,10 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         {"stages": [{"kind": "online"}, {"kind": "online", "learner": {"pairs_per_step": 9, "num_workers": 2}}]},
         ("stages.1.learner.pairs_per_step = 9", "stages.1.learner.num_workers = 2"),
     ),
-    ({"stages": [{"kind": "online", "learner": {"beta": -1.0}}]}, ("stages.0.learner.beta = -1.0", "greater than 0")),
+    (
+        {"stages": [{"kind": "online", "learner": {"beta": -1.0}}]},
+        ("stages.0.learner.beta = -1.0", "greater than or equal to"),
+    ),
     (
         {"stages": [{"kind": "online", "learner": {"betta": 1.0}}]},
         ("stages.0.learner.betta = 1.0", "stages.0.learner.beta?"),

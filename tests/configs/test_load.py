@@ -1,8 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from configs.load import ConfigError, load_config
+from configs.load import ConfigError, load_as, load_config
+from configs.ranker import RankerScoringConfig, RankerTrainingConfig
+from configs.schema import RunConfig
 
 SMALL = """\
 name: small
@@ -182,8 +185,14 @@ def test_unknown_key_like_no_other(small: Path) -> None:
         ("stages=[]", "[]", "at least 1 item"),
         ("stages.0.kind=sideways", "'sideways'", "'online'"),
         ("learner=3", "3", "section"),
-        ("learner.timesteps.shifts=[3.0, -1.0]", "-1.0", "greater than 0"),
+        ("learner.timesteps.shifts=[3.0, -1.0]", "-1.0", "greater than or equal to 0.001"),
         ("evaluation.meter=measure", "'measure'", "match pattern"),
+        ("learner.beta=1e39", "1e+39", "less than or equal to 1000000"),  # infinite in the loss's float32
+        ("learner.beta=1e-39", "1e-39", "greater than or equal to 0.000001"),  # nothing would be learned
+        ("learner.learning_rate=1e400", "inf", "finite"),
+        ("sampling.height=1000000000", "1000000000", "less than or equal to 16384"),
+        ("stages.0.steps=1000000000000", "1000000000000", "less than or equal to 1000000"),
+        ("seed=2147483648", "2147483648", "less than 2147483648"),
     ],
 )
 def test_a_wrong_value_names_key_value_and_right(small: Path, override: str, value: str, right: str) -> None:
@@ -229,3 +238,73 @@ def test_a_written_config_reads_back_the_same(small: Path, tmp_path: Path) -> No
     copy = tmp_path / "resolved.yaml"
     copy.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     assert load_config(copy) == config
+
+
+def test_no_number_is_without_bounds() -> None:
+    """In the JSON schemas of the three configs, which pydantic makes of the same fields."""
+    bounds = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    count = 0
+    for schema in (RunConfig, RankerTrainingConfig, RankerScoringConfig):
+        tree: Any = schema.model_json_schema()
+        places = [(schema.__name__, tree)]
+        while places:
+            where, node = places.pop()
+            if isinstance(node, dict):
+                if node.get("type") in ("integer", "number"):
+                    count += 1
+                    assert all(node.keys() & some for some in bounds), where
+                places += [(f"{where}.{key}", below) for key, below in node.items() if key != "default"]
+            elif isinstance(node, list):
+                places += [(where, below) for below in node]
+    assert count > 60
+
+
+def test_a_long_value_is_cut(small: Path) -> None:
+    assert len(error_of(small, "learner.beta=1" + "0" * 400)) < 200
+    assert len(error_of(small, "learner.beta=1" + "0" * 5000)) < 600  # more digits than Python reads
+    small.write_text(SMALL + "seed: 1" + "0" * 5000)
+    assert error_of(small).startswith(f"{small}: ")
+
+
+HOME_KEYS = (
+    "out",
+    "model.path",
+    "prompts.train",
+    "evaluation.prompts",
+    "ranker.path",
+    "ranker.adapters.human",
+    "ranker.adapters.general",
+    "start_from",
+    "buffer.offline",
+)
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_the_home_folder_in_every_path(small: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/homes/me")
+    monkeypatch.chdir(small.parent)
+    small.rename(small.with_name("~small.yaml"))  # no user is named so
+    overrides = [f"{key}=~/{key}" for key in HOME_KEYS]
+    mixed = ["buffer.mix.online=0.5", "buffer.mix.offline=0.5", f"cluster.address={address}"]
+    config = load_config("~small.yaml", overrides + mixed)
+    for key in HOME_KEYS:
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert value == f"/homes/me/{key}"
+    assert load_config("~small.yaml", [*mixed, "out=/r", "buffer.offline=s3://a/~b"]).buffer.offline == "s3://a/~b"
+
+
+def test_the_home_folder_in_the_rankers_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "train.yaml").write_text("name: a\nout: ~/out\npath: ~/judge\npairs: ~/pairs.csv\n")
+    training = load_as(RankerTrainingConfig, "~/train.yaml", ["start_from.human=~/human"])
+    assert (training.out, training.path, training.pairs) == tuple(
+        f"{tmp_path}/{name}" for name in ("out", "judge", "pairs.csv")
+    )
+    assert training.start_from.human == f"{tmp_path}/human"
+    (tmp_path / "score.yaml").write_text("name: a\nout: ~/out\npairs: ~/pairs.csv\nranker: {path: ~/judge}\n")
+    scoring = load_as(RankerScoringConfig, "~/score.yaml")
+    assert (scoring.out, scoring.pairs, scoring.ranker.path) == tuple(
+        f"{tmp_path}/{name}" for name in ("out", "pairs.csv", "judge")
+    )

@@ -5,6 +5,7 @@ The docstring of a command is its help text.
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +15,18 @@ import click
 
 from buffers.store.pair_store import PairStore
 from configs.load import load_config
+from configs.paths import path
 from configs.schema import RunConfig
 
 NOT_SOUND = 2
 SHOWN_SKIPPED = 20
 
-STORE = click.argument("store", metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
+PLACE: dict[str, Any] = {
+    "type": os.path.expanduser,
+    "metavar": "STORE",
+    "help": "A folder, or a URI such as s3://bucket/store.",
+}
+STORE = click.argument("store", **PLACE)
 
 
 def takes_config(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,10 +48,10 @@ def data() -> None:
 
 
 @data.command("ingest")
-@click.argument("manifest", type=Path, metavar="MANIFEST")
-@click.option("--into", required=True, metavar="STORE", help="A folder, or a URI such as s3://bucket/store.")
+@click.argument("manifest", type=path, metavar="MANIFEST")
+@click.option("--into", required=True, **PLACE)
 @click.option("--skip-bad-rows", is_flag=True, help="Leave bad rows out instead of refusing them all.")
-@click.option("--skipped", type=Path, metavar="FILE", help="Write every row that was left out there, and why.")
+@click.option("--skipped", type=path, metavar="FILE", help="Write every row that was left out there, and why.")
 @takes_config
 def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, skipped: Path | None) -> None:
     """Bring in a manifest of pairs, labelled videos or prompts.
@@ -79,7 +86,7 @@ def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, s
 
 @data.command("inspect")
 @STORE
-@click.option("--sheet", type=Path, metavar="FILE", help="The picture (default: contact_sheet.png).")
+@click.option("--sheet", type=path, metavar="FILE", help="The picture (default: contact_sheet.png).")
 @takes_config
 def _inspect(config: RunConfig, store: str, sheet: Path | None) -> None:
     """Count what is in a store, and draw a contact sheet of it.
@@ -121,7 +128,7 @@ def _verify(store: str) -> int | None:
 
 @data.command("export")
 @STORE
-@click.option("--out", required=True, type=Path, metavar="FOLDER", help="Where to write.")
+@click.option("--out", required=True, type=path, metavar="FOLDER", help="Where to write.")
 @takes_config
 def _export(config: RunConfig, store: str, out: Path) -> None:
     """Write a store's videos, exact tensors and a manifest.

@@ -22,6 +22,7 @@ from cluster.on_ray.connect import connected
 from cluster.on_ray.crew import nodes
 from cluster.on_ray.judge_worker import judge_group, states_of
 from cluster.report.judge_training import write_training_report
+from cluster.signals import until_stopped
 from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
 from media.whole import step_folders, whole_folder
@@ -72,7 +73,7 @@ def _train_domain(
     config: RankerTrainingConfig, domain: str, pairs: list[LabelledPair], folder: Path, progress: Progress
 ) -> None:
     group, metrics = judge_group(config, domain, pairs, folder)
-    asyncio.run(_fit(group, metrics, progress))
+    asyncio.run(until_stopped(_fit(group, metrics, progress)))
     newest = step_folders(states_of(folder, domain))[-1]
     with whole_folder(folder / domain) as unfinished:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):

@@ -28,7 +28,15 @@ DecidedBy = Literal["distortion", "motion"]
 """What a label compares. Motion decides only if distortion is alike."""
 
 DropReason = Literal[
-    "disagreement", "low_confidence", "low_label_mass", "invalid_label", "lost", "motion_share", "tie", "not_finite"
+    "disagreement",
+    "low_confidence",
+    "low_label_mass",
+    "invalid_label",
+    "lost",
+    "motion_share",
+    "tie",
+    "not_finite",
+    "not_asked",
 ]
 """Why a preference is not learned from. It is counted, and never guessed around."""
 
@@ -41,8 +49,12 @@ WHY_DROPPED: dict[DropReason, str] = {
     "motion_share": "motion decided it, and enough such pairs are kept already (ranker.motion_share)",
     "tie": "the function gives both videos the same score",
     "not_finite": "the function gives a video a score that is not a finite number",
+    "not_asked": "the judge does not take the question: too many tokens, or videos of a shape that it cannot read",
 }
 """Every drop reason, in words."""
+
+NOT_JUDGED: tuple[DropReason, ...] = ("lost", "not_asked")
+"""Nobody answered: such a pair says nothing about the judge."""
 
 IN_DOUBT: tuple[DropReason, ...] = ("disagreement", "low_confidence", "low_label_mass")
 """The judge gave a label, and it is not sure enough: people can say more of such a pair."""
@@ -56,7 +68,7 @@ TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", "first_shown", *KEPT_COUNT
 label, both orders agreeing, orders that chose the video shown first, labels that are not dropped by what decided them
 (distortion or motion), and each drop reason.
 
-A dropped answer counts in all of these but `kept_`. One that was `lost` counts as dropped alone: nobody judged it.
+A dropped answer counts in all of these but `kept_`. One that nobody gave (`NOT_JUDGED`) counts as dropped alone.
 `first_shown / (2 judged)` far from one half is a position bias."""
 
 Answer = TypeVar("Answer", bound=int | str)

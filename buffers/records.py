@@ -13,7 +13,17 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from buffers.labels import BY_MOTION, LABELS, DecidedBy, DropReason, Four, choice_of, swapped, swapped_probabilities
+from buffers.labels import (
+    BY_MOTION,
+    LABELS,
+    NOT_JUDGED,
+    DecidedBy,
+    DropReason,
+    Four,
+    choice_of,
+    swapped,
+    swapped_probabilities,
+)
 from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline"]
@@ -206,10 +216,10 @@ class Verdict:
         return replace(self, label=swapped(self.label), probabilities=swapped_probabilities(self.probabilities))
 
     def counts(self) -> Counter[str]:
-        """Its label, agreement, orders that chose the video shown first, and drop reason or what decided it. If it is
-        lost, that alone."""
-        if self.dropped == "lost":
-            return Counter(dropped_lost=1)
+        """Its label, agreement, orders that chose the video shown first, and drop reason or what decided it. If nobody
+        judged it, the drop reason alone."""
+        if self.dropped in NOT_JUDGED:
+            return Counter([f"dropped_{self.dropped}"])
         counts = Counter(judged=1, agreed=int(self.agreed), first_shown=self.first_shown)
         if self.label in LABELS:
             counts[f"label_{self.label}"] += 1

@@ -6,12 +6,12 @@ runs that processor here. A test holds the two equal, token by token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from buffers.labels import LABELS
 from buffers.records import Domain
 from ranker.frames import SampledFrames
-from ranker.rubric import prompt_text
+from ranker.rubric import VIDEO, prompt_text
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,40 @@ class Question:
     def turned(self) -> "Question":
         """The other order."""
         return Question(self.domain, self.second, self.first)
+
+
+class Shape(NamedTuple):
+    """What a question's length follows from, of one video: when each frame is shown, and the size of the frames."""
+
+    seconds: tuple[float, ...]
+    height: int
+    width: int
+
+
+def shape_of(shown: SampledFrames) -> Shape:
+    """Of frames that are read."""
+    return Shape(tuple(index / shown.fps for index in shown.indices), *shown.frames.shape[1:3])
+
+
+def question_tokens(processor: Any, domain: Domain, shapes: Sequence[Shape], *, max_pixels_per_video: int) -> int:
+    """Tokens of a question about two videos of these shapes, as `model_inputs` makes it, its one answer included.
+
+    Raises ValueError if the processor takes no video of such a shape.
+    """
+    videos, pixels = processor.video_processor, pixel_settings(processor, max_pixels_per_video)
+    together = videos.temporal_patch_size
+    text, *parts = prompt_text(domain).split(VIDEO)
+    patches = 0
+    for (seconds, height, width), part in zip(shapes, parts, strict=True):
+        seconds += seconds[-1:] * (-len(seconds) % together)
+        moments = [sum(pair) / 2 for pair in zip(seconds[::together], seconds[together - 1 :: together], strict=True)]
+        text += "".join(f"<{moment:.1f} seconds>{VIDEO}" for moment in moments) + part
+        try:
+            found = videos.get_num_of_video_patches(len(seconds), height, width, pixels)
+        except ValueError as error:
+            raise ValueError(f"the judge cannot read frames of {width} x {height} ({error})") from error
+        patches += found // videos.merge_size**2 - len(moments)  # one is in the text
+    return len(processor.tokenizer.encode(text, add_special_tokens=False)) + patches + 1
 
 
 def pixel_settings(processor: Any, max_pixels_per_video: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar, get_args
 
 from buffers.clock import RoleClock
-from buffers.labels import DecidedBy
+from buffers.labels import NOT_JUDGED, WHY_DROPPED, DecidedBy
 from buffers.records import CandidateVideos, Domain, RoleTimes, Verdict
 from configs.sections import RankerConfig
 from ranker.frames import sample_frames
@@ -16,13 +16,10 @@ from ranker.judges.adapter_files import named_adapters
 from ranker.judges.qwen_vl import EngineDied, VllmJudge
 from ranker.questions import Question
 from ranker.rubric import DOMAIN_LABELS
-from ranker.verdict import Reading, decide, doubts
+from ranker.verdict import NOTHING, Reading, decide, doubts
 
 MOST_LOST = 3
 """Calls in a row that may be lost with their engine before the ranker gives up."""
-
-NOTHING = Reading((-math.inf, -math.inf, -math.inf, -math.inf), answered=False)
-"""What is read if there is no answer."""
 
 DEFAULT_DOMAIN: Domain = "general"
 """The rubric if the judge itself cannot say which one fits."""
@@ -48,6 +45,14 @@ class Opinion:
     forth: Reading
     back: Reading | None
     verdict: Verdict
+
+    @property
+    def problem(self) -> str:
+        """Why nobody has judged the pair; empty if somebody has."""
+        if self.verdict.dropped not in NOT_JUDGED:
+            return ""
+        problems = (reading.problem for reading in (self.forth, self.back) if reading and reading.problem)
+        return next(problems, WHY_DROPPED[self.verdict.dropped])
 
 
 def open_judge(config: RankerConfig) -> Judge:
@@ -103,7 +108,8 @@ class Ranker:
         """One opinion per pair, in order; all pairs and both orders go to the judge in one call.
 
         If the engine crashes, a new one is started and the questions are sent again, once. If it crashes again, these
-        pairs are dropped as `lost`. Raises EngineDied once that has happened to `MOST_LOST` calls in a row.
+        pairs are dropped as `lost`. A pair whose question the judge does not take is dropped as `not_asked`; the others
+        are judged. Raises EngineDied once `MOST_LOST` calls in a row were lost.
         """
         orders = 2 if self.config.both_orders else 1
         asked = [order for question in questions for order in (question, question.turned())[:orders]]
@@ -120,7 +126,8 @@ class Ranker:
     def domains_of(self, descriptions: Sequence[str]) -> list[Domain | None]:
         """Which rubric fits each description, asked of the judge once for each text; None if it was lost.
 
-        `DEFAULT_DOMAIN` (counted as `domain_unsure`) if the two answers hold less than `min_label_mass`.
+        `DEFAULT_DOMAIN` (counted as `domain_unsure`) if the two answers hold less than `min_label_mass`, or (counted as
+        `domain_not_asked`) if the judge does not take the question: a description longer than its context.
         """
         unknown = [text for text in dict.fromkeys(descriptions) if text not in self._domains]
         _, readings = self._ask(lambda judge: judge.ask_domain(unknown)) if unknown else (self._judge, [])
@@ -129,7 +136,7 @@ class Ranker:
             sure = math.isfinite(sum(masses)) and sum(masses) >= self.config.min_label_mass
             with self._lock:
                 self._counts["domains_asked"] += 1
-                self._counts["domain_unsure"] += not sure
+                self._counts["domain_not_asked" if reading.problem else "domain_unsure"] += not sure
                 self._domains[text] = DOMAIN_LABELS[masses.index(max(masses))] if sure else DEFAULT_DOMAIN
         return [self._domains.get(text) for text in descriptions]
 

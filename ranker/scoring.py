@@ -39,8 +39,10 @@ class Scored:
         return self.verdict.label == self.pair.right[0] if len(self.pair.right) == 1 else None
 
 
-def score(scored: Sequence[Scored]) -> dict[str, Any]:
+def score(scored: Sequence[Scored], left_out: Sequence[str] = ()) -> dict[str, Any]:
     """All figures as plain JSON values. A rate is a `buffers.figures.Figure`, or None if it would be of no pair.
+
+    left_out: why other pairs were not scored; they are in no figure.
 
     Raises ValueError if nothing was scored.
     """
@@ -49,6 +51,7 @@ def score(scored: Sequence[Scored]) -> dict[str, Any]:
     masses = [s.verdict.label_mass for s in scored]
     return {
         "pairs": len(scored),
+        "left_out": list(left_out),
         "overall": _accuracy(scored),
         "by_domain": _accuracies(scored, lambda s: s.pair.domain),
         "by_kind": _accuracies(scored, _kind),

@@ -13,12 +13,15 @@ from ranker.rubric import RUBRIC_VERSION
 class Reading:
     """One answer of the judge, about (first shown, second shown).
 
+    `problem`: a sentence that says why the question was not asked; nothing else of the reading means anything then.
+
     `logprobs`: full-vocabulary natural log-probabilities of the labels 1 to 4; what their exponentials lack to 1 went
     to tokens that are no verdict. `answered`: the token it would really say is one of the four.
     """
 
     logprobs: Four
     answered: bool
+    problem: str = ""
 
     @property
     def mass(self) -> float:
@@ -35,6 +38,10 @@ class Reading:
         one, two, three, four = (math.exp(value - top) for value in self.logprobs)
         total = one + two + three + four
         return (one / total, two / total, three / total, four / total)
+
+
+NOTHING = Reading((-math.inf, -math.inf, -math.inf, -math.inf), answered=False)
+"""What is read if there is no answer."""
 
 
 def decide(
@@ -61,6 +68,8 @@ def decide(
         rubric_version=RUBRIC_VERSION,
         ranker_version=ranker_version,
     )
+    if any(reading.problem for reading in readings):
+        return replace(verdict, dropped="not_asked")
     if not all(reading.answered for reading in readings):
         return replace(verdict, dropped="invalid_label")
     reasons = (doubt for doubt, action in doubts(verdict, config).items() if action == "drop")

@@ -1,11 +1,13 @@
 """Whether the judge can be served, and whether its context holds a question. Reads small files, no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from buffers.records import Condition
 from configs.schema import RunConfig
 from configs.sections import RankerConfig
 from ranker.judges.adapter_files import check_adapters, named_adapters
-from ranker.judges.checkpoint import check_checkpoint, longest_prompt
+from ranker.judges.checkpoint import check_checkpoint, check_descriptions, longest_prompt
 
 
 def check_judge(config: RankerConfig) -> None:
@@ -30,3 +32,9 @@ def check_questions(config: RunConfig) -> None:
             f"ranker.max_model_len = {ranker.max_model_len}: a question about two videos of this size takes up to "
             f"{tokens} tokens; raise it, or lower ranker.frames or ranker.max_pixels_per_video"
         )
+
+
+def check_prompts(config: RankerConfig, conditions: Sequence[Condition]) -> None:
+    """Raises ValueError if a prompt without a domain is too long to ask the judge which one fits."""
+    unnamed = (condition.prompt for condition in conditions if condition.domain is None)
+    check_descriptions(Path(config.path), unnamed, tokens=config.max_model_len)

@@ -12,10 +12,11 @@ from actors.prompts import read_prompts
 from buffers.records import Condition
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
-from cluster.checks.judge import check_judge, check_questions
+from cluster.checks.judge import check_judge, check_prompts, check_questions
 from cluster.checks.out_folder import check_disk, check_writable, goes_on
 from cluster.checks.plan import Plan, plan
 from cluster.checks.resources import Need, check_resources, needs
+from cluster.evaluation import is_judged
 from configs.paths import absolute
 from configs.schema import RunConfig
 from policy.bundle import BundleFacts, check_bundle
@@ -134,6 +135,12 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
             check_judge(config.ranker)
             for stage in config.by_stage():
                 check_questions(stage)
+            judged = [("prompts.train", config.prompts.train, checked.training)]
+            if is_judged(config):
+                judged.append(("evaluation.prompts", config.evaluation.prompts, checked.held_out))
+            for key, path, conditions in judged:
+                with checked.collected(f"{key} = {path}"):
+                    check_prompts(config.ranker, conditions)
 
 
 def _processes(config: RunConfig, checked: Checked) -> None:

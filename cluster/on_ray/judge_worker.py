@@ -38,7 +38,11 @@ def states_of(folder: Path, domain: str) -> Path:
 
 
 def judge_worker(given: dict[str, Any]) -> None:
-    """Every rank takes its share of each step; the next step's videos are read meanwhile."""
+    """Every rank takes its share of each step; the next step's videos are read meanwhile.
+
+    Pairs that cannot be read are told to `metrics`. If none of the domain can be, all ranks end without an error: the
+    group would only be restarted.
+    """
     config: RankerTrainingConfig = given["config"]
     domain, states, mesh = given["domain"], given["states"], ranks()
     finetune = Finetune(config, device=device(), reduce=mesh.reduce)
@@ -46,11 +50,19 @@ def judge_worker(given: dict[str, Any]) -> None:
         finetune.restore(saved[-1])
     elif domain in (earlier := named_adapters(config.start_from)):
         finetune.load_adapter(earlier[domain])
-    stream = ExampleStream(given["pairs"], config)
+    stream, told = ExampleStream(given["pairs"], config), set[str]()
     with ThreadPoolExecutor(1) as reader:
         following = reader.submit(stream.take, finetune.steps, rank=mesh.data_rank)
         while finetune.steps < config.steps:
-            examples = following.result()
+            try:
+                examples = following.result()
+            except ValueError:
+                examples = None
+            for why in stream.left_out.keys() - told:
+                given["metrics"].record.remote("left_out", {"name": domain, "why": why})
+                told.add(why)
+            if not mesh.agree(examples is not None) or examples is None:
+                return
             following = reader.submit(stream.take, finetune.steps + 1, rank=mesh.data_rank)
             started = time.perf_counter()
             row = finetune.step(examples)

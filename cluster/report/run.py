@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from buffers.labels import DROP_COUNTS
+from buffers.labels import NOT_JUDGED, WHY_DROPPED
 from cluster.monitor.balance import step_seconds
 from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
 from cluster.report.page import write_page
@@ -35,8 +35,8 @@ def write_report(folder: Path | str) -> Path:
     steps = step_rows(rows)
     levels = by_noise_level(steps[len(steps) // 2 :])
     verdicts = [
-        # A lost answer was never judged.
-        row | {"kept": row["judged"] + row.get("dropped_lost", 0) - sum(row.get(key, 0) for key in DROP_COUNTS)}
+        row
+        | {"kept": row["judged"] - sum(row.get(f"dropped_{why}", 0) for why in WHY_DROPPED if why not in NOT_JUDGED)}
         for row in of_kind(rows, "verdicts")
         if row["judged"]
     ]

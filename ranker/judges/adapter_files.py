@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 from buffers.records import Domain
 from configs.sections import AdaptersConfig
 from policy.weight_files import READ_DTYPES, read_headers
+from ranker.judges.checkpoint import checkpoint_version
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -58,6 +60,15 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
 def check_adapters(adapters: Mapping[Domain, Path], checkpoint: Path, *, key: str) -> dict[Domain, int]:
     """The rank of each domain's adapter. Raises as `check_adapter` does, naming `key.<domain>`."""
     return {domain: check_adapter(folder, checkpoint, key=f"{key}.{domain}") for domain, folder in adapters.items()}
+
+
+def judge_versions(checkpoint: Path, adapters: Mapping[Domain, Path]) -> dict[Domain, str]:
+    """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
+    base = checkpoint_version(checkpoint)
+    return {
+        domain: f"{base}+{adapter_version(adapters[domain])}" if domain in adapters else base
+        for domain in get_args(Domain)
+    }
 
 
 def adapter_version(folder: Path) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import reprlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +12,7 @@ from tokenizers import Tokenizer
 from buffers.people.fingerprints import fingerprint_of
 from buffers.records import Domain
 from policy.weight_files import read_headers
-from ranker.rubric import VIDEO, prompt_text
+from ranker.rubric import VIDEO, domain_prompt, prompt_text
 
 
 def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any]:
@@ -54,16 +56,39 @@ def longest_prompt(folder: Path, *, frames: int, height: int, width: int, fps: f
     An upper bound that is reached unless the pixel budget shrinks the videos: text and timestamps by the checkpoint's
     own tokenizer, patches by its vision config. Raises ValueError if these files cannot be read.
     """
+    length = _length(folder)
     try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         vision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]
         side = vision["patch_size"] * vision["spatial_merge_size"]
         slices = math.ceil(frames / vision["temporal_patch_size"])
-    except Exception as error:  # tokenizers raises nothing more special
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"ranker.path: {folder} is no Qwen3-VL checkpoint folder ({error!r})") from error
-    length = lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)  # noqa: E731
     whole = max(1, round(height / side)) * max(1, round(width / side))
     allowed = max_pixels_per_video // (slices * vision["temporal_patch_size"] * side**2)
     latest = length(f"<{frames / fps:.1f} seconds>{VIDEO}") - 1
     text = max(length(prompt_text(domain)) for domain in get_args(Domain)) - 2  # the two places
     return text + 2 * slices * (latest + min(whole, max(1, allowed))) + 1
+
+
+def check_descriptions(folder: Path, descriptions: Iterable[str], *, tokens: int) -> None:
+    """Raises ValueError if the question which domain fits a description takes more than `tokens`, with its answer."""
+    length, fixed = _length(folder), len(domain_prompt("").encode())
+    # A token is a byte or more: shorter texts need not be counted.
+    long = (text for text in descriptions if fixed + len(text.encode()) >= tokens)
+    counted = [(count, text) for text in long if (count := length(domain_prompt(text)) + 1) > tokens]
+    if counted:
+        count, text = max(counted)
+        raise ValueError(
+            f"{reprlib.repr(text)} has no domain, and asking the judge which one fits takes {count:,} tokens; "
+            f"ranker.max_model_len = {tokens}. Say its domain, shorten it, or raise ranker.max_model_len (prompts that "
+            f"are too long to be asked: {len(counted)})"
+        )
+
+
+def _length(folder: Path) -> Callable[[str], int]:
+    """How many tokens a text has."""
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises nothing more special
+        raise ValueError(f"ranker.path: {folder} is no Qwen3-VL checkpoint folder ({error!r})") from error
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

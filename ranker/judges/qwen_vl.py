@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,11 +18,11 @@ import numpy as np
 
 from buffers.records import Domain
 from ranker.frames import sample_frames
-from ranker.judges.adapter_files import adapter_version, check_adapters
-from ranker.judges.checkpoint import check_checkpoint, checkpoint_version
+from ranker.judges.adapter_files import adapter_version, check_adapters, judge_versions
+from ranker.judges.checkpoint import check_checkpoint
 from ranker.questions import Question, label_ids, pixel_settings
 from ranker.rubric import domain_prompt, prompt_text
-from ranker.verdict import Reading
+from ranker.verdict import NOTHING, Reading
 
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -29,6 +30,9 @@ LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 Prompt = tuple[dict[str, Any], Any]
 """What vLLM takes, and the adapter that answers it."""
+
+Waiting = tuple[Future, list[Reading | None], int]
+"""What the caller waits for, the readings of all its questions, and the place of this one among them."""
 
 
 class EngineDied(RuntimeError):
@@ -56,11 +60,7 @@ class VllmJudge:
         folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
         ranks = check_adapters(adapters, folder, key="ranker.adapters")
-        versions = {domain: adapter_version(adapter) for domain, adapter in adapters.items()}
-        base = checkpoint_version(folder)
-        self.versions: Mapping[Domain, str] = {
-            domain: f"{base}+{versions[domain]}" if domain in versions else base for domain in DOMAINS
-        }
+        self.versions: Mapping[Domain, str] = judge_versions(folder, adapters)
         """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
         on_cpu = _prepare_environment()
         if on_gpu and on_cpu:
@@ -95,7 +95,7 @@ class VllmJudge:
         )
         # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
         self._adapters = {
-            domain: LoRARequest(f"{domain}-{versions[domain]}", number, str(adapter))
+            domain: LoRARequest(f"{domain}-{adapter_version(adapter)}", number, str(adapter))
             for number, (domain, adapter) in enumerate(adapters.items(), start=1)
         }
         self.sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)
@@ -106,13 +106,15 @@ class VllmJudge:
         threading.Thread(target=self._serve, name="judge", daemon=True).start()
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
         # The first request compiles and loads the adapters; it should not be a run's first pair.
-        self.ask([Question(domain, still, still) for domain in DOMAINS])
+        for reading in self.ask([Question(domain, still, still) for domain in DOMAINS]):
+            if reading.problem:
+                raise ValueError(f"ranker.path = {path}: the first question was refused: {reading.problem}")
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
         """One reading per question, in order. May be called from many threads: the engine batches what they ask.
 
-        Raises EngineDied if the engine has ended, and what the engine has against these questions (a prompt longer
-        than `max_model_len`, say), which is then only these questions' failure.
+        A question that the engine does not take (longer than `max_model_len`, say) has a reading with a `problem`; the
+        others are answered. Raises EngineDied if the engine has ended.
         """
         return self._ask(self.prompts(questions))
 
@@ -134,18 +136,19 @@ class VllmJudge:
 
     def _serve(self) -> None:
         """The engine's only user: adds whatever has been asked meanwhile, between two steps."""
-        waiting: dict[str, tuple[Future, list[Any], int]] = {}
+        waiting: dict[str, Waiting] = {}
         engine = self.engine.llm_engine
         try:
             while True:
                 self._admit(waiting, block=not engine.has_unfinished_requests())
-                for output in engine.step() if engine.has_unfinished_requests() else ():
+                outputs: list[Any] = engine.step() if engine.has_unfinished_requests() else []
+                for output in outputs:
                     if output.finished:
-                        asked, outputs, place = waiting.pop(output.request_id)
-                        outputs[place] = output
-                        if None not in outputs:
-                            self.prompt_token_ids = list(outputs[-1].prompt_token_ids or [])
-                            asked.set_result([self._reading(output.outputs[0]) for output in outputs])
+                        asked, readings, place = waiting.pop(output.request_id)
+                        readings[place] = self._reading(output.outputs[0])
+                        self.prompt_token_ids = list(output.prompt_token_ids or [])
+                        if None not in readings and not asked.done():
+                            asked.set_result(readings)
         except Exception as error:
             self._died = True
             for asked, _, _ in waiting.values():
@@ -153,7 +156,7 @@ class VllmJudge:
                     asked.set_exception(EngineDied(f"the judge's engine died: {error}"))
             self._fail_waiting()
 
-    def _admit(self, waiting: dict[str, tuple[Future, list[Any], int]], *, block: bool) -> None:
+    def _admit(self, waiting: dict[str, Waiting], *, block: bool) -> None:
         """Hand to the engine all that lies in the inbox; wait for something if there is nothing else to do."""
         while True:
             try:
@@ -161,15 +164,18 @@ class VllmJudge:
             except queue.Empty:
                 return
             block = False
+            readings: list[Reading | None] = [None] * len(prompts)
             try:
-                numbers = self._enqueue(prompts)
-            except Exception as error:  # bad input of one caller is not the others' failure
+                for place, prompt in enumerate(prompts):
+                    try:
+                        waiting[self._enqueue(*prompt)] = (asked, readings, place)
+                    except ValueError as error:  # about this question alone
+                        readings[place] = replace(NOTHING, problem=_in_a_sentence(error))
+            except Exception as error:  # one caller's failure is not the others'
                 asked.set_exception(error)
                 continue
-            outputs: list[Any] = [None] * len(numbers)
-            waiting |= {number: (asked, outputs, place) for place, number in enumerate(numbers)}
-            if not numbers:
-                asked.set_result([])
+            if None not in readings:
+                asked.set_result(readings)
 
     def _fail_waiting(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -177,19 +183,27 @@ class VllmJudge:
                 _, asked = self._inbox.get_nowait()
                 asked.set_exception(EngineDied("the judge's engine has died"))
 
-    def _enqueue(self, prompts: Sequence[Prompt]) -> list[str]:
-        numbers = self.engine.enqueue(
-            [prompt for prompt, _ in prompts],  # pyright: ignore[reportArgumentType]
+    def _enqueue(self, prompt: dict[str, Any], adapter: Any) -> str:
+        """The question's number. Raises ValueError if the engine does not take it."""
+        (number,) = self.engine.enqueue(
+            [prompt],  # pyright: ignore[reportArgumentType]
             self.sampling,
-            lora_request=[adapter for _, adapter in prompts] if self._adapters else None,
+            lora_request=[adapter] if self._adapters else None,
             use_tqdm=False,
         )
-        return [number.partition("-")[0] for number in numbers]  # outputs come without the random end of the number
+        return number.partition("-")[0]  # outputs come without the random end of the number
 
     def _reading(self, completion: Any) -> Reading:
         said = completion.logprobs[0]
         one, two, three, four = (float(said[number].logprob) for number in self.label_ids)
         return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
+
+
+def _in_a_sentence(error: BaseException) -> str:
+    """The innermost cause: vLLM's own text around it prints whole videos."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"the judge's engine does not take the question ({' '.join(str(error).split()):.300})"
 
 
 def _shown(question: Question) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class Example:
 class ExampleStream:
     """Each pair once an epoch, in an order of the epoch's own.
 
+    Damage in the middle of a file shows only once it is read. A pair that cannot be read is replaced by the next of the
+    epoch's order that can, and `left_out` says why: a step has as many examples on every rank, and what other places
+    show does not change.
+
     Raises ValueError if there are no pairs or `pairs_per_step` does not divide among the workers.
     """
 
@@ -42,12 +46,13 @@ class ExampleStream:
             raise ValueError(f"pairs_per_step = {config.pairs_per_step} does not divide among {config.num_workers}")
         self._pairs = pairs
         self._config = config
+        self.left_out: dict[str, None] = {}
         self._order = lru_cache(maxsize=2)(self._order_of)
 
     def take(self, step: int, *, rank: int = 0) -> list[Example]:
         """This rank's examples of a step, 2 x pairs_per_step / num_workers, a pair's two orders side by side.
 
-        Raises ValueError that names the file if a video cannot be read.
+        Raises ValueError if no pair can be read, and OSError if a file has gone or its disk fails.
         """
         share = self._config.pairs_per_step // self._config.num_workers
         examples = [self._example(step, place) for place in range(rank * share, (rank + 1) * share)]
@@ -55,15 +60,25 @@ class ExampleStream:
 
     def _example(self, step: int, place: int) -> Example:
         epoch, index = divmod(step * self._config.pairs_per_step + place, len(self._pairs))
-        pair = self._pairs[self._order(epoch)[index]]
         rng = np.random.default_rng([self._config.seed, step, place])
         slow = self._config.slow_motion
-        if rng.random() < slow.share:
-            factor = float(rng.choice(slow.factors))
-            source = self._read(pair.a if pair.a_is_better else pair.b, math.ceil(factor))
-            standard, slowed = slow_motion_pair(source, count=self._config.frames, factor=factor, start=rng.random())
-            return Example(Question(pair.domain, standard, slowed), (3,))
-        return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b)), pair.right)
+        factor = float(rng.choice(slow.factors)) if rng.random() < slow.share else None
+        start, order = rng.random(), self._order(epoch)
+        for number in (*order[index:], *order[:index]):
+            try:
+                return self._of_pair(self._pairs[number], factor, start)
+            except ValueError as error:
+                self.left_out[str(error)] = None
+        why = next(iter(self.left_out))
+        raise ValueError(f"pairs = {self._config.pairs}: none of the {len(order)} pairs can be read, first {why}")
+
+    def _of_pair(self, pair: LabelledPair, factor: float | None, start: float) -> Example:
+        """The pair itself, or if there is a `factor` its better video beside a slowed part of it."""
+        if factor is None:
+            return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b)), pair.right)
+        source = self._read(pair.a if pair.a_is_better else pair.b, math.ceil(factor))
+        standard, slowed = slow_motion_pair(source, count=self._config.frames, factor=factor, start=start)
+        return Example(Question(pair.domain, standard, slowed), (3,))
 
     def _read(self, path, times: int = 1) -> SampledFrames:
         config = self._config

@@ -7,6 +7,9 @@ import numpy as np
 
 from ranker.frames import SampledFrames, spread
 
+LEAST_FRAMES = 3
+"""Of a video that is slowed."""
+
 REAL = 0.1
 """A moment this near to a frame of the source, in frames, is that frame; others are blended from the two around it."""
 
@@ -27,8 +30,8 @@ def slow_motion_pair(
         raise ValueError(f"a slow-motion factor must be above 1, got {factor}")
     if not 0 <= start <= 1:
         raise ValueError(f"where a slow stretch starts is a share of what is left, in [0, 1], got {start}")
-    if last < 2:
-        raise ValueError(f"a slowed video needs at least 3 frames, got {last + 1}")
+    if last + 1 < LEAST_FRAMES:
+        raise ValueError(f"a slowed video needs at least {LEAST_FRAMES} frames, got {last + 1}")
     kept = spread(last + 1, count)
     stretch = last / factor
     moments = start * (last - stretch) + np.linspace(0, stretch, len(kept))

@@ -1,42 +1,116 @@
-"""The pairs of a manifest whose video files are whole, known before anything is started."""
+"""The pairs of a manifest that a judge can be asked about, as far as the manifest and the headers of its files tell.
 
-from collections.abc import Iterable
+Nothing is started for that, and no video is decoded: damage in the middle of a file shows only once it is read.
+"""
+
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from buffers.people.labelled_pairs import LabelledPair, read_labelled_pairs
-from buffers.people.manifests import listed
+from buffers.people.manifests import listed, made_or_why
+from buffers.records import Domain
+from configs.sections import RankerConfig
 from media.video_read import frame_times
+from media.video_size import shown_size
+from ranker.frames import spread
+from ranker.questions import Shape, question_tokens
+from ranker.training.slow_motion import LEAST_FRAMES
 
 READERS = 16
 """Threads that look at the files."""
 
 
-def usable_pairs(manifest: Path, *, skip_bad_rows: bool) -> list[LabelledPair]:
-    """The manifest's pairs in order. Rows and files that are left out are printed, each with its reason.
+class Header(NamedTuple):
+    """What a video file says of itself without being decoded: its frames, and the shape of those that are shown."""
 
-    Raises FileNotFoundError without a manifest, and ValueError if a row or a file is bad (unless `skip_bad_rows`)
-    or none is left.
+    file: Path
+    frames: int
+    shape: Shape
+
+    def __str__(self) -> str:
+        return f"{self.file} ({self.shape.width} x {self.shape.height})"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a judge takes: so many frames and pixels of each video, and `tokens` of a question, the value of `key`.
+
+    processor: the checkpoint's. slowed: whether a pair's better video is also shown slowed.
+    """
+
+    processor: Any
+    frames: int
+    max_pixels_per_video: int
+    tokens: int
+    key: str
+    slowed: bool = False
+
+    @classmethod
+    def of(cls, config: RankerConfig) -> "Context":
+        """Of the judge of a run, whose checkpoint is good."""
+        from transformers import AutoProcessor  # takes seconds
+
+        tokens = config.max_model_len, "ranker.max_model_len"
+        return cls(AutoProcessor.from_pretrained(config.path), config.frames, config.max_pixels_per_video, *tokens)
+
+    def check(self, domain: Domain, a: Header, b: Header) -> None:
+        """Raises ValueError that names both files if the judge does not take a question about them."""
+        try:
+            shapes, pixels = (a.shape, b.shape), self.max_pixels_per_video
+            tokens = question_tokens(self.processor, domain, shapes, max_pixels_per_video=pixels)
+        except ValueError as error:
+            raise ValueError(f"{a} and {b}: {error}") from error
+        if tokens > self.tokens:
+            raise ValueError(
+                f"{a} and {b}: a question about both takes {tokens:,} tokens, and {self.key} = {self.tokens}; use "
+                "smaller videos, fewer frames, a lower max_pixels_per_video, or a longer context"
+            )
+
+    def check_pair(self, pair: LabelledPair, headers: dict[Path, Header]) -> None:
+        """Raises as `check` does, and if the better video is too short to be slowed."""
+        a, b = headers[pair.a], headers[pair.b]
+        better = a if pair.a_is_better else b
+        if self.slowed and better.frames < LEAST_FRAMES:
+            raise ValueError(
+                f"{better.file}: has {better.frames} frames; a video that is slowed needs at least {LEAST_FRAMES}. Set "
+                "slow_motion.share to 0 if none is to be"
+            )
+        self.check(pair.domain, a, b)
+
+
+def usable_pairs(manifest: Path, context: Context, *, skip_bad_rows: bool) -> tuple[list[LabelledPair], list[str]]:
+    """The manifest's pairs in order, and why the others are left out, which is printed as well.
+
+    Raises FileNotFoundError without a manifest, and ValueError if a row, a file or a pair is bad (unless
+    `skip_bad_rows`) or none is left.
     """
     pairs, problems = read_labelled_pairs(manifest, skip_bad_rows=skip_bad_rows)
-    bad = _bad_videos({path for pair in pairs for path in (pair.a, pair.b)})
+    files = sorted({path for pair in pairs for path in (pair.a, pair.b)})
+    with ThreadPoolExecutor(READERS) as readers:
+        found = dict(
+            zip(files, readers.map(lambda file: made_or_why(header, file, context.frames), files), strict=True)
+        )
+    headers = {file: each for file, each in found.items() if not isinstance(each, str)}
+    bad = [each for each in found.values() if isinstance(each, str)]
+    readable = [pair for pair in pairs if pair.a in headers and pair.b in headers]
+    asked = [(pair, made_or_why(context.check_pair, pair, headers)) for pair in readable]
+    bad += dict.fromkeys(why for _, why in asked if why)
     if bad and not skip_bad_rows:
-        raise ValueError(listed(list(bad.values()), of="files"))
-    for problem in (*problems, *bad.values()):
+        raise ValueError(listed(bad, of="files and pairs"))
+    problems += bad
+    for problem in problems:
         print(f"left out: {problem}", flush=True)
-    left = [pair for pair in pairs if not {pair.a, pair.b} & bad.keys()]
+    left = [pair for pair, why in asked if not why]
     if not left:
         raise ValueError(f"{manifest}: holds no usable pair")
-    return left
+    return left, problems
 
 
-def _bad_videos(paths: Iterable[Path]) -> dict[Path, str]:
-    def problem(path: Path) -> tuple[Path, str | None]:
-        try:
-            frame_times(path)
-        except (ValueError, OSError) as error:
-            return path, str(error)
-        return path, None
-
-    with ThreadPoolExecutor(READERS) as readers:
-        return {path: why for path, why in readers.map(problem, sorted(paths)) if why is not None}
+def header(file: Path, frames: int) -> Header:
+    """`frames` are shown. A time may be half a frame off. Raises as `frame_times` (`media/video_read.py`) does."""
+    times = frame_times(file)
+    seconds = times.seconds[spread(len(times.ticks), frames)].tolist()
+    width, height = shown_size(file)
+    return Header(file, len(times.ticks), Shape(tuple(seconds), height, width))

@@ -7,17 +7,20 @@ adapter as PEFT writes it, which `ranker.adapters` of a run's config names.
 import asyncio
 import contextlib
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from buffers.people.labelled_pairs import LabelledPair
+from buffers.people.manifests import listed
 from cluster.checks.resources import Need, check_resources
-from cluster.commands.ranker.pair_files import usable_pairs
+from cluster.commands.ranker.pair_files import Context, usable_pairs
 from cluster.learn_steps import in_thread
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
+from cluster.monitor.rows import of_kind, read_metrics
 from cluster.on_ray.connect import connected
 from cluster.on_ray.crew import nodes
 from cluster.on_ray.judge_worker import judge_group, states_of
@@ -39,8 +42,10 @@ SHOWN_EVERY_SECONDS = 1.0
 def train_ranker(config: RankerTrainingConfig) -> Path:
     """Train what is not there yet and return the folder.
 
-    Raises ValueError or OSError before Ray starts if config, checkpoint, manifest or a video file is wrong, or if `out`
-    holds a run of another config.
+    A pair whose file turns out to be damaged once it is read is replaced by another one (`ExampleStream`), whatever
+    `skip_bad_rows` is; it is printed and in the report. Raises ValueError or OSError before Ray starts if config,
+    checkpoint, manifest or a video file is wrong, or if `out` holds a run of another config, and ValueError at a step
+    for which no pair of a domain can be read.
     """
     config = absolute(config, *PATHS, local=config.cluster.address == "local")
     check_checkpoint(Path(config.path), key="path")
@@ -74,7 +79,17 @@ def _train_domain(
 ) -> None:
     group, metrics = judge_group(config, domain, pairs, folder)
     asyncio.run(until_stopped(_fit(group, metrics, progress)))
-    newest = step_folders(states_of(folder, domain))[-1]
+    left_out = [
+        row["why"] for row in of_kind(read_metrics(folder / "metrics.jsonl"), "left_out") if row["name"] == domain
+    ]
+    for why in dict.fromkeys(left_out):
+        print(f"left out: {why}", flush=True)
+    newest = next(reversed(step_folders(states_of(folder, domain))), None)
+    if newest is None or int(newest.name) < config.steps:
+        raise ValueError(
+            f"pairs = {config.pairs}: no pair of domain {domain!r} can be read any more; what was trained is kept in "
+            f"{states_of(folder, domain)}, and the same command goes on with it\n{listed(left_out, of='files')}"
+        )
     with whole_folder(folder / domain) as unfinished:
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             shutil.copyfile(newest / name, unfinished / name)
@@ -92,9 +107,24 @@ async def _fit(group: Any, metrics: Any, progress: Progress) -> None:
     await metrics.close.remote()
 
 
+def _context(config: RankerTrainingConfig) -> Context:
+    """What the checkpoint takes in training."""
+    from transformers import AutoProcessor
+
+    judge = check_checkpoint(Path(config.path), key="path")
+    tokens = judge.get("text_config", {}).get("max_position_embeddings", sys.maxsize)
+    sizes = (
+        config.frames,
+        config.max_pixels_per_video,
+        tokens,
+        "max_position_embeddings of the checkpoint's config.json",
+    )
+    return Context(AutoProcessor.from_pretrained(config.path), *sizes, slowed=config.slow_motion.share > 0)
+
+
 def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:
     """Raises ValueError also if a domain has none."""
-    pairs = usable_pairs(Path(config.pairs), skip_bad_rows=config.skip_bad_rows)
+    pairs, _ = usable_pairs(Path(config.pairs), _context(config), skip_bad_rows=config.skip_bad_rows)
     found = {domain: [pair for pair in pairs if pair.domain == domain] for domain in config.domains}
     for domain, of_it in found.items():
         if not of_it:

@@ -12,6 +12,8 @@ from media.video_write import write_mp4
 from ranker.ranker import Ranker
 from tests.ranker.test_ranker import BrightnessJudge, FirstJudge
 
+JUDGE = Path("examples/miniature/weights/judge")
+
 
 @pytest.fixture
 def videos(tmp_path: Path) -> tuple[Path, Path]:
@@ -32,7 +34,7 @@ def printed(
     monkeypatch.setattr(by_hand, "Ranker", lambda config: Ranker(config, open_judge=lambda config: judge))
     out = io.StringIO()
     console = Console(file=out, width=140, highlight=False)
-    by_hand.rank_by_hand(RankerConfig(path="x"), *videos, prompt=prompt, domain=domain, console=console)
+    by_hand.rank_by_hand(RankerConfig(path=str(JUDGE)), *videos, prompt=prompt, domain=domain, console=console)
     return out.getvalue()
 
 
@@ -79,5 +81,5 @@ def test_a_file_that_is_no_video_is_said_before_the_judge_is_started(
     monkeypatch.setattr(by_hand, "Ranker", lambda config: pytest.fail("the judge was started"))
     with pytest.raises(ValueError, match=r"b\.mp4: not a video"):
         by_hand.rank_by_hand(
-            RankerConfig(path="x"), *videos, prompt=None, domain=None, console=Console(file=io.StringIO())
+            RankerConfig(path=str(JUDGE)), *videos, prompt=None, domain=None, console=Console(file=io.StringIO())
         )

@@ -47,14 +47,14 @@ def question_tokens(processor: Any, domain: Domain, shapes: Sequence[Shape], *, 
     """
     videos, pixels = processor.video_processor, pixel_settings(processor, max_pixels_per_video)
     together = videos.temporal_patch_size
-    text, *parts = prompt_text(domain).split(VIDEO)
+    text, *parts = prompt_text(domain).split(processor.video_token)
     patches = 0
-    for (seconds, height, width), part in zip(shapes, parts, strict=True):
-        seconds += seconds[-1:] * (-len(seconds) % together)
+    for (shown, height, width), part in zip(shapes, parts, strict=True):
+        seconds = shown + shown[-1:] * (-len(shown) % together)
         moments = [sum(pair) / 2 for pair in zip(seconds[::together], seconds[together - 1 :: together], strict=True)]
         text += "".join(f"<{moment:.1f} seconds>{VIDEO}" for moment in moments) + part
         try:
-            found = videos.get_num_of_video_patches(len(seconds), height, width, pixels)
+            found = videos.get_num_of_video_patches(len(shown), height, width, pixels)
         except ValueError as error:
             raise ValueError(f"the judge cannot read frames of {width} x {height} ({error})") from error
         patches += found // videos.merge_size**2 - len(moments)  # one is in the text

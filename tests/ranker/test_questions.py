@@ -8,7 +8,7 @@ from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 from buffers.records import Domain
 from ranker.frames import sample_frames
-from ranker.questions import Question, label_ids, model_inputs
+from ranker.questions import Question, label_ids, model_inputs, question_tokens, shape_of
 from tests.ranker.test_rubric import messages
 
 JUDGE = Path(__file__).parents[2] / "examples" / "miniature" / "weights" / "judge"
@@ -80,3 +80,22 @@ def test_a_label_of_two_tokens_is_refused() -> None:
 
     with pytest.raises(ValueError, match=r"2 tokens of the label '3', want one"):
         label_ids(Splits())
+
+
+@pytest.mark.parametrize("domain", ["human", "general"])
+@pytest.mark.parametrize("budget", [PIXELS, 2**17])
+def test_tokens_are_counted_as_the_processor_makes_them(processor: Any, domain: Domain, budget: int) -> None:
+    for one, other in (((9, 32, 32), (9, 32, 32)), ((40, 48, 160), (2, 200, 70)), ((7, 320, 416), (90, 33, 47))):
+        frames = (np.zeros((*shape, 3), np.uint8) for shape in (one, other))
+        asked = Question(domain, *(sample_frames(video, fps=7.0, count=40) for video in frames))
+        made = model_inputs(processor, [asked], max_pixels_per_video=budget)["input_ids"].shape[1]
+        shapes = shape_of(asked.first), shape_of(asked.second)
+        assert question_tokens(processor, domain, shapes, max_pixels_per_video=budget) == made + 1
+
+
+def test_a_shape_that_the_processor_does_not_take_is_named(processor: Any) -> None:
+    thin = sample_frames(np.zeros((9, 8, 1800, 3), np.uint8), fps=8.0, count=9)
+    with pytest.raises(ValueError, match="aspect ratio"):
+        model_inputs(processor, [Question("human", thin, thin)], max_pixels_per_video=PIXELS)
+    with pytest.raises(ValueError, match=r"frames of 1800 x 8 \(.*aspect ratio"):
+        question_tokens(processor, "human", (shape_of(thin), shape_of(thin)), max_pixels_per_video=PIXELS)

@@ -3,6 +3,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from buffers.labels import LABELS
 from buffers.records import CandidateVideos, Condition, Domain, Verdict
 from buffers.replay import ReplayBuffer
 from configs.sections import BufferConfig, RankerConfig
+from ranker.frames import sample_frames
 from ranker.judges.qwen_vl import EngineDied
 from ranker.questions import Question
 from ranker.ranker import Ranker
 from ranker.rubric import RUBRIC_VERSION
-from ranker.verdict import Reading
+from ranker.verdict import NOTHING, Reading
 from tests.buffers.samples import candidates
 
 
@@ -276,3 +278,39 @@ def test_callers_are_answered_side_by_side_and_the_busy_time_is_counted_once() -
     times = ranker.times()
     assert times.counts == {"usable": 2, "pairs": 2}
     assert times.busy_s + times.waiting_s < 10
+
+
+class Choosy(BrightnessJudge):
+    """Takes no question about videos of more than 16 frames, and no description of more than 20 characters."""
+
+    def ask(self, questions: Sequence[Question]) -> list[Reading]:
+        readings = super().ask(questions)
+        return [
+            replace(NOTHING, problem="too long a question") if question.first.total > 16 else reading
+            for question, reading in zip(questions, readings, strict=True)
+        ]
+
+    def ask_domain(self, descriptions: Sequence[str]) -> list[Reading]:
+        readings = super().ask_domain(descriptions)
+        return [
+            replace(NOTHING, problem="too long a description") if len(text) > 20 else reading
+            for text, reading in zip(descriptions, readings, strict=True)
+        ]
+
+
+def test_a_question_that_the_judge_does_not_take_costs_its_pair_alone() -> None:
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: Choosy())
+    verdicts = ranker.rank([clips(200, 10), clips(200, 10, frames=17), clips(10, 200)])
+    assert [verdict.dropped for verdict in verdicts] == [None, "not_asked", None]
+    assert verdicts[1].counts() == {"dropped_not_asked": 1}  # nobody judged it
+    assert ranker.times().counts == {"usable": 2, "not_asked": 1, "pairs": 3}
+    asked = (sample_frames(np.zeros((17, 4, 4, 3), np.uint8), fps=8.0, count=9) for _ in range(2))
+    (opinion,) = ranker.compare([Question("human", *asked)])
+    assert opinion.problem == "too long a question"
+
+
+def test_a_description_that_the_judge_does_not_take_has_the_general_domain_and_is_counted() -> None:
+    ranker = Ranker(RankerConfig(path="x"), open_judge=lambda config: Choosy())
+    assert ranker.domains_of(["a person", "a person " * 9]) == ["human", "general"]
+    counts = ranker.times().counts
+    assert (counts["domains_asked"], counts["domain_not_asked"], counts["domain_unsure"]) == (2, 1, 0)

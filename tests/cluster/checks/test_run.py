@@ -56,3 +56,14 @@ def test_a_stage_that_would_not_fit_is_found(tmp_path: Path):
     stages = "stages=[{kind: online, steps: 4}, {kind: online, steps: 4, generator: {num_actors: 40}}]"
     (problem,) = check(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}", stages])).problems
     assert "40 x generator" in problem
+
+
+def test_a_prompt_that_cannot_be_asked_for_its_domain_is_found(tmp_path: Path):
+    long, prompts = "a red circle moves right, " * 600, tmp_path / "prompts.txt"
+    prompts.write_text(f"{long}\na blue square\n")
+    given = [f"out={tmp_path / 'run'}", f"prompts.train={prompts}", "prompts.max_characters=100000"]
+    (problem,) = check(load_config("configs/miniature.yaml", given)).problems
+    assert problem.startswith(f"prompts.train = {prompts}: 'a red circle")
+    assert re.search(r"takes [\d,]+ tokens; ranker\.max_model_len = 1024", problem) and len(problem) < 500
+    prompts.write_text(f"general\t{long}\na blue square\n")  # what says its domain is not asked
+    assert check(load_config("configs/miniature.yaml", given)).problems == []

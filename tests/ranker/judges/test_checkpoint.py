@@ -9,8 +9,9 @@ from transformers import AutoProcessor
 
 from buffers.records import Domain
 from ranker.frames import sample_frames
-from ranker.judges.checkpoint import check_checkpoint, checkpoint_version, longest_prompt
+from ranker.judges.checkpoint import check_checkpoint, check_descriptions, checkpoint_version, longest_prompt
 from ranker.questions import Question, model_inputs
+from ranker.rubric import domain_prompt
 
 JUDGE = Path("examples/miniature/weights/judge")
 
@@ -88,3 +89,13 @@ def test_a_folder_without_a_vision_config_says_so(tmp_path: Path) -> None:
     shutil.copy(JUDGE / "tokenizer.json", folder)
     with pytest.raises(ValueError, match=r"ranker\.path: .*judge is no Qwen3-VL checkpoint folder \(KeyError"):
         longest_prompt(folder, frames=9, height=32, width=32, fps=8.0, max_pixels_per_video=2**20)
+
+
+@pytest.mark.parametrize("text", ["a cup " * 300, "\u8d70" * 400])
+def test_the_longest_description_is_measured_by_the_checkpoints_tokenizer(text: str) -> None:
+    tokenizer = AutoProcessor.from_pretrained(JUDGE).tokenizer
+    tokens = len(tokenizer.encode(domain_prompt(text), add_special_tokens=False)) + 1
+    check_descriptions(JUDGE, ["a cup", text], tokens=tokens)
+    with pytest.raises(ValueError, match=rf"takes {tokens:,} tokens; ranker\.max_model_len = {tokens - 1}\.") as raised:
+        check_descriptions(JUDGE, ["a cup", text], tokens=tokens - 1)
+    assert len(str(raised.value)) < 400

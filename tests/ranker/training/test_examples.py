@@ -8,6 +8,7 @@ from buffers.people.labelled_pairs import LabelledPair
 from configs.ranker import RankerTrainingConfig
 from media.video_write import write_mp4
 from ranker.training.examples import ExampleStream
+from tests.cluster.commands.ranker.videos import damaged
 
 
 def config(**changed: Any) -> RankerTrainingConfig:
@@ -80,3 +81,32 @@ def test_a_stream_that_cannot_be_is_refused(tmp_path: Path) -> None:
         ExampleStream([], config())
     with pytest.raises(ValueError, match="pairs_per_step = 2 does not divide among 3"):
         ExampleStream(pairs(tmp_path, 1), config(num_workers=3))
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_damaged_video_is_replaced_and_nothing_else_changes(tmp_path: Path, share: float) -> None:
+    given, settings = pairs(tmp_path, 5), {"pairs_per_step": 4, "slow_motion": {"share": share, "factors": [2.0]}}
+    whole = {step: ExampleStream(given, config(**settings)).take(step) for step in range(5)}
+    bad = given[2].a if given[2].a_is_better else given[2].b
+    damaged(bad)
+    stream = ExampleStream(given, config(**settings))
+    one, two = (ExampleStream(given, config(**settings, num_workers=2)) for _ in range(2))
+    changed = []
+    for step, before in whole.items():
+        after = stream.take(step)
+        assert len(after) == len(before) == 8
+        shared = one.take(step, rank=0) + two.take(step, rank=1)
+        for was, now, on_two in zip(before, after, shared, strict=True):
+            np.testing.assert_array_equal(now.question.second.frames, on_two.question.second.frames)
+            changed.append(not np.array_equal(was.question.second.frames, now.question.second.frames))
+    assert sum(changed) == 8  # 20 places of 4 epochs: four times the pair, in both orders
+    (why,) = stream.left_out
+    assert why.startswith(str(bad))
+
+
+def test_if_no_pair_can_be_read_the_step_is_refused(tmp_path: Path) -> None:
+    given = pairs(tmp_path, 2)
+    for pair in given:
+        damaged(pair.a)
+    with pytest.raises(ValueError, match=r"none of the 2 pairs can be read, first .*\.mp4"):
+        ExampleStream(given, config()).take(0)

@@ -10,7 +10,8 @@ from cluster.commands.ranker import rank as by_hand
 from configs.sections import RankerConfig
 from media.video_write import write_mp4
 from ranker.ranker import Ranker
-from tests.ranker.test_ranker import BrightnessJudge, FirstJudge
+from tests.cluster.commands.ranker.videos import video
+from tests.ranker.test_ranker import BrightnessJudge, Choosy, FirstJudge
 
 JUDGE = Path("examples/miniature/weights/judge")
 
@@ -83,3 +84,27 @@ def test_a_file_that_is_no_video_is_said_before_the_judge_is_started(
         by_hand.rank_by_hand(
             RankerConfig(path=str(JUDGE)), *videos, prompt=None, domain=None, console=Console(file=io.StringIO())
         )
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((480, 832), r"takes \d,\d+ tokens, and ranker\.max_model_len = 1024"),
+        ((8, 1800), r"cannot read frames of 1800 x 8"),
+    ],
+)
+def test_files_that_the_judge_does_not_take_are_named_before_it_is_started(
+    videos: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], says: str
+) -> None:
+    video(videos[1], height=shape[0], width=shape[1])
+    monkeypatch.setattr(by_hand, "Ranker", lambda config: pytest.fail("the judge was started"))
+    config, console = RankerConfig(path=str(JUDGE), max_model_len=1024, frames=9), Console(file=io.StringIO())
+    with pytest.raises(ValueError, match=rf"a\.mp4 \(48 x 32\) and .*b\.mp4 \({shape[1]} x {shape[0]}\): .*{says}"):
+        by_hand.rank_by_hand(config, *videos, prompt=None, domain="human", console=console)
+    with pytest.raises(ValueError, match=r"has no domain, and asking the judge"):
+        by_hand.rank_by_hand(config, videos[0], videos[0], prompt="a cup " * 2000, domain=None, console=console)
+
+
+def test_what_the_engine_refuses_is_a_sentence(videos: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"a\.mp4 and .*b\.mp4: too long a question"):
+        printed(videos, Choosy(), monkeypatch)

@@ -1,8 +1,10 @@
 """The judge's fine-tuning in real Ray Train groups, on video files, and what is refused before any of it starts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ from safetensors.torch import load_file
 from cluster import cli
 from configs.ranker import RankerTrainingConfig
 from examples.miniature.world import FPS, draw_any, render
+from learner.mesh import Mesh
 from media.video_write import write_mp4
+from ranker.training.examples import Example
+from tests.cluster.commands.ranker.videos import damaged, video
+from tests.cluster.commands.ranker.videos import manifest as pairs_file
 
 JUDGE = Path("examples/miniature/weights/judge")
 
@@ -143,3 +149,100 @@ def test_a_folder_of_another_training_is_left_alone(manifest: Path) -> None:
     with pytest.raises(ValueError, match=r"another config \(config\.yaml differs\)"):
         _open(RankerTrainingConfig.model_validate(given | {"seed": 1}))
     assert (folder / "config.yaml").read_text() == before
+
+
+def test_what_cannot_be_taught_is_known_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.commands.ranker.train.connected", lambda *a, **k: pytest.fail("Ray was started"))
+    good, other = video(tmp_path / "good.mp4"), video(tmp_path / "other.mp4", level=30)
+
+    def refused(bad: Path, **changed: Any) -> str:
+        pairs_file(tmp_path, (good, other), (bad, other), domain="human")
+        assert cli.main(["ranker", "train", str(config_file(tmp_path, domains=["human"], **changed))]) == 2
+        assert not (tmp_path / "out").exists()
+        return capsys.readouterr().err
+
+    assert "short.mp4: has 2 frames; a video that is slowed needs at least 3" in refused(
+        video(tmp_path / "short.mp4", frames=2)
+    )
+    assert "cannot read frames of 1800 x 8" in refused(video(tmp_path / "thin.mp4", height=8, width=1800))
+    # The checkpoint's own limit: a training has no other one.
+    limit = json.loads((JUDGE / "config.json").read_text())["text_config"]["max_position_embeddings"]
+    long = video(tmp_path / "long.mp4", height=480, width=832, frames=2 + limit // 150)
+    assert f"max_position_embeddings of the checkpoint's config.json = {limit}" in refused(
+        long, frames=2 + limit // 150
+    )
+
+
+class FakeFinetune:
+    """Counts the examples of each step."""
+
+    seen: ClassVar[list[int]] = []
+
+    def __init__(self, config: RankerTrainingConfig, **_: Any) -> None:
+        self.steps = 0
+
+    def step(self, examples: Sequence[Example]) -> dict[str, float]:
+        self.seen.append(len(examples))
+        self.steps += 1
+        return {"step": float(self.steps)}
+
+    def save(self, folder: Path) -> None:
+        (folder / "state").touch()
+
+
+class Handle:
+    """Calls a method here and now, as `.remote(...)`."""
+
+    def __init__(self, method: Any) -> None:
+        self.remote = method
+
+
+@pytest.mark.parametrize(("bad", "steps"), [(1, 4), (3, 0)])
+def test_data_that_cannot_be_read_is_no_lost_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: int, steps: int
+) -> None:
+    """One bad pair of three is replaced; without a good one the worker ends, as all ranks do: no restart helps."""
+    from cluster.commands.ranker.train import _pairs_by_domain
+    from cluster.on_ray import judge_worker
+
+    files = [(video(tmp_path / f"{i}a.mp4"), video(tmp_path / f"{i}b.mp4", level=30)) for i in range(3)]
+    for file, _ in files[:bad]:
+        damaged(file)
+    pairs_file(tmp_path, *files, domain="human")
+    given = yaml.safe_load(config_file(tmp_path, domains=["human"]).read_text())
+    config = RankerTrainingConfig.model_validate(given)
+    rows: list[tuple[str, dict[str, Any]]] = []
+    metrics = SimpleNamespace(record=Handle(lambda kind, row: rows.append((kind, row))))
+    monkeypatch.setattr(FakeFinetune, "seen", [])
+    monkeypatch.setattr(judge_worker, "Finetune", FakeFinetune)
+    monkeypatch.setattr(judge_worker, "device", lambda: "cpu")
+    monkeypatch.setattr(judge_worker, "ranks", Mesh)
+    pairs = _pairs_by_domain(config)["human"]
+    states = tmp_path / "states"
+    judge_worker.judge_worker(
+        {"config": config, "domain": "human", "pairs": pairs, "metrics": metrics, "states": states}
+    )
+    assert FakeFinetune.seen == [4] * steps
+    assert [row["step"] for kind, row in rows if kind == "step"] == list(range(1, steps + 1))
+    told = [row["why"] for kind, row in rows if kind == "left_out"]
+    assert len(told) == len(set(told)) == bad and all("a.mp4: " in why for why in told)
+
+
+def test_a_training_that_ended_early_is_no_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster.commands.ranker import train as command
+
+    given = yaml.safe_load(config_file(tmp_path).read_text())
+    config = RankerTrainingConfig.model_validate(given)
+    row = {"time": 1.0, "kind": "left_out", "name": "human", "why": "1a.mp4: is damaged"}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+
+    async def fit(*_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(command, "judge_group", lambda *_: (None, None))
+    monkeypatch.setattr(command, "_fit", fit)
+    with pytest.raises(ValueError, match=r"no pair of domain 'human' can be read any more[\s\S]*1a\.mp4: is damaged"):
+        command._train_domain(config, "human", [], tmp_path, None)  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "human").exists()

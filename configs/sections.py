@@ -261,7 +261,7 @@ class BufferConfig(Section):
 
     capacity: Positive = 32
     """Generated pairs that may wait to be learned from."""
-    capacity_gb: Quantity = 1000.0
+    capacity_gb: Annotated[float, Field(ge=1e-9, le=10**6)] = 1000.0
     """10^9 bytes of their latents on disk."""
     when_full: Literal["wait", "drop_oldest"] = "wait"
     """New pairs `wait` for room, which is the pace of the run; or `drop_oldest` makes room."""

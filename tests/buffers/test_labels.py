@@ -72,6 +72,7 @@ def test_the_tally_counts_every_verdict_once():
         "dropped_motion_share": 0,
         "dropped_tie": 0,
         "dropped_not_finite": 0,
+        "dropped_not_asked": 0,
     }
     assert set(counts) <= set(TALLY)
 

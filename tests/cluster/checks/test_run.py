@@ -15,7 +15,7 @@ from configs.load import load_config
     [
         ("learner.timesteps.high=9", r"learner\.timesteps needs 9 high and 1 low"),
         ("sampling.steps=6", r"sampling\.steps = 6 with shift 3 gives 3 timesteps"),
-        ("learner.timesteps.offset_variance=1e9", r"offset_variance = 1e\+09 .* would clip most offsets"),
+        ("learner.timesteps.offset_variance=1e6", r"offset_variance = 1e\+06 .* would clip most offsets"),
         ("learner.lora.targets=[to_nowhere]", r"learner\.lora\.targets: 'to_nowhere' matches no linear layer"),
     ],
 )

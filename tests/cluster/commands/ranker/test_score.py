@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said_before_the_engine_is_started(
     assert "ranker.adapters.human" in refused(f"ranker.adapters.human={tmp_path}")
     assert "unknown key; did you mean ranker.frames?" in refused("ranker.frame=9")
     (tmp_path / "1a.mp4").write_bytes(b"")
-    assert "1a.mp4: not a video" in refused()
+    assert "1a.mp4: is empty" in refused()
 
 
 class Stopping(BrightnessJudge):

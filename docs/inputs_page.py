@@ -5,25 +5,28 @@ The rows are the tables of the tests, so each is held by a test.
 
 from collections.abc import Mapping
 
+from tests import test_inputs
 from tests.cluster.checks import test_bundles
+from tests.inputs import READ
 from tests.ranker.judges import test_skeleton
 
 HEAD = """# What becomes of each kind of input
 
-Made by `python -m docs.inputs_page > docs/inputs.md` from the tables of the tests. What is refused is refused before
-anything is started; `…` stands for the part of the sentence that names the file or the value.
+Made by `python -m docs.inputs_page > docs/inputs.md` from the tables of the tests. `…` stands for the part of a
+sentence that names the file or the value. A bundle or a judge is refused before anything is started. A bad video or row
+is named with its file or line, and costs only itself if bad ones are to be skipped.
 """
-
-READ = "read"
 
 
 def tables() -> dict[str, Mapping[str, str]]:
-    """Title of a table -> kind of input -> `read`, or the words of the refusal."""
-    bundles = dict.fromkeys(test_bundles.WHOLE, READ) | {
-        kind: words for kind, (_, words) in test_bundles.BROKEN.items()
+    """Title of a table -> kind of input -> what is read, or the words of the refusal."""
+    broken = {kind: words for kind, (_, words) in test_bundles.BROKEN.items()}
+    return {
+        "Bundles": dict.fromkeys(test_bundles.WHOLE, READ) | broken,
+        "Judges": {kind: words for kind, (_, words) in test_skeleton.BROKEN.items()},
+        "Videos": {kind: words for kind, (_, words) in test_inputs.VIDEOS.items()},
+        "Rows of a manifest": {kind: words for kind, (_, words) in test_inputs.ROWS.items()},
     }
-    judges = {kind: words for kind, (_, words) in test_skeleton.BROKEN.items()}
-    return {"Bundles (`apogee check`, and every command that loads one)": bundles, "Judges": judges}
 
 
 def page() -> str:
@@ -36,7 +39,7 @@ def page() -> str:
 
 
 def _cell(words: str) -> str:
-    return words if words == READ else f"refused: {words.replace('|', '/')}"
+    return words if words.startswith(READ) else f"refused: {words.replace('|', '/')}"
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise  # the run had started and noted what it kept: not the user's mistake, so the traceback is shown
         return _refuse([str(error)])
     except KeyboardInterrupt as stopped:
-        print(f"apogee: {stopped or 'stopped before anything was started'}", file=sys.stderr)
+        print(f"apogee: {str(stopped) or 'stopped before anything was started'}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -240,6 +240,14 @@ def test_ctrl_c_says_how_to_go_on(
     assert capsys.readouterr().err == "apogee: kept in runs/x\n"
 
 
+def test_ctrl_c_before_the_start_says_so(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "cluster.launch", failing(KeyboardInterrupt()))
+    assert cli.main(["run", str(config)]) == 130
+    assert capsys.readouterr().err == "apogee: stopped before anything was started\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -69,6 +69,8 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
                 for domain in left:
                     progress.phase(domain)
                     _train_domain(config, domain, pairs[domain], folder, progress)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"stopped; {folder} keeps its states, and the same command goes on") from None
             finally:
                 write_training_report(folder, config)
     return folder

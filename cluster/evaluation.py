@@ -20,7 +20,7 @@ from ranker.verdict import doubts
 
 def is_judged(config: RunConfig) -> bool:
     """Whether the run's ranker compares the videos after training with those before."""
-    return config.evaluation.meter is None and any(stage.kind == "online" for stage in config.stages)
+    return config.evaluation.meter is None and config.asks_ranker
 
 
 def videos_made(config: RunConfig) -> int:

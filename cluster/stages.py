@@ -184,8 +184,9 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
         if phase == "after" and is_judged(config):
             run.progress.update(measured=None)
             crew.start_rankers()
-            judge = {"rankers": crew.rankers, "config": config.ranker}
-            summary = await compare(evaluator=crew.evaluator, **judge, videos=videos, at_once=2 * at_once)
+            summary = await compare(
+                evaluator=crew.evaluator, rankers=crew.rankers, config=config.ranker, videos=videos, at_once=2 * at_once
+            )
     run.progress.update(measured=None)
     await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
 

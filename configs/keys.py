@@ -1,4 +1,7 @@
-"""What a schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to."""
+"""What a schema knows at a place: the keys, the defaults, and the known key that an unknown one is nearest to.
+
+And how a value stands in a message.
+"""
 
 import difflib
 import reprlib
@@ -12,9 +15,10 @@ Location = tuple[str | int, ...]
 
 
 _cut = reprlib.Repr()
-_cut.maxstring = _cut.maxother = 200
+_cut.maxstring = _cut.maxother = 120
+_cut.maxlist = 12
 shown = _cut.repr
-"""A value for a message; a long one is cut."""
+"""`repr` of a value for a message: cut if it is long, and characters that cannot be printed are escaped."""
 
 
 def dotted(location: Location) -> str:

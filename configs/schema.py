@@ -67,6 +67,11 @@ class RunConfig(Section):
                 raise ValueError("\n".join(found)) from None
         return self.model_copy(update={**merged, "stages": [stage]})
 
+    @property
+    def asks_ranker(self) -> bool:
+        """Whether a stage has its pairs judged."""
+        return any(stage.kind == "online" for stage in self.stages)
+
     def by_stage(self) -> "list[RunConfig]":
         """`of_stage` of every stage."""
         return [self.of_stage(number) for number in range(len(self.stages))]

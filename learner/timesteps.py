@@ -65,7 +65,7 @@ def draw_window(
     generator = keyed_generator("window", seed, step)
     if config.kind != "apo":
         horizon = int(scheduler.config.num_train_timesteps)
-        boundary = None if boundary_ratio is None else boundary_ratio * horizon
+        boundary = _boundary(boundary_ratio, horizon)
         return _independent(config, generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
     shift = None
     if config.random_shift:
@@ -120,8 +120,7 @@ def timestep_grid(
     else:
         timesteps = (shift_sigma(unshifted_sigmas(scheduler, steps).double(), shift) * horizon).round().float()
         sigmas = timesteps / horizon
-    boundary = None if boundary_ratio is None else boundary_ratio * horizon
-    return TimestepGrid(timesteps, sigmas, shift, horizon, boundary)
+    return TimestepGrid(timesteps, sigmas, shift, horizon, _boundary(boundary_ratio, horizon))
 
 
 def check_timesteps(
@@ -240,6 +239,10 @@ def _logit_normal(
     share = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
     normal = config.logit_mean + config.logit_deviation * torch.special.ndtri(share)
     return (horizon * normal.sigmoid()).round().clamp(first, last).float()
+
+
+def _boundary(ratio: float | None, horizon: int) -> float | None:
+    return None if ratio is None else ratio * horizon
 
 
 def _expert(timestep: float, boundary: float | None) -> str:

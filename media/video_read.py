@@ -27,6 +27,7 @@ from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -73,12 +74,15 @@ class Times(NamedTuple):
     """When each frame is shown: `ticks` of the stream's clock, ascending; `tick`: one in seconds; `fps`: on average.
 
     `timed`: a decoded frame says its own tick. Otherwise the file says in which order frames are shown, not when.
+    `width`, `height`: the stream's, in square pixels, before a frame is turned.
     """
 
     ticks: np.ndarray
     tick: float
     fps: float
     timed: bool
+    width: int
+    height: int
 
     @property
     def seconds(self) -> np.ndarray:
@@ -103,6 +107,7 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
         told = presented and _packets_tell(stream, packets, first)
         tick, rate = float(stream.time_base or 0), float(stream.average_rate or stream.guessed_rate or 0)
         guessed = float(stream.guessed_rate or 0)
+        width, height = _square(stream.codec_context, float(stream.sample_aspect_ratio or 1))
     ticks = sorted(packet.pts for packet in packets if packet.pts is not None and not packet.hidden)
     timed = told
     if not told:
@@ -119,7 +124,7 @@ def frame_times(path: str | Path, *, least: int = 2) -> Times:
     fps = (len(ticks) - 1) / ((ticks[-1] - ticks[0]) * tick) if len(ticks) > 1 else rate or 1.0
     if rate and abs(rate / fps - 1) < 1e-3:
         fps = rate  # exact; the clock's ticks only come near
-    return Times(np.array(ticks), tick, fps, timed)
+    return Times(np.array(ticks), tick, fps, timed, width, height)
 
 
 def decode_frames(path: str | Path, times: Times, places: Iterable[int], *, size: Size) -> np.ndarray:
@@ -432,6 +437,11 @@ def _check_shown(frame: VideoFrame, path: str | Path) -> None:
         raise ValueError(f"{path}: has colour matrix {frame.colorspace} of H.273; convert it to BT.709 (1)")
 
 
+def _square(picture: VideoCodecContext | VideoFrame, aspect: float) -> tuple[int, int]:
+    """Width and height in square pixels of what has pixels `aspect` times as wide as high."""
+    return max(1, round(picture.width * aspect)), picture.height
+
+
 def _turn(frame: VideoFrame, path: str | Path) -> tuple[bool, bool, bool]:
     """Whether the frame's display matrix swaps its axes, and whether the outcome is mirrored left-right, up-down."""
     matrix = _side_data(frame, SideData.DISPLAYMATRIX)
@@ -459,7 +469,7 @@ def _pixels(
     """uint8 `[height, width, 3]` as it is shown, at the size that `size` makes of it."""
     _check_shown(frame, path)
     across, left_right, up_down = _turn(frame, path)
-    wide, high = max(1, round(frame.width * aspect)), frame.height
+    wide, high = _square(frame, aspect)
     width, height = size(high, wide)[::-1] if across else size(wide, high)
     hd = frame.width >= HD[0] or frame.height > HD[1]
     matrix = Colorspace.ITU709 if hd and frame.colorspace in (2, 3) and not frame.format.is_rgb else None

@@ -6,7 +6,6 @@ config may hold keys that another class has left in it.
 """
 
 import json
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from configs.keys import shown
 from policy.weight_files import Held, read_headers, read_json
 
 EXPERTS = ("transformer", "transformer_2")
@@ -248,7 +248,7 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
         first = error.errors()[0]
         key, *inside = map(str, first["loc"])
         name = next((name for name, field in kind.model_fields.items() if key in (name, field.alias)), key)
-        value = f" = {reprlib.repr(content[key])}" if key in content else " is missing"
+        value = f" = {shown(content[key])}" if key in content else " is missing"
         right = kind.model_fields[name].description or first["msg"].removeprefix("Input ")
         raise ValueError(f"{path}: {'.'.join((key, *inside))}{value}: {right}") from None
 

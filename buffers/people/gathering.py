@@ -16,10 +16,10 @@ from typing import Any
 from buffers.labels import LABELS, LABELS_OF, choice_of
 from buffers.people.agreement import Agreement, majority
 from buffers.people.fingerprints import seen_fingerprint
-from buffers.people.manifests import cut
 from buffers.people.rows import KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
 from buffers.records import Source, Verdict, condition_id
 from buffers.store.database import Database
+from configs.keys import shown
 
 READERS = 16
 """Threads that look at files: they mostly wait for the disk."""
@@ -125,7 +125,7 @@ class Gathered:
         if first.id:
             new = self._db.connection.execute("INSERT OR IGNORE INTO given VALUES (?, ?)", (first.kind, first.id))
             if not new.rowcount:
-                return Skipped(numbers, f"id {cut(first.id)} is given to another row, too")
+                return Skipped(numbers, f"id {shown(first.id)} is given to another row, too")
         merged = Item(first.kind, first.id or item, numbers, first.condition, first.videos)
         if first.kind == "pair":
             return self._merged_pair(merged, rows)

@@ -21,12 +21,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from reprlib import Repr
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from configs.keys import shown
 
 Made = TypeVar("Made")
 
@@ -46,12 +47,6 @@ _EXACT = 2**53
 """From here on a float may stand for several whole numbers."""
 _PLAIN_FEATURES = ("Value", "Sequence", "List", "LargeList", "Video", "Image", "Audio")
 """Features of `datasets` that are stored as they are."""
-
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = 120
-_SHORT.maxlist = 12
-cut = _SHORT.repr
-"""`repr` of a value for an error text: cut if it is long, and characters that cannot be printed are escaped."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +107,7 @@ def _json_lines(manifest: Path) -> Iterator[Row]:
             if isinstance(values, dict):
                 yield _row(number, values.items())
             else:
-                yield Row(number, {}, f"holds {cut(values)}; want an object with a value for each column, one a line")
+                yield Row(number, {}, f"holds {shown(values)}; want an object with a value for each column, one a line")
 
 
 def _json(text: str) -> Any:
@@ -126,7 +121,7 @@ def _json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise ValueError(f"key {cut(_repeated([name for name, _ in pairs])[0])} is given twice")
+        raise ValueError(f"key {shown(_repeated([name for name, _ in pairs])[0])} is given twice")
     return values
 
 
@@ -151,7 +146,7 @@ def _csv(manifest: Path) -> Iterator[Row]:
         if not columns or _repeated(columns) or not all(columns):
             hint = "; pandas leaves its index out with index=False" if columns[:1] == [""] else ""
             raise ValueError(
-                f"{manifest}: the first line must name the columns, each once; it holds {cut(columns)}{hint}"
+                f"{manifest}: the first line must name the columns, each once; it holds {shown(columns)}{hint}"
             )
         for number, cells in records:
             if isinstance(cells, str):
@@ -295,10 +290,10 @@ def _named(column: str, value: Any, feature: Any) -> Any:
     kind, names = feature.get("_type", "Value"), feature.get("names")
     if kind == "ClassLabel":
         if not isinstance(value, int) or not isinstance(names, list) or not -1 <= value < len(names):
-            raise ValueError(f"class label {cut(value)} has no name; the names are {cut(names)}")
+            raise ValueError(f"class label {shown(value)} has no name; the names are {shown(names)}")
         return None if value == -1 else _plain(_typed(column, str(names[value])))
     if kind not in _PLAIN_FEATURES:
-        raise ValueError(f"is a {cut(kind)} of `datasets`; want a Value, a ClassLabel or a path")
+        raise ValueError(f"is a {shown(kind)} of `datasets`; want a Value, a ClassLabel or a path")
     return [_named(column, each, feature.get("feature")) for each in value] if isinstance(value, list) else value
 
 
@@ -312,6 +307,6 @@ def made_or_why(make: Callable[..., Made], *given: Any, **named: Any) -> Made | 
 
 def listed(problems: Sequence[str], *, of: str, count: int | None = None) -> str:
     """The first problems, a line each, and how many more there are of `count`; `of`: what is bad, such as rows."""
-    shown = problems[:SHOWN_PROBLEMS]
-    more = (len(problems) if count is None else count) - len(shown)
-    return "\n".join([*shown, *([f"and {more:,} more bad {of}"] if more else [])])
+    first = problems[:SHOWN_PROBLEMS]
+    more = (len(problems) if count is None else count) - len(first)
+    return "\n".join([*first, *([f"and {more:,} more bad {of}"] if more else [])])

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from buffers.people.gathering import Item, Skipped
-from buffers.people.manifests import cut
 from buffers.records import Anchor, Pair, TensorData
 from buffers.store.pair_store import PairStore
+from configs.keys import shown
 
 KINDS = {"pair": "pairs", "anchor": "anchors", "prompt": "conditionings"}
 """Kind of an item -> kind of what is stored."""
@@ -76,7 +76,7 @@ def _correct(store: PairStore, items: Sequence[Item], summary: Summary) -> None:
     for item in items:
         judged, verdict = stored[item.id], item.verdict
         if {*item.video_ids} != {judged.chosen_id, judged.rejected_id}:
-            summary.skip(item, f"id {cut(item.id)} is that of another pair in the store")
+            summary.skip(item, f"id {shown(item.id)} is that of another pair in the store")
         elif verdict is not None:
             # A correction is about A and B in the order of the stored pair.
             a_id = item.video_ids[0] if verdict.a_is_chosen else item.video_ids[1]
@@ -95,7 +95,7 @@ def _compare(store: PairStore, items: Sequence[Item], summary: Summary) -> None:
     for item in items:
         anchor = stored[item.id]
         if anchor.video_id != item.video_ids[0]:
-            summary.skip(item, f"id {cut(item.id)} is that of another anchor in the store")
+            summary.skip(item, f"id {shown(item.id)} is that of another anchor in the store")
         elif anchor.positive != item.positive:
             polarity = "positive" if anchor.positive else "negative"
             summary.skip(item, f"is stored as {polarity}; an anchor is not corrected")

@@ -28,8 +28,9 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
 
 from buffers.labels import LABELS, LABELS_OF, choice_of, swapped, swapped_probabilities
-from buffers.people.manifests import NUMBERS, Row, cut, made_or_why, manifest_folder, read_rows
+from buffers.people.manifests import NUMBERS, Row, made_or_why, manifest_folder, read_rows
 from buffers.records import Condition, Domain, Source
+from configs.keys import shown
 
 Kind = Literal["pair", "anchor", "prompt"]
 PEOPLE = "people"
@@ -69,7 +70,7 @@ _FOUR = "a list of four, of the labels 1 to 4, that sum to 1"
 def _file(written: Any, info: ValidationInfo) -> Path:
     if not info.context:  # The row is written, or was checked before.
         return Path(written)
-    given, folder = f"{info.field_name} = {cut(written)}", info.context["folder"]
+    given, folder = f"{info.field_name} = {shown(written)}", info.context["folder"]
     if not isinstance(written, str) or not written:
         raise ValueError(f"{given}; want {_PATH}")
     inside = Path(os.path.normpath(written))
@@ -90,7 +91,7 @@ def _hint(path: Path, written: str) -> str:
     if "\\" in written:
         return "; between folders, write '/'"
     alike = _names(path.parent).get(_alike(path.name), path.name)
-    return f"; there is {cut(alike)}" if alike != path.name else ""
+    return f"; there is {shown(alike)}" if alike != path.name else ""
 
 
 def _alike(name: str) -> str:
@@ -110,7 +111,7 @@ def _names(folder: Path) -> dict[str, str]:
 def _prompt(text: str, info: ValidationInfo) -> str:
     prompt, longest = text.strip(), (info.context or {}).get("max_characters", math.inf)
     if not prompt:
-        raise ValueError(f"prompt = {cut(text)}; want {_MADE_FROM}")
+        raise ValueError(f"prompt = {shown(text)}; want {_MADE_FROM}")
     if len(prompt) > longest:
         raise ValueError(f"prompt has {len(prompt)} characters, prompts.max_characters = {longest}")
     return prompt
@@ -280,7 +281,7 @@ def read_row(row: Row, kind: type[_Row] | None = None, **context: Any) -> Any:
     for name, value in values.items():
         if isinstance(value, str) and (found := _NO_TEXT.search(value)):
             raise ValueError(
-                f"{name} = {cut(value)}: character {found.start() + 1}, {found[0]!r}, is no text (it is NUL, a byte "
+                f"{name} = {shown(value)}: character {found.start() + 1}, {found[0]!r}, is no text (it is NUL, a byte "
                 "that is not UTF-8, or half of a character)"
             )
     of_pair, of_anchor = "a" in values or "b" in values, "video" in values
@@ -304,8 +305,8 @@ def _why(error: ValidationError, kind: type[_Row], values: Mapping[str, Any]) ->
     """A misspelled name comes first: the column that it stands for is then missing, too."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     if first["type"] == "extra_forbidden":
-        return f"unknown key {cut(first['loc'][0])}; the keys are {', '.join(kind.model_fields)}"
+        return f"unknown key {shown(first['loc'][0])}; the keys are {', '.join(kind.model_fields)}"
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])  # pyright: ignore[reportTypedDictNotRequiredAccess]
     name = str(first["loc"][0])
-    return f"{name} = {cut(values.get(name))}; want {kind.model_fields[name].description}"
+    return f"{name} = {shown(values.get(name))}; want {kind.model_fields[name].description}"

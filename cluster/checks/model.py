@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the pass of checks imports this module, late
     from cluster.checks.run import Checked
 
 
-def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked", *, asks_judge: bool) -> None:
+def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> None:
     """Every problem is collected: the key or file, the value, and what would be right."""
     models = {}
     for name, held in facts.weights.items():
@@ -26,7 +26,7 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked", *, as
             check_weights(held, models[name], facts.path / name / "config.json")
     with checked.collected():
         load_tokenizer(facts)
-    if asks_judge:
+    if config.asks_ranker and config.ranker.kind == "qwen_vl":
         with checked.collected():
             check_judge_weights(Path(config.ranker.path))
     with checked.collected():

@@ -87,8 +87,7 @@ def check(config: RunConfig) -> Checked:
     if checked.facts is not None and not checked.problems:
         from cluster.checks.model import check_model
 
-        asks_judge = config.ranker.kind == "qwen_vl" and any(stage.kind == "online" for stage in config.stages)
-        check_model(config, checked.facts, checked, asks_judge=asks_judge)
+        check_model(config, checked.facts, checked)
     return checked
 
 
@@ -126,7 +125,7 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
     """The user's functions can be imported; the judge can be served, if a stage asks it."""
     with checked.collected():
         Evaluator(config.evaluation.meter, Path(config.out), 0, config.sampling.fps)  # imports the meter
-    if all(stage.kind == "offline" for stage in config.stages):
+    if not config.asks_ranker:
         return
     with checked.collected():
         if config.ranker.kind == "function":

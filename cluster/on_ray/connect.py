@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import reprlib
 import secrets
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import AuthenticationError
 
 from cluster.signals import signals_kept
+from configs.keys import shown
 from configs.sections import ClusterConfig
 
 TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
@@ -80,7 +80,7 @@ def connected(cluster: ClusterConfig, *, on_gpus: bool, logs: Path) -> Iterator[
 def _check_answer() -> None:
     """Raises as `connected` does. Cluster and token are found as `ray.init` finds them."""
     given = os.environ.get("RAY_ADDRESS", "")
-    named = f"cluster.address = auto and RAY_ADDRESS {f'= {reprlib.repr(given)}' if given else 'is not set'}"
+    named = f"cluster.address = auto and RAY_ADDRESS {f'= {shown(given)}' if given else 'is not set'}"
     if "://" in given or given == "local":
         raise ConnectionError(f"{named}: this is no cluster's own address; {BY_ADDRESS}, or use cluster.address: local")
     try:

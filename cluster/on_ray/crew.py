@@ -40,8 +40,9 @@ class Crew:
         self._config, self._folder, self._encoded_by = config, folder, encoded_by
         self._numbers = itertools.count()
         self._generators_of: RunConfig | None = None
-        facts = {"run": config.name, "started": started, "tracker": folder.tracker, "gauge": ray_gauge}
-        self.metrics = _actor(MetricsLog, "metrics").remote(folder.metrics_file, **facts)
+        self.metrics = _actor(MetricsLog, "metrics").remote(
+            folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
+        )
         self.weights = _actor(WeightStore, "weights").remote(ray.put)
         self.buffer: Any = None
         kept, fps = videos_kept(config), config.sampling.fps

@@ -68,7 +68,8 @@ def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number
 def train_worker(given: dict[str, Any]) -> None:
     """Ray Train's function; `given` holds what `make_trainer` put there."""
     config: RunConfig = given["config"]
-    number, checkpoints, buffer, weights = (given[name] for name in ("number", "checkpoints", "buffer", "weights"))
+    number, checkpoints = given["number"], given["checkpoints"]
+    buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
     mesh = ranks()
     learner = build_learner(config, mesh)
     position = go_on(learner, config, run_state.newest(checkpoints), number=number)
@@ -90,12 +91,15 @@ def train_worker(given: dict[str, Any]) -> None:
         if mesh.data_rank:
             return
         here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()))
-        adapter = (learner.policy.transformers, config.learner.lora)
-        run_state.save(checkpoints, RunState(here, learner.state()), export=lambda folder: save_lora(folder, *adapter))
+        run_state.save(
+            checkpoints,
+            RunState(here, learner.state()),
+            export=lambda folder: save_lora(folder, learner.policy.transformers, config.learner.lora),
+        )
 
     def record(kind: str, row: dict[str, Any]) -> None:
         if not mesh.data_rank:
-            given["metrics"].record.remote(kind, {**row, "stage": number})
+            metrics.record.remote(kind, {**row, "stage": number})
 
     learn_steps(
         learner,

@@ -19,8 +19,9 @@ class LoraOptimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: Training) -> None:
         self.parameters, self._config = dict(parameters), config
-        groups = self.parameters.values()
-        self._adamw = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._adamw = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
 
     def size(self, names: Iterable[str]) -> int:
         """How many numbers the flat gradient of these parameters has."""

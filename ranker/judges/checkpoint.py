@@ -2,7 +2,6 @@
 
 import json
 import math
-import reprlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 
 from buffers.people.fingerprints import fingerprint_of
 from buffers.records import Domain
+from configs.keys import shown
 from policy.weight_files import read_headers
 from ranker.rubric import VIDEO, domain_prompt, prompt_text
 
@@ -79,7 +79,7 @@ def check_descriptions(folder: Path, descriptions: Iterable[str], *, tokens: int
     if counted:
         count, text = max(counted)
         raise ValueError(
-            f"{reprlib.repr(text)} has no domain, and asking the judge which one fits takes {count:,} tokens; "
+            f"{shown(text)} has no domain, and asking the judge which one fits takes {count:,} tokens; "
             f"ranker.max_model_len = {tokens}. Say its domain, shorten it, or raise ranker.max_model_len (prompts that "
             f"are too long to be asked: {len(counted)})"
         )

@@ -18,7 +18,7 @@ import numpy as np
 
 from buffers.records import Domain
 from ranker.frames import sample_frames
-from ranker.judges.adapter_files import adapter_version, check_adapters, judge_versions
+from ranker.judges.adapter_files import check_adapters, judge_versions
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.questions import Question, label_ids, pixel_settings
 from ranker.rubric import domain_prompt, prompt_text
@@ -96,7 +96,7 @@ class VllmJudge:
         )
         # vLLM knows an adapter by its name: one that says its version is never served from another one's cache.
         self._adapters = {
-            domain: LoRARequest(f"{domain}-{adapter_version(adapter)}", number, str(adapter))
+            domain: LoRARequest(f"{domain}-{self.versions[domain]}", number, str(adapter))
             for number, (domain, adapter) in enumerate(adapters.items(), start=1)
         }
         self.sampling = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=self.label_ids)

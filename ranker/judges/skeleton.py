@@ -9,8 +9,8 @@ from transformers import AutoConfig, Qwen3VLForConditionalGeneration
 from policy.weight_files import check_weights, read_headers
 
 
-def judge_skeleton(folder: Path) -> Any:
-    """The checkpoint's model on torch's meta device. Raises ValueError that names config.json if none can be made."""
+def _skeleton(folder: Path) -> Any:
+    """Raises ValueError that names config.json if no model can be made of it."""
     try:
         with torch.device("meta"):
             return Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(folder, local_files_only=True))
@@ -18,6 +18,11 @@ def judge_skeleton(folder: Path) -> Any:
         raise ValueError(f"{folder / 'config.json'}: no Qwen3-VL model can be made of it ({error})") from error
 
 
-def check_judge_weights(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError unless the checkpoint's weight files are those of its config.json."""
-    check_weights(read_headers(folder, "model.safetensors"), judge_skeleton(folder), folder / "config.json")
+def check_judge_weights(folder: Path) -> Any:
+    """The checkpoint's model on torch's meta device, if the weight files are those of config.json.
+
+    Raises FileNotFoundError or ValueError if they are not, or if no model can be made.
+    """
+    model = _skeleton(folder)
+    check_weights(read_headers(folder, "model.safetensors"), model, folder / "config.json")
+    return model

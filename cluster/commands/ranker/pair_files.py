@@ -1,6 +1,7 @@
-"""The pairs of a manifest that a judge can be asked about, as far as the manifest and the headers of its files tell.
+"""The pairs of a manifest that a judge can be asked about, as far as the manifest and the heads of its files tell.
 
-Nothing is started for that, and no video is decoded: damage in the middle of a file shows only once it is read.
+Nothing is started for that. Of most videos one frame alone is decoded (`frame_times` of `media/video_read.py`): damage
+in the middle of a file shows only once it is read.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,6 @@ from buffers.people.manifests import listed, made_or_why
 from buffers.records import Domain
 from configs.sections import RankerConfig
 from media.video_read import frame_times
-from media.video_size import shown_size
 from ranker.frames import spread
 from ranker.questions import Shape, question_tokens
 from ranker.training.slow_motion import LEAST_FRAMES
@@ -23,7 +23,7 @@ READERS = 16
 
 
 class Header(NamedTuple):
-    """What a video file says of itself without being decoded: its frames, and the shape of those that are shown."""
+    """How many frames a video file has, and the shape of those that a judge is shown."""
 
     file: Path
     frames: int
@@ -112,5 +112,4 @@ def header(file: Path, frames: int) -> Header:
     """`frames` are shown. A time may be half a frame off. Raises as `frame_times` (`media/video_read.py`) does."""
     times = frame_times(file)
     seconds = times.seconds[spread(len(times.ticks), frames)].tolist()
-    width, height = shown_size(file)
-    return Header(file, len(times.ticks), Shape(tuple(seconds), height, width))
+    return Header(file, len(times.ticks), Shape(tuple(seconds), times.height, times.width))

@@ -29,9 +29,10 @@ from cluster.signals import until_stopped
 from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
 from media.whole import step_folders, whole_folder
+from policy.weight_files import read_json
 from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapters, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
-from ranker.judges.skeleton import check_judge_weights, judge_skeleton
+from ranker.judges.skeleton import check_judge_weights
 from ranker.training.examples import ExampleStream
 from ranker.training.finetune import FIGURES, check_targets
 
@@ -49,8 +50,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     """
     config = absolute(config, *PATHS, local=config.cluster.address == "local")
     check_checkpoint(Path(config.path), key="path")
-    check_judge_weights(Path(config.path))
-    check_targets(judge_skeleton(Path(config.path)), config.lora.targets)
+    check_targets(check_judge_weights(Path(config.path)), config.lora.targets)
     earlier = named_adapters(config.start_from)
     for domain, rank in check_adapters(earlier, Path(config.path), key="start_from").items():
         if rank != config.lora.rank:
@@ -110,10 +110,10 @@ async def _fit(group: Any, metrics: Any, progress: Progress) -> None:
 
 
 def _context(config: RankerTrainingConfig) -> Context:
-    """What the checkpoint takes in training."""
+    """What the checkpoint takes in training; it is good."""
     from transformers import AutoProcessor
 
-    judge = check_checkpoint(Path(config.path), key="path")
+    judge = read_json(Path(config.path) / "config.json")
     tokens = judge.get("text_config", {}).get("max_position_embeddings", sys.maxsize)
     sizes = (
         config.frames,

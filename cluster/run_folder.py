@@ -56,7 +56,8 @@ class RunFolder:
 
     def what_was_kept(self) -> str:
         """A sentence for a run that was stopped: what is there, and how to go on."""
-        kept = [path.name for path in (self.metrics_file, self.buffer, self.checkpoints, self.adapter) if path.exists()]
+        parts = [path for path in (self.metrics_file, self.buffer, self.checkpoints, self.adapter) if path.exists()]
+        kept = [path.name for path in parts if path.is_file() or any(path.iterdir())]
         return (
             f"the run was stopped; kept in {self.path}: {', '.join(kept)}, and a report of what was done. The same "
             "command goes on from there. To start anew, give it another folder: out=FOLDER"

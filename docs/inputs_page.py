@@ -6,7 +6,10 @@ The rows are the tables of the tests, so each is held by a test.
 from collections.abc import Mapping
 
 from tests import test_inputs
-from tests.cluster.checks import test_bundles
+from tests.cluster.checks import test_bundles, test_run
+from tests.cluster.commands.ranker import test_pair_files
+from tests.cluster.on_ray import test_connect
+from tests.configs import test_load
 from tests.inputs import READ
 from tests.ranker.judges import test_skeleton
 
@@ -26,6 +29,12 @@ def tables() -> dict[str, Mapping[str, str]]:
         "Judges": {kind: words for kind, (_, words) in test_skeleton.BROKEN.items()},
         "Videos": {kind: words for kind, (_, words) in test_inputs.VIDEOS.items()},
         "Rows of a manifest": {kind: words for kind, (_, words) in test_inputs.ROWS.items()},
+        "Pairs for a judge": {kind: words for kind, (_, words) in test_pair_files.PAIRS.items()},
+        "Files of prompts": {kind: words for kind, (_, words) in test_run.PROMPTS.items()},
+        "Values of a config": {f"`{override}`": f"= {value}: … {right}" for override, value, right in test_load.WRONG},
+        "What RAY_ADDRESS names, with `cluster.address: auto`": {
+            kind: words for kind, (_, words) in test_connect.ADDRESSES.items()
+        },
     }
 
 

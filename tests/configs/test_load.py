@@ -169,32 +169,32 @@ def test_unknown_key_like_no_other(small: Path) -> None:
     assert "schema.py" in error_of(small, "xyzzy=1")
 
 
-@pytest.mark.parametrize(
-    ("override", "value", "right"),
-    [
-        ("learner.beta=much", "'much'", "valid number"),
-        ("learner.beta=true", "True", "valid number"),
-        ("learner.beta=.inf", "'.inf'", "valid number"),
-        ("learner.pairs_per_step=2.5", "2.5", "valid integer"),
-        ("learner.pairs_per_step='8'", "'8'", "valid integer"),
-        ("learner.pairs_per_step=0", "0", "greater than 0"),
-        ("model.dtype=float16", "'float16'", "'float32' or 'bfloat16'"),
-        ("model.path=7", "7", "valid string"),
-        ("ranker.both_orders=no", "'no'", "valid boolean"),
-        ("ranker.min_confidence=1.0", "1.0", "less than 1"),
-        ("stages=[]", "[]", "at least 1 item"),
-        ("stages.0.kind=sideways", "'sideways'", "'online'"),
-        ("learner=3", "3", "section"),
-        ("learner.timesteps.shifts=[3.0, -1.0]", "-1.0", "greater than or equal to 0.001"),
-        ("evaluation.meter=measure", "'measure'", "match pattern"),
-        ("learner.beta=1e39", "1e+39", "less than or equal to 1000000"),  # infinite in the loss's float32
-        ("learner.beta=1e-39", "1e-39", "greater than or equal to 0.000001"),  # nothing would be learned
-        ("learner.learning_rate=1e400", "inf", "finite"),
-        ("sampling.height=1000000000", "1000000000", "less than or equal to 16384"),
-        ("stages.0.steps=1000000000000", "1000000000000", "less than or equal to 1000000"),
-        ("seed=2147483648", "2147483648", "less than 2147483648"),
-    ],
-)
+WRONG = [
+    ("learner.beta=much", "'much'", "valid number"),
+    ("learner.beta=true", "True", "valid number"),
+    ("learner.beta=.inf", "'.inf'", "valid number"),
+    ("learner.pairs_per_step=2.5", "2.5", "valid integer"),
+    ("learner.pairs_per_step='8'", "'8'", "valid integer"),
+    ("learner.pairs_per_step=0", "0", "greater than 0"),
+    ("model.dtype=float16", "'float16'", "'float32' or 'bfloat16'"),
+    ("model.path=7", "7", "valid string"),
+    ("ranker.both_orders=no", "'no'", "valid boolean"),
+    ("ranker.min_confidence=1.0", "1.0", "less than 1"),
+    ("stages=[]", "[]", "at least 1 item"),
+    ("stages.0.kind=sideways", "'sideways'", "'online'"),
+    ("learner=3", "3", "section"),
+    ("learner.timesteps.shifts=[3.0, -1.0]", "-1.0", "greater than or equal to 0.001"),
+    ("evaluation.meter=measure", "'measure'", "match pattern"),
+    ("learner.beta=1e39", "1e+39", "less than or equal to 1000000"),  # infinite in the loss's float32
+    ("learner.beta=1e-39", "1e-39", "greater than or equal to 0.000001"),  # nothing would be learned
+    ("learner.learning_rate=1e400", "inf", "finite"),
+    ("sampling.height=1000000000", "1000000000", "less than or equal to 16384"),
+    ("stages.0.steps=1000000000000", "1000000000000", "less than or equal to 1000000"),
+    ("seed=2147483648", "2147483648", "less than 2147483648"),
+]
+
+
+@pytest.mark.parametrize(("override", "value", "right"), WRONG)
 def test_a_wrong_value_names_key_value_and_right(small: Path, override: str, value: str, right: str) -> None:
     key = override.partition("=")[0]
     message = error_of(small, override)

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.checks.run import check
 from configs.load import load_config
+from tests.inputs import READ, says
 
 
 @pytest.mark.parametrize(
@@ -58,12 +59,27 @@ def test_a_stage_that_would_not_fit_is_found(tmp_path: Path):
     assert "40 x generator" in problem
 
 
-def test_a_prompt_that_cannot_be_asked_for_its_domain_is_found(tmp_path: Path):
-    long, prompts = "a red circle moves right, " * 600, tmp_path / "prompts.txt"
-    prompts.write_text(f"{long}\na blue square\n")
+LONG = "a red circle moves right, " * 600
+PROMPTS: dict[str, tuple[str, str]] = {
+    "a prompt": ("a red circle\n", READ),
+    "a prompt with its domain": ("general\ta red circle\n", READ),
+    "a long prompt with its domain, which the judge is not asked for": (f"general\t{LONG}\n", READ),
+    "a long prompt without a domain": (LONG + "\n", "'a red circle … takes … tokens; ranker.max_model_len = 1024"),
+    "another domain": ("person\ta red circle\n", "line 1: domain = 'person'"),
+    "a line without text": ("a red circle\n\n", "line 2: prompt = ''; want the text"),
+    "bytes that are not UTF-8": ("caf\udce9\n", "not UTF-8 text (byte 3), in line 1"),
+    "no prompt": ("", "holds no prompt"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), PROMPTS.values(), ids=list(PROMPTS))
+def test_a_file_of_prompts_is_read_or_refused(text: str, words: str, tmp_path: Path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes(text.encode("utf-8", "surrogateescape"))
     given = [f"out={tmp_path / 'run'}", f"prompts.train={prompts}", "prompts.max_characters=100000"]
-    (problem,) = check(load_config("configs/miniature.yaml", given)).problems
-    assert problem.startswith(f"prompts.train = {prompts}: 'a red circle")
-    assert re.search(r"takes [\d,]+ tokens; ranker\.max_model_len = 1024", problem) and len(problem) < 500
-    prompts.write_text(f"general\t{long}\na blue square\n")  # what says its domain is not asked
-    assert check(load_config("configs/miniature.yaml", given)).problems == []
+    problems = check(load_config("configs/miniature.yaml", given)).problems
+    if words == READ:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert says(problem, f"prompts.train = {prompts}: … {words}") and len(problem) < 500, problem

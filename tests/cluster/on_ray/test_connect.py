@@ -16,6 +16,7 @@ import pytest
 
 from cluster.on_ray import connect
 from configs.sections import ClusterConfig
+from tests.inputs import says
 
 HOST = "127.0.0.2"  # this machine; Ray writes 127.0.0.1 as the machine's own address
 NAMED = "cluster.address = auto and RAY_ADDRESS = "
@@ -70,14 +71,49 @@ def rpc(answer: Callable[[bytes, grpc.ServicerContext], bytes] | None = None) ->
     server.stop(0).wait()
 
 
-@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265", "local"])
-def test_other_kinds_of_addresses(address: str, monkeypatch: pytest.MonkeyPatch):
-    told = refusal(monkeypatch, address)
-    assert "no cluster's own address" in told and "such as 10.0.0.1:6379" in told
+@contextlib.contextmanager
+def closed() -> Iterator[str]:
+    """A port on which nothing listens."""
+    with silent() as address:
+        pass
+    yield address
 
 
-def test_no_address(monkeypatch: pytest.MonkeyPatch):
-    assert "this is no host:port" in refusal(monkeypatch, "head")
+def refusing(request: bytes, context: grpc.ServicerContext) -> bytes:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken: missing or incorrect")  # Ray's own words
+    raise AssertionError("abort raises")
+
+
+def written(address: str) -> Callable[[], contextlib.nullcontext[str]]:
+    return lambda: contextlib.nullcontext(address)
+
+
+ADDRESSES: dict[str, tuple[Callable[[], contextlib.AbstractContextManager[str]], str]] = {
+    "a Ray client's address": (written("ray://10.0.0.1:10001"), "no cluster's own address; … such as 10.0.0.1:6379"),
+    "the dashboard's address": (written("http://10.0.0.1:8265"), "no cluster's own address; … such as 10.0.0.1:6379"),
+    "the word local": (written("local"), "no cluster's own address; … such as 10.0.0.1:6379"),
+    "a name without a port": (written("head"), "this is no host:port"),
+    "an unknown name": (written("nowhere.invalid:1"), "no Ray cluster answers at nowhere.invalid:1 ("),
+    "a port where nothing listens": (closed, "no Ray cluster answers at … refused"),
+    "a port that never answers": (silent, "no Ray cluster answers at … (nothing answered within 1 s)"),
+    "a web server": (web, "no Ray cluster answers at"),
+    "a gRPC server that is not Ray's": (rpc, "no Ray cluster answers at"),
+    "a cluster of another token": (
+        lambda: rpc(refusing),
+        "refuses the token (InvalidAuthToken … RAY_AUTH_MODE=token … RAY_AUTH_TOKEN_PATH",
+    ),
+}
+
+
+@pytest.mark.parametrize(("server", "words"), ADDRESSES.values(), ids=list(ADDRESSES))
+def test_an_address_that_cannot_be_joined_is_named(
+    server: Callable[[], contextlib.AbstractContextManager[str]], words: str, monkeypatch: pytest.MonkeyPatch
+):
+    if server is silent:  # 15 s in earnest
+        monkeypatch.setattr(connect, "ANSWER_SECONDS", 1)
+    with server() as address:
+        told = refusal(monkeypatch, address)
+    assert says(told, words), told
 
 
 def test_no_cluster_and_no_address(monkeypatch: pytest.MonkeyPatch):
@@ -87,33 +123,6 @@ def test_no_cluster_and_no_address(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connect, "canonicalize_bootstrap_address", none)  # another test's Ray may be running
     with pytest.raises(ConnectionError, match="RAY_ADDRESS is not set: no Ray cluster runs on this machine; set RAY_"):
         join()
-
-
-def test_a_closed_port_and_an_unknown_name(monkeypatch: pytest.MonkeyPatch):
-    with silent() as address:
-        pass
-    assert f"no Ray cluster answers at {address} (" in (told := refusal(monkeypatch, address)) and "refused" in told
-    assert "no Ray cluster answers at nowhere.invalid:1 (" in refusal(monkeypatch, "nowhere.invalid:1")
-
-
-def test_servers_of_other_kinds(monkeypatch: pytest.MonkeyPatch):
-    for server in (web, rpc):
-        with server() as address:
-            assert f"no Ray cluster answers at {address} (" in refusal(monkeypatch, address)
-    monkeypatch.setattr(connect, "ANSWER_SECONDS", 1)
-    with silent() as address:
-        assert "(nothing answered within 1 s)" in refusal(monkeypatch, address)
-
-
-def test_a_token_that_is_refused(monkeypatch: pytest.MonkeyPatch):
-    def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken: missing or incorrect")  # Ray's own words
-        raise AssertionError("abort raises")
-
-    with rpc(refuse) as address:
-        told = refusal(monkeypatch, address)
-    assert f"the cluster at {address} refuses the token (InvalidAuthToken" in told
-    assert "RAY_AUTH_MODE=token" in told and "RAY_AUTH_TOKEN_PATH" in told
 
 
 def test_a_cluster_that_answers_is_none_of_them(monkeypatch: pytest.MonkeyPatch):

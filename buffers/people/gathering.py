@@ -27,7 +27,7 @@ READERS = 16
 _TABLES = (
     "CREATE TABLE files (path TEXT PRIMARY KEY, print TEXT) WITHOUT ROWID",
     "CREATE TABLE answers (item TEXT, annotator TEXT, row INTEGER, kind TEXT, content TEXT, UNIQUE (item, annotator))",
-    "CREATE TABLE given (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
+    "CREATE TABLE given (kind TEXT, id TEXT, of TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
 )
 
 
@@ -79,13 +79,14 @@ class Gathered:
                 db.execute(statement)
 
     def add(self, rows: Mapping[int, PromptRow]) -> list[Skipped]:
-        """Takes rows by their number, and returns those that have a file which cannot be read."""
+        """Takes rows by their number. Returns those with a file that cannot be read, or an id that is another's."""
         prints, bad = self._fingerprints(rows.values()), list[Skipped]()
         with self._db.transaction() as db:
             for number, row in rows.items():
-                why = [prints[file] for file in _read_files(row) if isinstance(prints[file], OSError)]
+                why = [str(prints[file]) for file in _read_files(row) if isinstance(prints[file], OSError)]
+                why = why or self._misused_ids(row)
                 if why:
-                    bad.append(Skipped((number,), str(why[0])))
+                    bad.append(Skipped((number,), why[0]))
                     continue
                 row = self._with_ids(row, prints)
                 item = _hashed(row.kind, row.condition_id, *sorted(video.id for video in row.videos))
@@ -122,10 +123,8 @@ class Gathered:
         first = rows[0]
         if first.kind == "prompt":
             return Item("prompt", first.condition_id, numbers, first.condition)
-        if first.id:
-            new = self._db.connection.execute("INSERT OR IGNORE INTO given VALUES (?, ?)", (first.kind, first.id))
-            if not new.rowcount:
-                return Skipped(numbers, f"id {shown(first.id)} is given to another row, too")
+        if first.id and not self._is_of(first.kind, first.id, item):
+            return Skipped(numbers, f"id {shown(first.id)} is given to another row, too")
         merged = Item(first.kind, first.id or item, numbers, first.condition, first.videos)
         if first.kind == "pair":
             return self._merged_pair(merged, rows)
@@ -168,6 +167,22 @@ class Gathered:
             )
         videos = item.videos if choice == "a" else item.videos[::-1]
         return replace(item, videos=videos, verdict=verdict, source=first.source, policy_version=first.policy_version)
+
+    def _misused_ids(self, row: PromptRow) -> list[str]:
+        """Why the row's own ids are no good: an id stands for one video file, or one condition, of the manifest."""
+        condition = "\t".join([row.prompt, row.domain or "", str(row.first_frame or "")])
+        if row.condition_id and not self._is_of("condition", row.condition_id, condition):
+            return [f"condition_id = {shown(row.condition_id)} is that of another prompt, domain or first frame, too"]
+        return [
+            f"{name}_id = {shown(video.id)} is that of another file, too; leave it out if you have no ids of videos"
+            for name, video in zip(row.sides, row.videos, strict=True)
+            if video.id and not self._is_of("video", video.id, str(video.file))
+        ]
+
+    def _is_of(self, kind: str, id_: str, of: str) -> bool:
+        """Whether the id stands for this and nothing else so far."""
+        self._db.connection.execute("INSERT OR IGNORE INTO given VALUES (?, ?, ?)", (kind, id_, of))
+        return self._db.rows("SELECT of FROM given WHERE kind = ? AND id = ?", (kind, id_)) == [(of,)]
 
     def _fingerprints(self, rows: Iterable[PromptRow]) -> dict[Path, Any]:
         """Of each file, or the OSError that says why it cannot be read; each is looked at once in a manifest."""

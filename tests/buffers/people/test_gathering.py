@@ -118,6 +118,27 @@ def test_exported_facts_come_back(gathered):
     assert (item.verdict.domain, item.verdict.rubric_version, item.verdict.ranker_version) == ("general", "2", "8b@1")
 
 
+@pytest.mark.parametrize(
+    ("changed", "right"),
+    [
+        ({"b": "3.mp4"}, "b_id = 'right' is that of another file, too"),
+        ({"prompt": "a boat"}, "condition_id = 'c' is that of another prompt, domain or first frame, too"),
+        ({"domain": "general"}, "condition_id = 'c' is that of another prompt"),
+        ({"a_id": "right", "b_id": "left"}, "a_id = 'right' is that of another file, too"),
+    ],
+)
+def test_an_id_of_two_things_is_refused_not_merged(tmp_path, changed, right):
+    for number in range(1, 4):
+        (tmp_path / f"{number}.mp4").write_bytes(b"video" * number)
+    given = vote(1, a_id="left", b_id="right", condition_id="c")
+    rows = [given, given | {"annotator": "second"}, given | changed]
+    gathered = Gathered(tmp_path / "gathered.sqlite", rule="5 frames")
+    (skipped,) = gathered.add({n: read_row(Row(n, row), folder=tmp_path) for n, row in enumerate(rows, start=1)})
+    assert skipped.rows == (3,) and skipped.why.startswith(right)
+    assert [item.rows for item in gathered.items()] == [(1, 2)]
+    gathered.close()
+
+
 def test_a_file_that_cannot_be_read_is_left_out_with_its_row(tmp_path):
     """As if the disk failed between the check of the row and the look at the file."""
     for number in (1, 2, 3):

@@ -122,8 +122,8 @@ def main() -> None:
     from policy.skeleton import load_scheduler, load_tokenizer, skeleton
     from policy.weight_files import check_weights
 
-    for name in CLASSES.values():  # both libraries import a class only once it is asked for
-        getattr(diffusers, name, None) or getattr(transformers, name)
+    # Both libraries import a class only once it is asked for.
+    _ = [getattr(diffusers, name, None) or getattr(transformers, name) for name in CLASSES.values()]
     seconds = {"imports": time.perf_counter() - started}
     if not (options.folder / "model_index.json").exists():
         write_bundle(options.folder)

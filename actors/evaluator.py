@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from buffers.figures import Value, figures_of, text_counts
+from buffers.figures import NOT_VALUES, Value
 from buffers.records import CandidateVideos, Condition
 from configs.user_function import user_function
 from media.video_read import read_video
@@ -108,15 +108,15 @@ class Evaluator:
             video.figures = outcome
 
     def summary(self, phase: str) -> dict[str, Any]:
-        """Plain JSON values: how many `videos`, those `kept`, `figures` and `texts` over all, figures `by_domain`.
+        """Plain JSON values: how many `videos`, those `kept`, what is `about` the figures, and every measured video.
 
         Raises ValueError for a phase that was never measured.
         """
         if phase not in self._videos:
             raise ValueError(f"no video was measured in phase {phase!r}, only in {sorted(self._videos)}")
         videos = self._videos[phase]
-        measured = [(video.condition.domain or "unknown", video.figures) for video in videos if video.figures]
-        everything = [figures for _, figures in measured]
+        measured = [video for video in videos if video.figures]
+        names = measured[0].figures if measured else ()
         return {
             "videos": len(videos),
             "kept": [
@@ -125,11 +125,11 @@ class Evaluator:
                 for video in videos
                 if video.file
             ],
-            "figures": figures_of(everything, self._about),
-            "texts": text_counts(everything),
-            "by_domain": {
-                domain: figures_of([figures for where, figures in measured if where == domain], self._about)
-                for domain in dict.fromkeys(domain for domain, _ in measured)
+            "about": self._about,
+            "measured": {
+                "prompt": [video.condition.prompt for video in measured],
+                "domain": [video.condition.domain or "unknown" for video in measured],
+                **{name: [video.figures[name] for video in measured] for name in names},
             },
         }
 
@@ -145,6 +145,8 @@ class Evaluator:
                 f"evaluation.meter = {self._name}: returned the figures {sorted(numbers)}, and {ABOUT} of its module "
                 f"names {sorted(self._about)}; both must name the same"
             )
+        if taken := plain.keys() & set(NOT_VALUES):
+            raise ValueError(f"evaluation.meter = {self._name}: {sorted(taken)} are no names for what is measured")
         for name, number in numbers.items():
             if not math.isfinite(number):
                 raise ValueError(f"evaluation.meter = {self._name}: {name} is {number}; it must be finite")

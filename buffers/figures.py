@@ -1,69 +1,184 @@
-"""Named figures of many videos, each with a 95% interval: rates, means, and counts of texts.
+"""Named figures of many videos, each with a 95% interval: rates, means, and paired differences of either.
 
 A meter gives named values of one video: a bool becomes a rate, a number becomes a mean, a text is counted.
+
+Videos of one prompt are alike, so 512 videos of 24 prompts say less than 512 prompts would. Every interval is therefore
+over prompts: it tells what other prompts would give. If the values come from several runs, it is over runs as well: it
+tells what other seeds would give too. The interval of a single run cannot tell that.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist, fmean, stdev
-from typing import Any
+from statistics import NormalDist
+from typing import Any, get_args
+
+import numpy as np
+
+from buffers.labels import DISAGREED, FIRST, PLACES
+from configs.sections import Domain
 
 Z95 = NormalDist().inv_cdf(0.975)
+
+T95 = (12.706, 4.303, 3.182, 2.776)
+"""Student's 97.5% quantiles of 1 to 4 degrees of freedom (Fisher and Yates, table III)."""
 
 Value = bool | float | str
 """What a meter says of one video under one name."""
 
-Figure = dict[str, Any]
-"""A figure as plain JSON: `value`, `interval` [low, high], `of` (how many videos), and what `about` says of it.
+Measured = dict[str, list[Any]]
+"""Videos in columns, all of one length: `prompt`, `domain`, and each named value."""
 
-A rate also has `count`. `better`: "higher", "lower" or None. `unit`: for people, e.g. "pixels per frame".
+NOT_VALUES = ("prompt", "domain")
+"""The columns of `Measured` that say whose the values are."""
+
+Figure = dict[str, Any]
+"""A figure as plain JSON: `value`, `interval` [low, high], `of` how many values of how many `prompts`, and what `about`
+says of it.
+
+A rate also has `count`. A difference has `rose` and `fell`, how many values did; `points` says whether it is one of
+rates. `better`: "higher", "lower" or None. `unit`: for people, e.g. "pixels per frame".
 """
 
 
-def rate(count: int, of: int, **about: Any) -> Figure:
-    """`count` of `of`, with Wilson's interval. Raises ZeroDivisionError if `of` is 0."""
-    return {"value": count / of, "interval": list(wilson_interval(count, of)), "count": count, "of": of, **about}
+def figure(
+    values: Sequence[Any], *, prompts: Sequence[Any] | None = None, runs: Sequence[Any] | None = None, **about: Any
+) -> Figure:
+    """The rate of bools, or the mean of numbers.
+
+    A mean's interval is Student's, by the variance of `deviation`. A rate's is Wilson's, of as many independent values
+    as would vary as much (Dean and Pagano 2015); if all values are alike, of as many as there are prompts.
+
+    prompts, runs: whose each value is. None: every value is by itself; all are of one run. Raises ValueError if there
+    are no values.
+    """
+    if not len(values):
+        raise ValueError("a figure of no values")
+    sample = np.asarray(values, dtype=float)
+    middle, count = float(sample.mean()), len(sample)
+    spread, freedom = deviation(sample, prompts, runs)
+    groups = count if prompts is None else len(set(prompts))
+    made = {"value": middle, "of": count, "prompts": groups, **about}
+    if not all(isinstance(value, bool | np.bool_) for value in values):
+        half = quantile(freedom) * spread
+        return {**made, "interval": [middle - half, middle + half]}
+    alone, _ = deviation(sample, None, None)
+    independent = count * min(1.0, (alone / spread) ** 2) if spread else groups
+    return {
+        **made,
+        "interval": list(wilson_interval(middle, independent, quantile(freedom))),
+        "count": int(sample.sum()),
+    }
 
 
-def mean(values: Sequence[float], **about: Any) -> Figure:
-    """The mean, with the interval of `normal_interval`. Raises StatisticsError if there are no values."""
-    return {"value": fmean(values), "interval": list(normal_interval(values)), "of": len(values), **about}
+def difference(
+    after: Sequence[Any],
+    before: Sequence[Any],
+    *,
+    prompts: Sequence[Any] | None = None,
+    runs: Sequence[Any] | None = None,
+) -> Figure:
+    """Of paired values, such as videos of one prompt and one seed: the mean of after less before, and its interval.
+
+    Raises ValueError if there are none, or more of one than of the other.
+    """
+    pairs = list(zip(after, before, strict=True))
+    changes = [float(now) - float(was) for now, was in pairs]
+    rose, fell = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
+    points = all(isinstance(value, bool | np.bool_) for pair in pairs for value in pair)
+    return figure(changes, prompts=prompts, runs=runs, rose=rose, fell=fell, points=points)
 
 
-def figures_of(videos: Sequence[Mapping[str, Value]], about: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
-    """The figures that `about` names, in its order, over all videos. Empty if there are no videos."""
-    figures = {}
-    for name, meaning in about.items() if videos else ():
-        values: list[Any] = [video[name] for video in videos]
-        are_rates = all(isinstance(value, bool) for value in values)
-        figures[name] = rate(sum(values), len(values), **meaning) if are_rates else mean(values, **meaning)
-    return figures
+def figures_of(measured: Measured, about: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
+    """The figures that `about` names, in its order. Empty if there are no videos."""
+    named = {name: meaning for name, meaning in about.items() if measured.get(name)}
+    return {name: figure(measured[name], prompts=measured["prompt"], **meaning) for name, meaning in named.items()}
 
 
-def text_counts(videos: Sequence[Mapping[str, Value]]) -> dict[str, dict[str, int]]:
+def differences_of(after: Measured, before: Measured) -> dict[str, Figure]:
+    """The figures that both have, paired video by video. Empty if they are not of the same prompts in one order."""
+    if after.get("prompt") != before.get("prompt"):
+        return {}
+    both = [name for name in after if name in before and name not in NOT_VALUES and not _texts(after[name])]
+    return {name: difference(after[name], before[name], prompts=after["prompt"]) for name in both}
+
+
+def position_bias(counts: Mapping[str, Any]) -> dict[str, Figure]:
+    """For how many of the pairs whose orders disagree both chose the video shown first; an unbiased judge gives half.
+
+    Over `all`, by domain (`human`), and by domain and label (`human/3`), if there are such pairs. counts: of verdicts.
+    """
+    parts = {"all": PLACES} | {domain: [p for p in PLACES if p.startswith(domain)] for domain in get_args(Domain)}
+    parts |= {place.replace("_", "/"): [place] for place in PLACES}
+    found = {}
+    for name, places in parts.items():
+        disagreed, first = (sum(counts.get(key.format(place), 0) for place in places) for key in (DISAGREED, FIRST))
+        if disagreed:
+            found[name] = figure([True] * first + [False] * (disagreed - first), unit="of disagreeing pairs")
+    return found
+
+
+def by_domain(measured: Measured) -> dict[str, Measured]:
+    """The videos of each domain, in the order in which the domains come."""
+    parts: dict[str, Measured] = {}
+    for domain in dict.fromkeys(measured.get("domain", ())):
+        kept = [place for place, where in enumerate(measured["domain"]) if where == domain]
+        parts[domain] = {name: [column[place] for place in kept] for name, column in measured.items()}
+    return parts
+
+
+def text_counts(measured: Measured) -> dict[str, dict[str, int]]:
     """How often each text was given under each name. An empty text is not counted."""
-    counts: dict[str, Counter[str]] = {}
-    for video in videos:
-        for name, value in video.items():
-            if isinstance(value, str) and value:
-                counts.setdefault(name, Counter())[value] += 1
-    return {name: dict(counter.most_common()) for name, counter in counts.items()}
+    texts = {name: column for name, column in measured.items() if name not in NOT_VALUES and _texts(column)}
+    return {name: dict(Counter(filter(None, column)).most_common()) for name, column in texts.items()}
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95% score interval for a rate (Wilson 1927); (0, 1) for no trials."""
+def deviation(values: np.ndarray, prompts: Sequence[Any] | None, runs: Sequence[Any] | None) -> tuple[float, float]:
+    """Standard deviation of the mean of values that come in groups, and its degrees of freedom.
+
+    The variance is that of the groups' sums (Liang and Zeger 1986); with runs crossed, prompts' and runs' less that of
+    their cells (Cameron, Gelbach and Miller 2011, eq. 2.9), with Satterthwaite's degrees of freedom.
+    """
+    apart = values - values.mean()
+    by_prompt, free = _variance(apart, range(len(values)) if prompts is None else prompts)
+    if runs is None or len(set(runs)) == 1:
+        return math.sqrt(by_prompt), free
+    by_run, free_runs = _variance(apart, runs)
+    cells = range(len(values)) if prompts is None else list(zip(prompts, runs, strict=True))
+    by_cell, _ = _variance(apart, cells)
+    both = max(by_prompt + by_run - by_cell, by_prompt, by_run)
+    of_parts = by_prompt**2 / free + by_run**2 / free_runs
+    return math.sqrt(both), max(min(free, free_runs), both**2 / of_parts if of_parts else 0.0)
+
+
+def _variance(apart: np.ndarray, groups: Sequence[Any]) -> tuple[float, float]:
+    """Of the mean, by the groups' sums; of one group, by the values alone, as nothing tells how groups vary."""
+    names, places = np.unique([str(group) for group in groups], return_inverse=True)
+    if len(names) == 1:
+        names = places = np.arange(len(apart))
+    sums, count = np.bincount(places, apart), len(names)
+    return (count / (count - 1) * float(sums @ sums) / len(apart) ** 2, count - 1.0) if count > 1 else (0.0, 1.0)
+
+
+def quantile(freedom: float) -> float:
+    """Student's 97.5% quantile (from five degrees of freedom on by Abramowitz and Stegun 26.7.5)."""
+    if freedom < len(T95) + 1:
+        return T95[int(freedom) - 1]
+    z, n = Z95, freedom
+    first, second = (z**3 + z) / (4 * n), (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    return z + first + second + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+
+
+def wilson_interval(rate: float, trials: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval for a rate (Wilson 1927), at `z` standard deviations; (0, 1) for no trials."""
     if not trials:
         return 0.0, 1.0
-    rate, z2 = successes / trials, Z95**2
+    z2 = z**2
     middle = (rate + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z95 / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
+    half = z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
     # The ends 0 and 1 are exact. Rounding would leave them 1e-16 off.
-    return 0.0 if not successes else middle - half, 1.0 if successes == trials else middle + half
+    return 0.0 if rate == 0 else middle - half, 1.0 if rate == 1 else middle + half
 
 
-def normal_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean by the normal approximation (sample deviation); one value gives itself twice."""
-    mean = fmean(values)
-    half = Z95 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return mean - half, mean + half
+def _texts(column: list[Any]) -> bool:
+    return any(isinstance(value, str) for value in column)

@@ -11,6 +11,8 @@ An annotator may give a choice instead of a label: `a` or `b`, without what deci
 
 from typing import Any, Literal, TypeVar, get_args
 
+from configs.sections import Domain
+
 LABELS = (1, 2, 3, 4)
 BY_MOTION = (3, 4)
 """Distortion is comparable, and one of the two videos moves better."""
@@ -63,13 +65,20 @@ LABEL_COUNTS = tuple(f"label_{label}" for label in LABELS)
 KEPT_COUNTS = tuple(f"kept_{kind}" for kind in get_args(DecidedBy))
 DROP_COUNTS = tuple(f"dropped_{reason}" for reason in WHY_DROPPED)
 
-TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", "first_shown", *KEPT_COUNTS, *DROP_COUNTS)
-"""What is counted of answers (`Preference.counts`): all of them (judged), a function's scores among them (scored), each
-label, both orders agreeing, orders that chose the video shown first, labels that are not dropped by what decided them
-(distortion or motion), and each drop reason.
+PLACES = tuple(f"{domain}_{label}" for domain in get_args(Domain) for label in LABELS)
+DISAGREED, FIRST = "disagreed_{}", "first_{}"
+"""Of a place (a domain and a label): pairs whose two orders name different videos, and those of them for which both
+orders chose the video shown first. If a judge favours no position, that is half of them. A pair on which the orders
+agree has one vote for the first and one for the second, whatever the judge favours: it tells nothing."""
 
-A dropped answer counts in all of these but `kept_`. One that nobody gave (`NOT_JUDGED`) counts as dropped alone.
-`first_shown / (2 judged)` far from one half is a position bias."""
+POSITION_COUNTS = tuple(key.format(place) for key in (DISAGREED, FIRST) for place in PLACES)
+
+TALLY = ("judged", "scored", *LABEL_COUNTS, "agreed", *POSITION_COUNTS, *KEPT_COUNTS, *DROP_COUNTS)
+"""What is counted of answers (`Preference.counts`): all of them (judged), a function's scores among them (scored), each
+label, both orders agreeing, what tells a position bias, labels that are not dropped by what decided them (distortion or
+motion), and each drop reason.
+
+A dropped answer counts in all of these but `kept_`. One that nobody gave (`NOT_JUDGED`) counts as dropped alone."""
 
 Answer = TypeVar("Answer", bound=int | str)
 _SWAPPED: dict[Any, Any] = {1: 2, 2: 1, 3: 4, 4: 3, "a": "b", "b": "a"}

@@ -15,6 +15,8 @@ import numpy as np
 
 from buffers.labels import (
     BY_MOTION,
+    DISAGREED,
+    FIRST,
     LABELS,
     NOT_JUDGED,
     DecidedBy,
@@ -216,13 +218,16 @@ class Verdict:
         return replace(self, label=swapped(self.label), probabilities=swapped_probabilities(self.probabilities))
 
     def counts(self) -> Counter[str]:
-        """Its label, agreement, orders that chose the video shown first, and drop reason or what decided it. If nobody
-        judged it, the drop reason alone."""
+        """Its label, agreement, what it tells of a position bias, and drop reason or what decided it. If nobody judged
+        it, the drop reason alone."""
         if self.dropped in NOT_JUDGED:
             return Counter([f"dropped_{self.dropped}"])
-        counts = Counter(judged=1, agreed=int(self.agreed), first_shown=self.first_shown)
+        counts = Counter(judged=1, agreed=int(self.agreed))
         if self.label in LABELS:
             counts[f"label_{self.label}"] += 1
+            place = f"{self.domain}_{self.label}"
+            counts[DISAGREED.format(place)] += not self.agreed
+            counts[FIRST.format(place)] += not self.agreed and self.first_shown == 2
         counts[f"dropped_{self.dropped}" if self.dropped else f"kept_{self.decided_by}"] += 1
         return counts
 

@@ -164,7 +164,7 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
     """
     config, crew, videos = run.config, run.crew, videos_made(run.config)
     if not videos:
-        empty = {"videos": 0, "kept": [], "figures": {}, "texts": {}, "by_domain": {}}
+        empty = {"videos": 0, "kept": [], "about": {}, "measured": {}}
         await crew.metrics.record.remote("evaluation", {"phase": phase, **empty})
         return
     crew.start_generators(config)

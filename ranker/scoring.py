@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from buffers.figures import Figure, rate
+from buffers.figures import Figure, figure, position_bias
 from buffers.labels import BY_MOTION, LABELS
 from buffers.people.labelled_pairs import LabelledPair
 from buffers.records import Verdict
@@ -57,8 +57,8 @@ def score(scored: Sequence[Scored], left_out: Sequence[str] = ()) -> dict[str, A
         "by_kind": _accuracies(scored, _kind),
         "by_label": _by_label(scored),
         "by_criterion": _accuracies(scored, lambda s: s.pair.criterion),
-        "agreement": _rate([s.verdict.agreed for s in scored]),
-        "first_shown": rate(sum(s.verdict.first_shown for s in scored), 2 * len(scored), unit="of answers"),
+        "agreement": _rate(scored, lambda s: s.verdict.agreed),
+        "position_bias": position_bias(sum((s.verdict.counts() for s in scored), Counter())),
         "label_mass": {"mean": fmean(masses), "least": min(masses)},
         "dropped": dict(Counter(s.verdict.dropped for s in scored if s.verdict.dropped)),
         "kept": _accuracy([s for s in scored if s.verdict.dropped is None]),
@@ -89,8 +89,7 @@ def failures(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def _accuracy(scored: Sequence[Scored]) -> dict[str, Figure | None]:
-    labels = [s.right_label for s in scored if s.right_label is not None]
-    return {"by_label": _rate(labels), "by_video": _rate([s.right_video for s in scored])}
+    return {"by_label": _rate(scored, lambda s: s.right_label), "by_video": _rate(scored, lambda s: s.right_video)}
 
 
 def _accuracies(scored: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, Any]:
@@ -109,8 +108,8 @@ def _by_label(scored: Sequence[Scored]) -> dict[str, dict[str, Figure | None]]:
     labelled = [s for s in scored if s.right_label is not None]
     return {
         f"{domain}/{label}": {
-            "recall": _rate([bool(s.right_label) for s in part if s.pair.right == (label,)]),
-            "precision": _rate([bool(s.right_label) for s in part if s.verdict.label == label]),
+            "recall": _rate([s for s in part if s.pair.right == (label,)], lambda s: s.right_label),
+            "precision": _rate([s for s in part if s.verdict.label == label], lambda s: s.right_label),
         }
         for domain, part in _parts(labelled, lambda s: s.pair.domain).items()
         for label in LABELS
@@ -139,5 +138,12 @@ def _parts(scored: Sequence[Scored], key: Callable[[Scored], str]) -> Mapping[st
     return {name: part for name, part in sorted(parts.items()) if name}
 
 
-def _rate(right: Sequence[bool]) -> Figure | None:
-    return rate(sum(right), len(right), unit="of pairs") if right else None
+def _rate(scored: Sequence[Scored], right: Callable[[Scored], bool | None]) -> Figure | None:
+    """Over the pairs of which it is known; over prompts, if every pair has one. None if there is no such pair."""
+    told = [(s.pair.prompt, value) for s in scored if (value := right(s)) is not None]
+    prompts = [prompt for prompt, _ in told]
+    return (
+        figure([value for _, value in told], prompts=prompts if all(prompts) else None, unit="of pairs")
+        if told
+        else None
+    )

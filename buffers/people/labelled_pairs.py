@@ -3,9 +3,9 @@
     {"a": "videos/1.mp4", "b": "videos/2.mp4", "domain": "human", "label": 3}
     {"a": "videos/3.mp4", "b": "videos/4.mp4", "domain": "general", "choice": "b"}
 
-`label` is one of the rubric's four, about the order a, b. `choice` says only which video is the better one. `criterion`
-is optional: what decided it, in the annotator's words; figures are given for each criterion. Paths are relative to the
-manifest's folder and cannot leave it.
+`label` is one of the rubric's four, about the order a, b. `choice` says only which video is the better one. Optional
+are `criterion`, what decided it in the annotator's words (figures are given for each), and `prompt` (if all pairs have
+one, intervals of figures are over prompts). Paths are relative to the manifest's folder and cannot leave it.
 """
 
 from pathlib import Path

@@ -156,12 +156,14 @@ class _Comparison(_Row):
 
 class LabelledPair(_Comparison):
     """A row for the judge's training (`labelled_pairs.py`). `criterion`: what decided it, in the annotator's words.
+    `prompt`: what both videos were made of; pairs of one prompt are alike, which the intervals of figures take in.
 
     Example: LabelledPair(a=Path("1.mp4"), b=Path("2.mp4"), domain="human", label=3)
     """
 
     domain: Domain = _field(..., _DOMAIN)
     criterion: str = _field("", _TEXT)
+    prompt: str = _field("", _TEXT)
 
     @property
     def a_is_better(self) -> bool:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from buffers.figures import Figure
-from cluster.monitor.wording import duration, figure_interval, figure_unit, figure_value, signed_percent
+from cluster.monitor.wording import duration, figure_interval, figure_unit, figure_value
 from cluster.run_folder import RunFolder
 
 PLAIN_SECONDS = 10.0
@@ -94,12 +94,13 @@ class Progress:
     def result(self, summary: Mapping[str, Any], folder: Path | str) -> None:
         """End the display and print the figures of `write_summary`, before and after, and the paths of the files."""
         self._bar.live.stop()
-        table = Table("", "before", "after", title="Result (95% intervals)", title_justify="left", title_style="bold")
+        title = "Result (95% intervals, over prompts)"
+        table = Table("", "before", "after", "paired difference", title=title, title_justify="left", title_style="bold")
         for name, figure in summary["figures"].items():
             before = f"against {figure['against']}" if figure["against"] else _cell(figure["before"])
-            change = f"\n{signed_percent(figure['relative_change'])}" if figure["relative_change"] is not None else ""
             unit = figure_unit(figure["after"] or figure["before"])
-            table.add_row(f"{name}, {unit}", before, _cell(figure["after"]) + change)
+            change = _cell(figure["change"]) if figure["change"] else ""
+            table.add_row(f"{name}, {unit}", before, _cell(figure["after"]), change)
         if table.rows:
             self._console.print(table)
         run = RunFolder(folder)
@@ -131,4 +132,4 @@ def _cell(figure: Figure | None) -> str:
     if figure is None:
         return "not measured"
     count = f"\n{figure['count']} of {figure['of']}" if "count" in figure else ""
-    return f"{figure_value(figure)}  ({figure_interval(figure)}){count}"
+    return f"{figure_value(figure)}\n({figure_interval(figure)}){count}"

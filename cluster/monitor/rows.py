@@ -42,7 +42,14 @@ def step_rows(rows: list[Row]) -> list[Row]:
 
 
 def evaluation_rows(rows: list[Row]) -> dict[str, Row]:
-    return {row["phase"]: row for row in of_kind(rows, "evaluation")}
+    """By phase. Raises ValueError if an older version wrote them, which kept no value of a single video."""
+    evaluations = {row["phase"]: row for row in of_kind(rows, "evaluation")}
+    if any("measured" not in row for row in evaluations.values()):
+        raise ValueError(
+            "metrics.jsonl: an older version of Apogee measured the videos, and kept only means, which cannot be paired; "
+            "end the run with that version, or start anew with out=FOLDER"
+        )
+    return evaluations
 
 
 def recent_shares(verdicts: list[Row], keys: Sequence[str]) -> list[list[float]]:

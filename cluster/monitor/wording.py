@@ -8,11 +8,6 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "not measured" if share is None else f"{100 * share:.{digits}f}%"
 
 
-def signed_percent(change: float) -> str:
-    """Example: `signed_percent(-0.025)` is "-2.5%"."""
-    return f"{100 * change:+.1f}%"
-
-
 def duration(seconds: float) -> str:
     """Example: `duration(754)` is "12 min 34 s"."""
     whole = round(seconds)
@@ -24,8 +19,8 @@ def duration(seconds: float) -> str:
 
 
 def figure_value(figure: Figure | None) -> str:
-    """A rate in percent, a mean with two digits."""
-    return "not measured" if figure is None else _number(figure, figure["value"])
+    """A rate in percent, a mean with two digits, a difference with its sign: "-18.9 points"."""
+    return "not measured" if figure is None else _number(figure, figure["value"]) + " points" * figure.get("points", 0)
 
 
 def figure_interval(figure: Figure) -> str:
@@ -39,4 +34,6 @@ def figure_unit(figure: Figure) -> str:
 
 
 def _number(figure: Figure, value: float) -> str:
+    if "points" in figure:
+        return f"{100 * value:+.1f}" if figure["points"] else f"{value:+.2f}"
     return percent(value) if "count" in figure else f"{value:.2f}"

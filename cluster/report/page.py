@@ -22,7 +22,7 @@ TEMPLATES = Environment(
 )
 """The templates write numbers with the functions of `monitor/wording.py` and draw with those of `plots.py`."""
 
-_WRITTEN = (wording.percent, wording.signed_percent, wording.duration)
+_WRITTEN = (wording.percent, wording.duration)
 _WRITTEN += (wording.figure_value, wording.figure_interval, wording.figure_unit)
 TEMPLATES.filters |= {function.__name__: function for function in _WRITTEN}
 TEMPLATES.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")

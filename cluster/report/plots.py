@@ -130,8 +130,9 @@ def whiskers(axes: Axes, rows: Sequence[tuple[str, str, Figure | None]]) -> floa
         axes.annotate(figure_value(figure), (figure["value"], label), **place, ha="center", weight="bold")
     for _, _, figure in measured[:1]:
         axes.axvline(0.0, color=INK, linewidth=0.9, linestyle="-")
-        axes.set(xlabel=f"{figure_unit(figure)}, 95% interval", ylim=(len(measured) - 0.4, -0.75))
-        if "count" in figure:
+        label = "after less before" if "points" in figure else figure_unit(figure)
+        axes.set(xlabel=f"{label}, 95% interval", ylim=(len(measured) - 0.4, -0.75))
+        if figure.get("points", "count" in figure):
             axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     return 0.95 + 0.42 * len(measured)
 

@@ -13,7 +13,7 @@ from buffers.labels import NOT_JUDGED, WHY_DROPPED
 from cluster.monitor.balance import step_seconds
 from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
 from cluster.report.page import write_page
-from cluster.report.summary import answer_shares, read_config, summarise
+from cluster.report.summary import agreement, read_config, summarise
 from cluster.report.summary import write_summary as write_summary
 from cluster.report.videos import before_and_after
 from cluster.run_folder import RunFolder
@@ -52,9 +52,10 @@ def write_report(folder: Path | str) -> Path:
         summary=summary,
         videos=videos,
         more_videos=more_videos,
+        picked=sum(pair["picked"] for pair in videos),
         stages=begun if len(config["stages"]) > 1 else [],
         steps=steps,
         step_seconds=[{"step": step, "waited": waited, "worked": work} for step, waited, work in step_seconds(rows)],
         levels=[{"level": (level + 0.5) / LEVELS, **means} for level, means in levels.items()],
-        verdicts=[row | answer_shares(row, orders=summary["verdicts"]["orders"]) for row in verdicts],
+        verdicts=[row | {"agreement": agreement(row, config["ranker"]["both_orders"])} for row in verdicts],
     )

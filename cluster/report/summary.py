@@ -1,6 +1,6 @@
 """A run in figures: `metrics.jsonl` and `config.yaml` in, `summary.json` out. The report shows these same figures.
 
-Nothing is measured here: the figures of videos and their intervals are the evaluator's.
+Nothing is measured here: what was found of each video is the evaluator's.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from buffers.figures import Measured, by_domain, differences_of, figures_of, position_bias, text_counts
 from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
@@ -25,12 +26,14 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-c
 PHASES = ("before", "after")
 """The two evaluations of a run."""
 
-INTERVAL = "95%: Wilson for rates, normal for means"
+INTERVAL = "95%, over prompts; of one run: what another seed of training would give is not in it"
 
 
 def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of a run as plain JSON values. What a run did not come to is None or empty, never zero."""
     evaluations = evaluation_rows(rows)
+    measured: dict[str, Measured] = {phase: row["measured"] for phase, row in evaluations.items()}
+    domains = {phase: by_domain(videos) for phase, videos in measured.items()}
     steps = step_rows(rows)
     planned = sum(stage["steps"] for stage in config["stages"])
     return {
@@ -38,12 +41,17 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
         "evaluated": [phase for phase in PHASES if phase in evaluations],
         "complete": "after" in evaluations and len(steps) >= planned,
         "interval": INTERVAL,
-        "figures": _changes(evaluations),
-        "texts": {phase: row["texts"] for phase, row in evaluations.items()},
-        "by_domain": {phase: row["by_domain"] for phase, row in evaluations.items()},
+        "figures": _compared(evaluations, measured),
+        "texts": {phase: text_counts(videos) for phase, videos in measured.items()},
+        "by_domain": {
+            domain: _compared(
+                evaluations, {phase: parts[domain] for phase, parts in domains.items() if domain in parts}
+            )
+            for domain in dict.fromkeys(domain for parts in domains.values() for domain in parts)
+        },
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
-        "verdicts": verdict_figures(of_kind(rows, "verdicts"), orders=2 if config["ranker"]["both_orders"] else 1),
+        "verdicts": verdict_figures(of_kind(rows, "verdicts"), config["ranker"]["both_orders"]),
         "failures": len(of_kind(rows, "failure")),
         "roles": role_figures(rows),
         "balance": balance(rows),
@@ -78,28 +86,18 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     return yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
 
 
-def verdict_figures(rows: list[Row], *, orders: int) -> dict[str, Any] | None:
-    """Counts of the last "verdicts" row (they are cumulative) with the shares of the answers.
-
-    orders: in how many orders a pair is judged.
-    """
+def verdict_figures(rows: list[Row], both_orders: bool) -> dict[str, Any] | None:
+    """Counts of the last "verdicts" row (they are cumulative), and what they say of the judge."""
     if not rows:
         return None
     counts = without_stamp(rows[-1])
-    return {"counts": counts, "orders": orders, **answer_shares(counts, orders=orders)}
+    return {"counts": counts, "agreement": agreement(counts, both_orders), "position_bias": position_bias(counts)}
 
 
-def answer_shares(counts: Mapping[str, Any], *, orders: int) -> dict[str, float | None]:
-    """`agreement`: share of judged pairs whose two orders named the same video. `first_shown_share`: of all answers
-    (one an order), the share for the video shown first; an unbiased judge gives one half.
-
-    Both are None if a function scored all pairs.
-    """
+def agreement(counts: Mapping[str, Any], both_orders: bool) -> float | None:
+    """Share of the judged pairs whose two orders named the same video; None if nobody was asked twice."""
     asked = counts["judged"] - counts.get("scored", 0)
-    return {
-        "agreement": counts["agreed"] / asked if asked else None,
-        "first_shown_share": counts["first_shown"] / (orders * asked) if asked else None,
-    }
+    return counts["agreed"] / asked if asked and both_orders else None
 
 
 def phase_seconds(rows: list[Row]) -> dict[str, float]:
@@ -130,17 +128,18 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _changes(evaluations: Mapping[str, Row]) -> dict[str, Any]:
-    """Each figure by name with what it means, before and after, and how far it changed."""
-    changes = {}
-    for name in dict.fromkeys(name for row in evaluations.values() for name in row["figures"]):
-        before, after = (evaluations.get(phase, {"figures": {}})["figures"].get(name) for phase in PHASES)
-        overlap = change = None
-        if before and after:
-            (low, high), (low_after, high_after) = before["interval"], after["interval"]
-            overlap = low <= high_after and low_after <= high
-            change = after["value"] / before["value"] - 1 if before["value"] else None
-        meaning = {key: (before or after).get(key) for key in ("better", "unit", "against")}
-        changed = {"intervals_overlap": overlap, "relative_change": change}
-        changes[name] = {**meaning, "before": before, "after": after, **changed}
-    return changes
+def _compared(evaluations: Mapping[str, Row], of: Mapping[str, Measured]) -> dict[str, Any]:
+    """Each figure by name: what it means, before, after, and the paired difference. of: the videos of each phase."""
+    about = {name: meaning for row in evaluations.values() for name, meaning in row["about"].items()}
+    figures = {phase: figures_of(measured, about) for phase, measured in of.items()}
+    before, after = (of.get(phase, {}) for phase in PHASES)
+    changes = differences_of(after, before)
+    return {
+        name: {
+            **{key: meaning.get(key) for key in ("better", "unit", "against")},
+            **{phase: figures.get(phase, {}).get(name) for phase in PHASES},
+            "change": changes.get(name),
+        }
+        for name, meaning in about.items()
+        if any(name in found for found in figures.values())
+    }

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from buffers.labels import DROP_COUNTS
+from buffers.labels import DROP_COUNTS, POSITION_COUNTS
 from cluster.run_folder import RunFolder
 from configs.schema import RunConfig
 
@@ -16,6 +16,11 @@ WILSON = {
     (55, 256): (0.168944, 0.269175),
     (40, 192): (0.156889, 0.271220),
     (15, 64): (0.147499, 0.351333),
+}
+
+ABOUT = {
+    "distorted": {"better": "lower", "unit": "of videos"},
+    "motion": {"better": "higher", "unit": "pixels per frame"},
 }
 
 
@@ -45,7 +50,7 @@ def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFol
         step(1, time=110, wait_s=90.0, step_s=4.0, loss=0.7),
         roles("generator", 0, time=150, busy=95, waiting=5),
         roles("ranker", 0, time=150, busy=10, waiting=30),
-        verdicts(time=150, judged=20, label_1=20, agreed=16, first_shown=18, added=16, dropped_disagreement=4),
+        verdicts(time=150, judged=20, label_1=20, agreed=16, disagreed_human_1=4, added=16, dropped_disagreement=4),
     ]
     if not partial:
         rows += [
@@ -58,7 +63,9 @@ def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFol
                 label_1=30,
                 label_3=10,
                 agreed=30,
-                first_shown=36,
+                disagreed_human_1=6,
+                disagreed_general_3=4,
+                first_human_1=1,
                 added=28,
                 dropped_disagreement=10,
             ),
@@ -68,27 +75,6 @@ def fake_run(path: Path, *, partial: bool = False, meter: bool = True) -> RunFol
         ]
     run.metrics_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run
-
-
-def figures(distorted: int, videos: int, motion: float) -> dict[str, Any]:
-    """As `Evaluator.summary` gives them; motion within 0.05."""
-    return {
-        "distorted": {
-            "value": distorted / videos,
-            "interval": list(WILSON.get((distorted, videos), (0.0, 0.5))),
-            "count": distorted,
-            "of": videos,
-            "better": "lower",
-            "unit": "of videos",
-        },
-        "motion": {
-            "value": motion,
-            "interval": [motion - 0.05, motion + 0.05],
-            "of": videos,
-            "better": "higher",
-            "unit": "pixels per frame",
-        },
-    }
 
 
 def evaluation(
@@ -103,13 +89,24 @@ def evaluation(
         measured = {"distorted": bad, "motion": 1.25, "reason": "splits" if bad else ""}
         kept.append(entry | ({"figures": measured} if meter else {}))
     row: dict[str, Any] = {"time": time, "kind": "evaluation", "phase": phase, "videos": 256, "kept": kept}
-    row |= {"figures": {}, "texts": {}, "by_domain": {}}
-    if meter:
-        row["texts"] = {"reason": {"splits": distorted}}
-        general, human = (40, 15) if phase == "before" else (6, 2)
-        row["figures"] = figures(distorted, 256, motion)
-        row["by_domain"] = {"general": figures(general, 192, motion), "human": figures(human, 64, motion)}
+    row |= {"about": ABOUT if meter else {}, "measured": of_videos(distorted, motion) if meter else {}}
     return row
+
+
+def of_videos(distorted: int, motion: float) -> dict[str, list[Any]]:
+    """192 general videos and 64 human ones, every one of its own prompt; the first of each domain are distorted.
+
+    A fifth of them is human before (55: 40 and 15), a quarter after (8: 6 and 2). Motion is 0.1 less and more in turn.
+    """
+    human = {55: 15, 8: 2}[distorted]
+    bad = [*(place < distorted - human for place in range(192)), *(place < human for place in range(64))]
+    return {
+        "prompt": [f"prompt {place}" for place in range(256)],
+        "domain": ["general"] * 192 + ["human"] * 64,
+        "distorted": bad,
+        "motion": [motion + 0.1 * (-1) ** place for place in range(256)],
+        "reason": ["splits" if each else "" for each in bad],
+    }
 
 
 def step(number: int, *, time: float, wait_s: float, step_s: float, loss: float) -> dict[str, Any]:
@@ -139,7 +136,7 @@ def roles(role: str, index: int, *, time: float, busy: float, waiting: float) ->
 
 
 def verdicts(*, time: float, **counts: int) -> dict[str, Any]:
-    keys = [*(f"label_{label}" for label in (1, 2, 3, 4)), "judged", "agreed", "first_shown", "added"]
-    keys += DROP_COUNTS
+    keys = [*(f"label_{label}" for label in (1, 2, 3, 4)), "judged", "agreed", "added"]
+    keys += [*POSITION_COUNTS, *DROP_COUNTS]
     keys += ["duplicate", "late", "stale", "taken"]
     return {"time": time, "kind": "verdicts", **dict.fromkeys(keys, 0), **counts}

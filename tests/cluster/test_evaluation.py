@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
+from buffers.figures import figures_of, text_counts
 from buffers.records import Candidates, CandidateVideos, Condition, Request, Scores, Verdict
 from cluster.evaluation import compare, evaluate, evaluation_requests, outcome, videos_kept, videos_made
 from configs.load import load_config
@@ -104,12 +105,12 @@ def test_without_a_meter_the_judge_compares_after_with_before_also_in_another_pr
         return await compare(evaluator=evaluator, rankers=rankers, config=judge, videos=6, at_once=2)
 
     summary = asyncio.run(story())
-    figures = summary["figures"]
+    figures = figures_of(summary["measured"], summary["about"])
     # The first videos of the three conditions differ in brightness, the second ones are black on both sides.
     assert [figures[name]["count"] for name in ("win", "tie", "loss")] == [wins, 3, losses]
     assert figures["net win rate"]["value"] == (wins - losses) / 6
-    assert figures["net win rate"]["interval"][0] < figures["net win rate"]["value"]
-    assert summary["texts"] == {"why a tie": {"tie": 3}}
+    assert (figures["net win rate"]["of"], figures["net win rate"]["prompts"]) == (6, 3)
+    assert text_counts(summary["measured"]) == {"why a tie": {"tie": 3}}
     assert len(list(tmp_path.rglob("*.mp4"))) == 12
 
 

@@ -68,9 +68,12 @@ def test_without_a_meter_a_run_reports_what_its_judge_prefers(tmp_path: Path):
     command = [sys.executable, "-m", "cluster.cli", "run", "configs/miniature.yaml", *settings]
     subprocess.run(command, check=True, capture_output=True, timeout=400)
     done = evaluation_rows(read_metrics(out / "metrics.jsonl"))
-    assert done["before"]["figures"] == {} and len(list((out / "videos" / "before").glob("*.mp4"))) == 4
-    judged = done["after"]["figures"]
-    assert sum(judged[name]["count"] for name in ("win", "tie", "loss")) == judged["win"]["of"] == 4
+    assert (
+        done["before"]["measured"] == {"prompt": [], "domain": []}
+        and len(list((out / "videos" / "before").glob("*.mp4"))) == 4
+    )
+    judged = done["after"]["measured"]
+    assert sum(sum(judged[name]) for name in ("win", "tie", "loss")) == len(judged["win"]) == 4
 
     rows = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
     (out / "metrics.jsonl").write_text("".join(row for row in rows if '"phase": "after"' not in row))
@@ -78,5 +81,5 @@ def test_without_a_meter_a_run_reports_what_its_judge_prefers(tmp_path: Path):
     (out / "report.html").unlink()
     again = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0, f"{again.stdout}\n{again.stderr}"
-    assert evaluation_rows(read_metrics(out / "metrics.jsonl"))["after"]["figures"] == judged
+    assert evaluation_rows(read_metrics(out / "metrics.jsonl"))["after"]["measured"] == judged
     assert "the judge prefers" in (out / "report.html").read_text()

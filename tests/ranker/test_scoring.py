@@ -62,7 +62,10 @@ def test_figures_worked_out_by_hand() -> None:
     assert found["by_criterion"]["melts"]["by_video"]["value"] == 1.0
     assert found["by_criterion"]["jumps"]["by_video"]["value"] == 0.0
     assert found["agreement"]["value"] == 0.8
-    assert (found["first_shown"]["count"], found["first_shown"]["of"]) == (6, 10)
+    bias = found["position_bias"]
+    assert {name: (each["count"], each["of"]) for name, each in bias.items()} == dict.fromkeys(
+        ("all", "human", "human/1"), (1, 1)
+    )
     assert found["dropped"] == {"disagreement": 1}
     assert found["kept"]["by_video"]["value"] == 1.0
 

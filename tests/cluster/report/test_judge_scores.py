@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from buffers.figures import rate
+from buffers.figures import position_bias
+from buffers.labels import DISAGREED, FIRST
 from cluster.report.judge_scores import write_ranker_report
 from cluster.report.page import TEMPLATES
 from configs.ranker import RankerScoringConfig
@@ -34,7 +35,7 @@ def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> No
         "8 of 10",  # by video
         "7 of 9",  # by label: one has no label
         "9 of 10",  # agreement
-        "11 of 20",  # first shown
+        "Of the 1 pairs on which its two orders disagree, it chose the video shown first of 1",
         "1 disagreement",
         "<b>slow</b>",
         "People: alike, A moves better (<b>slow</b>). Judge: alike, B moves better, confidence 0.80",
@@ -47,11 +48,23 @@ def test_the_page_shows_the_figures_and_plays_the_mistakes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("right", "first", "says"),
-    [(90, 100, "better than chance; no position bias"), (52, 100, "not shown to be better"), (90, 150, "shown first")],
+    [
+        (
+            90,
+            8,
+            "better than chance. Of the 20 pairs on which its two orders disagree, it chose the video shown first of 8",
+        ),
+        (90, 8, "no position bias can be seen"),
+        (52, 10, "not shown to be better"),
+        (90, 18, "it favours the video shown first."),
+        (90, 2, "it favours the video shown second."),
+        (90, None, "agree on every pair, so nothing tells of a position bias"),
+    ],
 )
-def test_the_conclusion_claims_no_more_than_its_intervals(right: int, first: int, says: str) -> None:
-    given = [scored((1,), 1 if index < right else 2, first_shown=0) for index in range(100)]
-    figures = score(given)
-    figures["first_shown"] = rate(first, 200)
+def test_the_conclusion_claims_no_more_than_its_intervals(right: int, first: int | None, says: str) -> None:
+    figures = score([scored((1,), 1 if index < right else 2) for index in range(100)])
+    if first is not None:
+        counts = {DISAGREED.format("human_1"): 20, FIRST.format("human_1"): first}
+        figures["position_bias"] = position_bias(counts)
     words: Any = TEMPLATES.get_template("words.html").module
     assert says in " ".join(words.of_scored_judge(figures).split())

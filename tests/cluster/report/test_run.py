@@ -92,19 +92,28 @@ def test_prompts_are_text_and_nothing_else(page):
 
 
 def test_the_figures_are_those_worked_out_by_hand(page):
-    fell = "Distorted fell from 21.5% to 3.1% of videos, which is better; the 95% intervals do not overlap."
-    assert fell in page.text
-    assert "Motion went from 1.20 to 1.14 pixels per frame (-5.0%), but the 95% intervals overlap" in page.text
+    # 47 of 256 videos became clean: p = 0.1836, whose deviation is sqrt(p (1 - p) / 255), and t of 255 is 1.9693.
+    fell = (
+        "Distorted fell from 21.5% to 3.1% of videos: -18.4 points (-23.1 to -13.6). That is better: of 256 videos, 47"
+    )
+    assert fell + " became better and 0 worse." in page.text
+    assert "Motion fell from 1.20 to 1.14 pixels per frame: -0.06 (-0.06 to -0.06). That is worse" in page.text
     assert "reason videos before videos after splits 55 8" in page.text
     assert "before: 55 of 256 (16.9% to 26.9%)" in page.text
-    assert "after: 8 of 256 (1.6% to 6.0%)" in page.text
-    assert "before: 1.15 to 1.25" in page.text and "after: 1.09 to 1.19" in page.text
+    assert "after: 8 of 256 (1.6% to 6.1%) paired: -18.4 points (-23.1 to -13.6)" in page.text
+    assert "before: 1.19 to 1.21" in page.text and "after: 1.13 to 1.15" in page.text
+    assert "intervals over 256 prompts" in page.text and "another seed of training" in page.text
+    first = "Of the 10 pairs on which its two orders disagree, it chose the video shown first of 1 (10.0%"
+    assert first in page.text and "it favours the video shown second." in page.text
     assert re.search(r"Pairs kept 28 of 40 judged; orders agreed on 75.0%", page.text)
     assert re.search(r"Balance \+30 ", page.text)
     assert re.search(r"Generators busy 80% .*Learner waiting 50%", page.text)
     assert re.search(r"evaluation after 12 min 34 s", page.text)
     assert re.search(r"all 15 min 54 s", page.text)  # 40 + 60 + 100 + 754
-    assert re.search(r"human before 23.4% 15 of 64 \(14.7% to 35.1%\) 1.20 1.15 to 1.25", page.text)
+    # Wilson's of 15 of 64, with t of 63 (1.998) in place of 1.960.
+    assert re.search(
+        r"human distorted, share of videos 23.4% \(14.6% to 35.4%\) 3.1% \(0.8% to 10.9%\) -20.3 points", page.text
+    )
     assert "2 of 2 steps of 16 pairs" in page.text and "seed 7" in page.text
     assert "not complete" not in page.text
 
@@ -127,16 +136,25 @@ def test_pictures_write_the_same_figures_and_take_the_pages_colours(page, run):
         "Both orders",
     ):
         assert title in titles
-    for title in ("shown first", "Staleness", "Busy and waiting", "Seconds of a learner step", "by domain"):
+    for title in (
+        "the first is chosen",
+        "paired difference",
+        "Staleness",
+        "Busy and waiting",
+        "Seconds of a learner step",
+        "by domain",
+    ):
         assert title in titles
-    rates = next(text for text in pictures if "Distorted" in text and "by domain" not in text)
+    rates = next(text for text in pictures if "Distorted" in text and "before" in text)
     assert "21.5%" in rates and "3.1%" in rates and "share of videos, 95% interval" in rates
     assert "80% busy" in next(text for text in pictures if "Busy and waiting" in text)
 
 
 def test_videos_play_side_by_side_with_before_on_the_left(page):
     files = [base64.b64decode((video["src"] or "").removeprefix("data:video/mp4;base64,")) for video in page.videos]
+    # 000-a became better and 000-b worse: both are shown first, apart from the others.
     expected = [f"video {phase} {name}" for name in ("000-a", "000-b", "001-a") for phase in ("before", "after")]
+    assert re.search(r"Became better.*Became worse.*The other 1 of the first 3 held-out videos", page.text)
     assert [file.decode() for file in files] == expected
     assert all({"autoplay", "loop", "muted", "playsinline"} <= video.keys() for video in page.videos)
     assert "1 became better (green edge), 1 became worse (pink edge), 1 stayed as they were" in page.text
@@ -170,7 +188,7 @@ def test_a_run_that_did_nothing_has_a_report_too(tmp_path):
 
 def test_verdicts_of_a_run_that_was_killed_and_goes_on_are_counted_once(tmp_path):
     run = fake_run(tmp_path / "run", partial=True)  # killed after 20 verdicts
-    counts = {"label_1": 0, "agreed": 0, "first_shown": 0}
+    counts = {"label_1": 0, "agreed": 0}
     with run.metrics_file.open("a") as file:
         for time, judged in ((160, 12), (170, 30)):  # the kill took 8 verdicts that were not committed yet
             counts = dict.fromkeys(counts, judged)
@@ -179,7 +197,7 @@ def test_verdicts_of_a_run_that_was_killed_and_goes_on_are_counted_once(tmp_path
             )
     summary = write_summary(run.path, {})["verdicts"]
     assert (summary["counts"]["judged"], summary["counts"]["added"], summary["counts"]["label_1"]) == (30, 26, 30)
-    assert (summary["agreement"], summary["first_shown_share"]) == (1.0, 0.5)
+    assert (summary["agreement"], summary["position_bias"]) == (1.0, {})
     assert "Pairs kept 26 of 30 judged" in Page(write_report(run.path).read_text()).text
 
 
@@ -230,13 +248,25 @@ def test_what_is_too_large_is_named_not_embedded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "after, overlap, expected", [(0.3, False, "rose from 20.0% to 30.0%"), (0.19, True, "no difference can be claimed")]
+    ("value", "interval", "expected"),
+    [
+        (0.1, [0.02, 0.18], "rose from 20.0% to 30.0% of videos: +10.0 points (+2.0 to +18.0). That is worse"),
+        (-0.1, [-0.18, -0.02], "fell from 20.0% to 10.0% of videos: -10.0 points (-18.0 to -2.0). That is better"),
+        (
+            0.1,
+            [-0.01, 0.21],
+            "went from 20.0% to 30.0% of videos: +10.0 points (-1.0 to +21.0). No difference can be claimed",
+        ),
+    ],
 )
-def test_the_conclusion_claims_no_more_than_the_intervals(after, overlap, expected):
+def test_the_conclusion_claims_no_more_than_the_paired_interval(value: float, interval: list[float], expected: str):
     before = {"value": 0.2, "interval": [0.1, 0.25], "count": 20, "of": 100}
-    distorted = {"before": before, "after": before | {"value": after}, "intervals_overlap": overlap}
-    distorted |= {"relative_change": None, "better": "lower", "unit": "of videos", "against": None}
+    after = before | {"value": 0.2 + value}
+    change = {"value": value, "interval": interval, "points": True, "rose": 20, "fell": 10, "of": 100}
+    about = {"better": "lower", "unit": "of videos", "against": None}
+    distorted = {"before": before, "after": after, "change": change, **about}
     assert expected in Page(WORDS.of_run({"distorted": distorted})).text
+    assert "no difference can be told" in Page(WORDS.of_run({"distorted": distorted | {"change": None}})).text
 
 
 def test_durations_are_written_for_people():

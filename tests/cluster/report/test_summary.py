@@ -33,14 +33,27 @@ def test_summary_holds_the_figures_worked_out_by_hand(tmp_path):
     assert (distorted["better"], distorted["unit"]) == ("lower", "of videos")
     assert (before["count"], before["of"], before["value"]) == (55, 256, 0.21484375)
     assert (after["count"], after["of"], after["value"]) == (8, 256, 0.03125)
-    assert tuple(after["interval"]) == WILSON[8, 256]
-    assert distorted["intervals_overlap"] is False
-    assert summary["figures"]["motion"]["relative_change"] == pytest.approx(-0.05)
-    assert summary["by_domain"]["before"]["human"]["distorted"]["value"] == 15 / 64
+    # Wilson's with Student's quantile of 255 degrees of freedom, 1.969, in place of 1.960.
+    assert tuple(after["interval"]) == pytest.approx(WILSON[8, 256], abs=3e-4)
+    change = distorted["change"]
+    assert (change["value"], change["rose"], change["fell"]) == (-47 / 256, 0, 47)
+    half = 1.9693 * math.sqrt(47 * 209 / 256**2 / 255)
+    assert change["interval"] == pytest.approx([-47 / 256 - half, -47 / 256 + half], abs=1e-5)
+    assert summary["figures"]["motion"]["change"]["value"] == pytest.approx(-0.06)
+    human = summary["by_domain"]["human"]["distorted"]
+    assert (human["before"]["value"], human["after"]["value"]) == (15 / 64, 2 / 64)
+    assert human["change"]["value"] == -13 / 64
     assert summary["texts"] == {"before": {"reason": {"splits": 55}}, "after": {"reason": {"splits": 8}}}
     assert summary["phases_s"] == {"start": 40, "evaluation before": 60, "online": 100, "evaluation after": 754}
     assert summary["verdicts"]["agreement"] == 0.75  # 30 of 40
-    assert summary["verdicts"]["first_shown_share"] == 0.45  # 36 of 2 * 40
+    bias = summary["verdicts"]["position_bias"]
+    assert {name: (each["count"], each["of"]) for name, each in bias.items()} == {
+        "all": (1, 10),
+        "human": (1, 6),
+        "general": (0, 4),
+        "human/1": (1, 6),
+        "general/3": (0, 4),
+    }
     assert summary["verdicts"]["counts"]["label_3"] == 10
     assert summary["versions"] == {"policy": 2} and summary["seeds"] == {"run": 7, "evaluation": 90_000}
     assert summary["steps"]["done"] == summary["steps"]["planned"] == 2
@@ -142,8 +155,7 @@ def test_a_partial_run_says_none_where_nothing_was_measured(tmp_path):
     summary = write_summary(fake_run(tmp_path / "run", partial=True).path, {})
     assert summary["complete"] is False and summary["evaluated"] == ["before"]
     assert summary["figures"]["distorted"]["after"] is None
-    assert summary["figures"]["distorted"]["intervals_overlap"] is None
-    assert summary["figures"]["motion"]["relative_change"] is None
+    assert summary["figures"]["distorted"]["change"] is None
     assert summary["steps"]["done"] == 1
 
 
@@ -162,6 +174,13 @@ def test_a_torn_last_line_is_left_out_and_a_broken_one_before_it_is_named(tmp_pa
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a JSON object"):
         read_metrics(file)
     assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+def test_a_run_of_an_older_version_is_named_and_not_called_unmeasured(tmp_path):
+    run = fake_run(tmp_path / "run")
+    run.metrics_file.write_text(run.metrics_file.read_text().replace('"measured"', '"figures"'))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: an older version of Apogee"):
+        write_report(run.path)
 
 
 def test_recent_shares_follow_what_is_new():
@@ -189,7 +208,7 @@ def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
     for index in range(128):  # 8 of 256 videos are white in the first frame; motion is 1 and 3 in turn
         video_a, video_b = np.zeros((2, 2, 2, 3), np.uint8), np.zeros((2, 2, 2, 3), np.uint8)
         video_a[0], video_a[1], video_b[1] = 255 * (index < 8), 1, 3
-        condition = Condition("c", "p", "general")
+        condition = Condition("c", f"p{index}", "general")
         evaluator.measure("before", [CandidateVideos(condition, video_a, video_b, 8.0, 0)])
     row = {"time": 1.0, "kind": "evaluation", "phase": "before", **evaluator.summary("before")}
     config = {
@@ -203,9 +222,9 @@ def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
 
     white = summary["figures"]["white"]["before"]
     assert white["value"] == 8 / 256
-    assert tuple(white["interval"]) == pytest.approx(WILSON[8, 256], abs=1e-6)
-    # 256 values, half 1 and half 3: mean 2, sample deviation sqrt(256 / 255).
-    motion = summary["figures"]["motion"]["before"]
-    assert motion["value"] == 2.0
-    assert motion["interval"][1] - 2.0 == pytest.approx(1.959964 * math.sqrt(256 / 255) / 16, abs=1e-6)
-    assert summary["by_domain"]["before"]["general"]["white"] == white
+    # Of one prompt one of the two videos is white, eight times: less alike than chance, so as many as there are videos.
+    assert (white["of"], white["prompts"]) == (256, 128)
+    assert tuple(white["interval"]) == pytest.approx(WILSON[8, 256], abs=1e-3)
+    # Each prompt has one video of motion 1 and one of motion 3: prompts do not differ at all.
+    assert summary["figures"]["motion"]["before"]["interval"] == [2.0, 2.0]
+    assert summary["by_domain"]["general"]["white"]["before"] == white

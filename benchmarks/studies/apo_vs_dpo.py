@@ -35,8 +35,7 @@ from buffers.records import Batch, Condition, EncodedCondition, Pair
 from buffers.tensors import encode
 from configs.load import load_config
 from configs.sections import LearnerConfig, TimestepsConfig
-from examples.miniature.meter import measure
-from examples.miniature.obedience import obeys
+from examples.miniature.meter import measure, obeyed
 from examples.miniature.prompts.make import split
 from learner.learner import Learner
 from learner.noise_levels import by_noise_level
@@ -65,6 +64,8 @@ SEEDS = (0, 1, 2, 3, 4)
 BETAS, RATES = (0.5, 5.0, 50.0, 500.0, 5000.0), (4e-5, 1e-4, 2e-4, 5e-4, 1.2e-3)
 CHOOSING_SEEDS, FINALISTS = (100, 101), 2
 """All of the grid is tried with the first seed, its best few with the second too, and the best of those is used."""
+OBEYED = ("colour", "direction")
+"""What of the prompt a video must show. The runs that are there were measured before the meter looked at the object."""
 KEPT = 0.9
 """Share of the base's motion and obedience that a setting must keep: a still video, or one of another colour, is not an
 aligned one."""
@@ -160,7 +161,8 @@ class Bench:
                 found = measure(video, prompt)
                 outcome.distorted.append(int(found.distorted))
                 outcome.motion.append(round(found.motion, 3))
-                outcome.obeyed.append(int(all(obeys(video, prompt))))
+                asked = obeyed(video, prompt)
+                outcome.obeyed.append(int(all(asked[each] for each in OBEYED)))
         return outcome
 
     def make_pairs(self) -> None:

@@ -46,7 +46,7 @@ def evaluation_rows(rows: list[Row]) -> dict[str, Row]:
     evaluations = {row["phase"]: row for row in of_kind(rows, "evaluation")}
     if any("measured" not in row for row in evaluations.values()):
         raise ValueError(
-            "metrics.jsonl: an older version of Apogee measured the videos and kept only means, which cannot be paired; "
+            "metrics.jsonl: an older version of Apogee measured the videos and kept only means, nothing to pair; "
             "end the run with that version, or start anew with out=FOLDER"
         )
     return evaluations

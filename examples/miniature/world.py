@@ -109,11 +109,23 @@ def render(scene: Scene) -> np.ndarray:
     return np.stack([_frame(scene, index) for index in range(FRAMES)])
 
 
-def _frame(scene: Scene, index: int) -> np.ndarray:
+def still(color: str, shape: str, x: float, y: float, scale: float) -> np.ndarray:
+    """One frame, uint8 `[height, width, 3]`, of a shape with its centre at (x, y), `scale` times as large as usual."""
+    canvas, xs, ys = _canvas()
+    _shape(canvas, xs, ys, draw(color, shape, "left"), x, y, scale, 0)
+    return _shrink(canvas)
+
+
+def _canvas() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The background, supersampled, and the place (x, y) of each of its pixels."""
     n = SIZE * SUPERSAMPLE
     grid = (np.arange(n, dtype=np.float32) + 0.5) / SUPERSAMPLE
     xs, ys = np.meshgrid(grid, grid)
-    canvas = np.broadcast_to(BACKGROUND, (n, n, 3)).copy()
+    return np.broadcast_to(BACKGROUND, (n, n, 3)).copy(), xs, ys
+
+
+def _frame(scene: Scene, index: int) -> np.ndarray:
+    canvas, xs, ys = _canvas()
     dx, dy = DIRECTIONS[scene.direction]
     cx, cy = scene.x + dx * scene.speed * index, scene.y + dy * scene.speed * index
     scale = 1.0

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from examples.miniature.meter import measure
-from examples.miniature.world import DISTORTIONS, FRAMES, SIZE, draw, draw_any, render
+from examples.miniature.meter import FIGURES, figures, measure, obeyed
+from examples.miniature.world import DISTORTIONS, FRAMES, SHAPES, SIZE, all_prompts, draw, draw_any, render
 
 
 def test_no_false_alarm_on_clean_videos() -> None:
@@ -42,3 +42,32 @@ def test_a_person_without_a_head_is_distorted() -> None:
     brightest = frames[4].min(-1) > 150  # nothing but the head is bright in every channel
     frames[4][brightest] = (70, 110, 235)
     assert measure(frames, scene.prompt).reason == "loses its head"
+
+
+def drawn(prompt: str) -> np.ndarray:
+    words = prompt.split()
+    return render(draw(words[1], words[2], words[-1], np.random.default_rng(len(prompt))))
+
+
+@pytest.mark.parametrize("prompt", [prompt for _, prompt in all_prompts()])
+def test_what_is_drawn_is_what_its_prompt_asks_for(prompt: str) -> None:
+    assert obeyed(drawn(prompt), prompt) == {"object": True, "colour": True, "direction": True}
+
+
+@pytest.mark.parametrize("subject", [*SHAPES, "person"])
+def test_another_object_is_seen_also_if_it_is_clean(subject: str) -> None:
+    video = drawn(f"a red {subject} moving left")
+    for asked in {*SHAPES, "person"} - {subject}:
+        found = obeyed(video, f"a red {asked} moving left")
+        assert found == {"object": False, "colour": True, "direction": True}, asked
+
+
+def test_another_colour_in_one_frame_and_another_way_are_seen() -> None:
+    video = drawn("a green circle moving down")
+    assert not obeyed(video, "a blue circle moving down")["colour"]
+    assert not obeyed(video, "a green circle moving up")["direction"]
+    found = figures(video, "a green square moving up")
+    assert not found["obeyed"] and found["not as asked"] == "object, direction"
+    assert set(FIGURES) == {name for name, value in found.items() if not isinstance(value, str)}
+    video[-1] = drawn("a blue circle moving down")[-1]
+    assert not obeyed(video, "a green circle moving down")["colour"]

@@ -12,10 +12,10 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-Row = dict[str, Any]
+from buffers.figures import figure
+from examples.miniature.prompts.make import split
 
-DRAWS = 10_000
-"""Of the bootstrap; its generator has a fixed seed, so that a report is a function of its runs."""
+Row = dict[str, Any]
 
 NAMES = {
     "base": "base",
@@ -29,6 +29,8 @@ NAMES = {
     "apo_snap_anchor": "APO, snap: grid",
 }
 COLORS = ("#808080", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#B8A000", "#404040")
+
+RATES = ("distorted", "obeyed")
 
 SPIKE_PAST, SPIKE_SIZE = 15, 4.0
 """A loss is a spike when it lies this many robust deviations (1.4826 x median absolute deviation) above the median of
@@ -75,10 +77,10 @@ CLAIMS = (
 
 
 class Study:
-    """The comparison's runs as matrices `[seeds, videos]`; one set of bootstrap draws for all of them.
+    """The comparison's runs as matrices `[seeds, videos]`, with intervals over the prompts and the seeds of training.
 
-    Seeds and videos are drawn with replacement, crossed, and the same in every arm: the arms share the noises that they
-    are measured on and, seed by seed, the order of the pairs, so differences are paired.
+    The arms share the prompts and noises that they are measured on and, seed by seed, the order of the pairs, so
+    differences are paired.
     """
 
     def __init__(self, rows: list[Row]) -> None:
@@ -87,11 +89,6 @@ class Study:
         # Of the seeds that every arm has: an unfinished study is reported as far as it is balanced.
         seeds = [{row["seed"] for row in self.of(arm)} for arm in self.arms if arm != "base"]
         self.seeds = sorted(set.intersection(*seeds)) if seeds else []
-        rng = np.random.default_rng(0)
-        count = len(self.seeds)
-        self._seeds = rng.multinomial(count, np.full(count, 1 / count), DRAWS) if count else np.zeros((DRAWS, 0))
-        self._videos: dict[int, np.ndarray] = {}
-        self._rng = rng
 
     def of(self, arm: str) -> list[Row]:
         return [row for row in self.rows if row["arm"] == arm]
@@ -101,28 +98,30 @@ class Study:
         return [row for seed in self.seeds for row in self.of(arm) if row["seed"] == seed]
 
     def matrix(self, arm: str, what: str, share: float | None = None) -> np.ndarray:
-        """`[seeds, videos]`; the base repeats its one row."""
+        """`[seeds, videos]`; of the base, whose videos no seed changes, `[1, videos]`."""
         if arm == "base":
-            whole = np.array([self.of("base")[0]["final"][what]] * len(self.seeds), dtype=float)
+            whole = np.array([self.of("base")[0]["final"][what]])
             return whole if share is None else whole[:, : len(self.runs("apo")[0]["curve"][0][what])]
         if share is None:
-            return np.array([row["final"][what] for row in self.runs(arm)], dtype=float)
+            return np.array([row["final"][what] for row in self.runs(arm)])
         points = [min(row["curve"], key=lambda point: abs(point["share"] - share)) for row in self.runs(arm)]
-        return np.array([point[what] for point in points], dtype=float)
+        return np.array([point[what] for point in points])
 
     def mean(self, arm: str, what: str, share: float | None = None) -> Interval:
-        return self._interval(self.matrix(arm, what, share))
+        matrix = self.matrix(arm, what, share)
+        return _interval(matrix.astype(bool) if what in RATES else matrix)
 
     def difference(self, arm: str, other: str, what: str, share: float | None = None) -> Interval:
         """`arm` minus `other`."""
-        return self._interval(self.matrix(arm, what, share) - self.matrix(other, what, share))
+        return _interval(self.matrix(arm, what, share).astype(float) - self.matrix(other, what, share))
 
-    def _interval(self, matrix: np.ndarray) -> Interval:
-        count = matrix.shape[1]
-        if count not in self._videos:
-            self._videos[count] = self._rng.multinomial(count, [1 / count] * count, DRAWS)
-        means = ((self._seeds @ matrix) * self._videos[count]).sum(1) / matrix.size
-        return Interval(float(matrix.mean()), *map(float, np.quantile(means, (0.025, 0.975))))
+
+def _interval(matrix: np.ndarray) -> Interval:
+    """Of values `[seeds, videos]`."""
+    runs, videos = np.indices(matrix.shape)
+    prompts = videos % len(split()[1])  # `Bench.evaluate` takes the held-out prompts in turn
+    found = figure(matrix.ravel().tolist(), prompts=prompts.ravel().tolist(), runs=runs.ravel().tolist())
+    return Interval(found["value"], *found["interval"])
 
 
 def spikes(losses: Sequence[float]) -> int:
@@ -183,8 +182,10 @@ def _head(study: Study, rows: list[Row]) -> str:
         "file, what we make of it in [findings.md](findings.md).\n\n"
         f"{len(study.seeds)} seeds ({', '.join(map(str, study.seeds))}), {videos} held-out videos a run, "
         f"{budget['steps']} optimizer steps of APO (others: as many as give the same number of transformer rows). "
-        f"{len(runs)} runs, {hours:.1f} process-hours of one thread each. Intervals are 95%, from a bootstrap over "
-        "seeds and videos; differences are paired."
+        f"{len(runs)} runs, {hours:.1f} process-hours of one thread each. Intervals are 95%, over the "
+        f"{len(split()[1])} held-out prompts and the {len(study.seeds)} seeds of training: what other prompts and "
+        "other seeds would give. The base was not trained, so its interval is over prompts alone. Differences are "
+        "paired by prompt, noise and seed."
     )
 
 

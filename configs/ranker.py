@@ -9,6 +9,7 @@ from configs.sections import (
     AdaptersConfig,
     ClusterConfig,
     Count,
+    Domain,
     Pixels,
     Positive,
     RankerConfig,
@@ -36,10 +37,11 @@ class JudgeLoraConfig(Section):
 
 
 class SlowMotionConfig(Section):
-    """Mined pairs: a preferred video beside a slowed part of itself, label 3 (paper, C.1)."""
+    """Mined pairs: a part of a preferred video beside a slowed part of it, label 3 (paper, C.1)."""
 
-    share: Share = 0.12
-    """Share of the pairs that are mined. The paper: 7k of 64k and 3k of 18k."""
+    share: dict[Domain, Share] = Field(default_factory=lambda: {"human": 0.11, "general": 0.17})
+    """Share of a domain's pairs that are mined; none of a domain that is not named. The paper: 7k of 64k human-centric
+    pairs, 3k of 18k others."""
     factors: list[Annotated[float, Field(gt=1.0, le=1000)]] = Field(
         min_length=1, default_factory=lambda: [2.0, 3.0, 4.0]
     )

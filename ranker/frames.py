@@ -63,10 +63,16 @@ def spread(total: int, count: int) -> np.ndarray:
     return np.linspace(0, total - 1, min(count, total)).round().astype(int)
 
 
-def read_frames(path: str | Path, *, count: int, max_pixels: int) -> SampledFrames:
+def every(total: int, count: int) -> np.ndarray:
+    """Every n-th of `total` frames, from the first on: at least `count` of them, if there are so many."""
+    return np.arange(0, total, max(1, (total - 1) // max(1, count - 1)))
+
+
+def read_frames(path: str | Path, *, count: int, max_pixels: int, evenly: bool = False) -> SampledFrames:
     """`count` frames spread evenly over the file's true duration (all of a shorter file's), none shown twice.
 
-    However long and large the file is, only the frames that are shown are held.
+    However long and large the file is, only the frames that are shown are held. evenly: as `every` picks them, so that
+    as many frames lie between any two neighbours.
 
     `max_pixels`: the judge's budget for one video. The times that the judge is told are the file's own: a variable
     frame rate is put on the grid of its average rate, so a time is at most half a frame off.
@@ -74,8 +80,8 @@ def read_frames(path: str | Path, *, count: int, max_pixels: int) -> SampledFram
     Raises as `frame_times` and `decode_frames` (`media/video_read.py`) do.
     """
     times = frame_times(path)
-    places = times.seconds * times.fps
-    nearest = np.unique([np.abs(places - place).argmin() for place in spread(len(places), count)])
+    places, pick = times.seconds * times.fps, every if evenly else spread
+    nearest = np.unique([np.abs(places - place).argmin() for place in pick(len(places), count)])
     budget = ROOM * max_pixels // len(nearest)
 
     def within(width: int, height: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@
 What `apogee ranker train` and `apogee ranker score` read. The pixel meter stands for the annotators. Half of the pairs
 are of a clean and a distorted video, half differ in motion alone; both domains, distortions of every kind and severity.
 Videos are drawn for it, or come from pools (of `label_generated`, say), an equal part of the pairs from each. With
-`--slow-motion` each pair is a clean video and a slowed part of it, as training mines them.
+`--slow-motion` each pair is a part of a clean video and a slowed part of it, as training mines them.
 """
 
 # pyright: reportPrivateImportUsage=false
@@ -23,9 +23,9 @@ from rich.progress import track
 from configs.ranker import SlowMotionConfig
 from examples.miniature.judge_data import VideoPool, meetings, rendered_pool
 from examples.miniature.meter import measure
-from examples.miniature.world import FPS, FRAMES
+from examples.miniature.world import FPS, FRAMES, draw_any, render
 from ranker.frames import sample_frames
-from ranker.training.slow_motion import slow_motion_pair
+from ranker.training.slow_motion import frames_wanted, slow_motion_pair
 
 
 def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) -> Path:
@@ -52,19 +52,22 @@ def write_pairs(folder: Path, pools: list[VideoPool], *, pairs: int, seed: int) 
     return _write_rows(manifest, rows)
 
 
-def write_slow_pairs(folder: Path, pool: VideoPool, *, pairs: int, seed: int) -> Path:
-    """As `write_pairs`, of clean videos and slowed parts of them, either first; label 3 or 4 names the standard one."""
+def write_slow_pairs(folder: Path, *, pairs: int, seed: int) -> Path:
+    """As `write_pairs`, of parts of clean videos and slowed parts of them, either first; label 3 or 4 names the
+    standard one. The videos are drawn with as many frames as it takes for both parts to have real ones alone."""
     manifest = _new_manifest(folder)
     rng, rows = np.random.default_rng(seed), []
-    for index in rng.choice(np.flatnonzero(~pool.distorted), pairs, replace=False):
-        source = sample_frames(pool.videos[index], fps=FPS, count=FRAMES)
-        factor = float(rng.choice(SlowMotionConfig().factors))
+    for number in range(pairs):
+        scene, factor = draw_any(rng), float(rng.choice(SlowMotionConfig().factors))
+        frames = frames_wanted(factor, FRAMES)
+        video = render(scene, frames=frames, pace=(FRAMES - 1) / (frames - 1))
+        source = sample_frames(video, fps=FPS * factor, count=frames)
         standard, slowed = slow_motion_pair(source, count=FRAMES, factor=factor, start=float(rng.random()))
         for name, footage in (("standard", standard), ("slow", slowed)):
-            write_lossless(folder / f"{index}-{name}.mkv", footage.frames)
+            write_lossless(folder / f"{number}-{name}.mkv", footage.frames)
         first, second = ("standard", "slow") if rng.random() < 0.5 else ("slow", "standard")
-        row = {"a": f"{index}-{first}.mkv", "b": f"{index}-{second}.mkv"}
-        row["domain"] = "human" if pool.human[index] else "general"
+        row = {"a": f"{number}-{first}.mkv", "b": f"{number}-{second}.mkv", "domain": scene.domain}
+        row["prompt"] = scene.prompt
         rows.append(row | {"label": 3 if first == "standard" else 4, "criterion": f"slowed {factor:g} times"})
     return _write_rows(manifest, rows)
 
@@ -105,8 +108,7 @@ def main() -> None:
     parser.add_argument("--slow-motion", action="store_true", help="clean videos beside slowed parts of themselves")
     arguments = parser.parse_args()
     if arguments.slow_motion:
-        pool = rendered_pool(3 * arguments.pairs, seed=arguments.seed)
-        print(write_slow_pairs(arguments.folder, pool, pairs=arguments.pairs, seed=arguments.seed))
+        print(write_slow_pairs(arguments.folder, pairs=arguments.pairs, seed=arguments.seed))
         return
     if arguments.pool:
         pools = [VideoPool.load(path) for path in arguments.pool]

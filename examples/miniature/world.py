@@ -104,9 +104,9 @@ def draw_any(rng: np.random.Generator, distorted: bool = False) -> Scene:
     return draw(pick(tuple(COLORS)), pick(subjects), pick(tuple(DIRECTIONS)), rng, distorted)
 
 
-def render(scene: Scene) -> np.ndarray:
-    """uint8 `[frames, height, width, 3]`, anti-aliased by supersampling."""
-    return np.stack([_frame(scene, index) for index in range(FRAMES)])
+def render(scene: Scene, *, frames: int = FRAMES, pace: float = 1.0) -> np.ndarray:
+    """uint8 `[frames, height, width, 3]`, anti-aliased by supersampling. `pace`: of time, from frame to frame."""
+    return np.stack([_frame(scene, pace * index) for index in range(frames)])
 
 
 def still(color: str, shape: str, x: float, y: float, scale: float) -> np.ndarray:
@@ -124,7 +124,7 @@ def _canvas() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.broadcast_to(BACKGROUND, (n, n, 3)).copy(), xs, ys
 
 
-def _frame(scene: Scene, index: int) -> np.ndarray:
+def _frame(scene: Scene, index: float) -> np.ndarray:
     canvas, xs, ys = _canvas()
     dx, dy = DIRECTIONS[scene.direction]
     cx, cy = scene.x + dx * scene.speed * index, scene.y + dy * scene.speed * index
@@ -159,7 +159,7 @@ def _shrink(canvas: np.ndarray) -> np.ndarray:
 
 
 def _shape(
-    canvas: np.ndarray, xs: np.ndarray, ys: np.ndarray, scene: Scene, cx: float, cy: float, scale: float, index: int
+    canvas: np.ndarray, xs: np.ndarray, ys: np.ndarray, scene: Scene, cx: float, cy: float, scale: float, index: float
 ) -> None:
     u, v = (xs - cx) / scale, (ys - cy) / scale
     if scene.subject == "circle":
@@ -172,7 +172,7 @@ def _shape(
 
 
 def _person(
-    canvas: np.ndarray, xs: np.ndarray, ys: np.ndarray, scene: Scene, cx: float, cy: float, scale: float, index: int
+    canvas: np.ndarray, xs: np.ndarray, ys: np.ndarray, scene: Scene, cx: float, cy: float, scale: float, index: float
 ) -> None:
     u, v = (xs - cx) / scale, (ys - cy) / scale
     swing = 0.45 * np.sin(scene.phase + 1.3 * index)

@@ -3,10 +3,10 @@
 Every draw is keyed by (seed, step, place in the step): any rank, and any restart, knows the whole schedule.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from buffers.people.labelled_pairs import LabelledPair
 from configs.ranker import RankerTrainingConfig
 from ranker.frames import SampledFrames, read_frames
 from ranker.questions import Question
-from ranker.training.slow_motion import slow_motion_pair
+from ranker.training.slow_motion import frames_wanted, slow_motion_pair
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ExampleStream:
         epoch, index = divmod(step * self._config.pairs_per_step + place, len(self._pairs))
         rng = np.random.default_rng([self._config.seed, step, place])
         slow = self._config.slow_motion
-        factor = float(rng.choice(slow.factors)) if rng.random() < slow.share else None
+        factor = float(rng.choice(slow.factors)) if rng.random() < slow.share.get(self._pairs[0].domain, 0.0) else None
         start, order = rng.random(), self._order(epoch)
         for number in (*order[index:], *order[:index]):
             try:
@@ -73,16 +73,18 @@ class ExampleStream:
         raise ValueError(f"pairs = {self._config.pairs}: none of the {len(order)} pairs can be read, first {why}")
 
     def _of_pair(self, pair: LabelledPair, factor: float | None, start: float) -> Example:
-        """The pair itself, or if there is a `factor` its better video beside a slowed part of it."""
+        """The pair itself, or if there is a `factor` a part of its better video beside a slowed part of it."""
         if factor is None:
             return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b)), pair.right)
-        source = self._read(pair.a if pair.a_is_better else pair.b, math.ceil(factor))
-        standard, slowed = slow_motion_pair(source, count=self._config.frames, factor=factor, start=start)
+        better, count = pair.a if pair.a_is_better else pair.b, self._config.frames
+        wanted = frames_wanted(factor, count)
+        pixels = self._config.max_pixels_per_video * wanted // count
+        source = read_frames(better, count=wanted, max_pixels=pixels, evenly=True)
+        standard, slowed = slow_motion_pair(source, count=count, factor=factor, start=start)
         return Example(Question(pair.domain, standard, slowed), (3,))
 
-    def _read(self, path, times: int = 1) -> SampledFrames:
-        config = self._config
-        return read_frames(path, count=times * config.frames, max_pixels=times * config.max_pixels_per_video)
+    def _read(self, path: Path) -> SampledFrames:
+        return read_frames(path, count=self._config.frames, max_pixels=self._config.max_pixels_per_video)
 
     def _order_of(self, epoch: int) -> list[int]:
         return np.random.default_rng([self._config.seed, epoch]).permutation(len(self._pairs)).tolist()

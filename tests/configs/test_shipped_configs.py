@@ -30,7 +30,8 @@ def test_the_ranker_is_served_with_the_frames_it_is_trained_on() -> None:
     assert (
         (large.frames, large.max_pixels_per_video) == (served.frames, served.max_pixels_per_video) == (40, 25_165_824)
     )
-    assert large.slow_motion.share == pytest.approx((7 + 3) / (64 + 18), abs=0.01)  # paper, C.1
+    shares = {"human": 7 / 64, "general": 3 / 18}  # paper, C.1
+    assert large.slow_motion.share == miniature.slow_motion.share == pytest.approx(shares, abs=0.005)
 
 
 def test_the_papers_config_has_the_papers_numbers() -> None:

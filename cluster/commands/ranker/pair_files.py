@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from buffers.people.labelled_pairs import LabelledPair, read_labelled_pairs
 from buffers.people.manifests import listed, made_or_why
 from buffers.records import Domain
+from configs.ranker import SlowMotionConfig
 from configs.sections import RankerConfig
 from media.video_read import frame_times
 from ranker.frames import spread
 from ranker.questions import Shape, question_tokens
-from ranker.training.slow_motion import LEAST_FRAMES
+from ranker.training.slow_motion import least_frames
 
 READERS = 16
 """Threads that look at the files."""
@@ -37,7 +38,7 @@ class Header(NamedTuple):
 class Context:
     """What a judge takes: so many frames and pixels of each video, and `tokens` of a question, the value of `key`.
 
-    processor: the checkpoint's. slowed: whether a pair's better video is also shown slowed.
+    processor: the checkpoint's. slow_motion: how some of a training's better videos are slowed.
     """
 
     processor: Any
@@ -45,7 +46,7 @@ class Context:
     max_pixels_per_video: int
     tokens: int
     key: str
-    slowed: bool = False
+    slow_motion: SlowMotionConfig | None = None
 
     @classmethod
     def of(cls, config: RankerConfig) -> "Context":
@@ -72,10 +73,12 @@ class Context:
         """Raises as `check` does, and if the better video is too short to be slowed."""
         a, b = headers[pair.a], headers[pair.b]
         better = a if pair.a_is_better else b
-        if self.slowed and better.frames < LEAST_FRAMES:
+        slow = self.slow_motion
+        least = max(map(least_frames, slow.factors)) if slow and slow.share.get(pair.domain) else 0
+        if better.frames < least:
             raise ValueError(
-                f"{better.file}: has {better.frames} frames; a video that is slowed needs at least {LEAST_FRAMES}. Set "
-                "slow_motion.share to 0 if none is to be"
+                f"{better.file}: has {better.frames} frames; a video that is slowed needs at least {least}. Set "
+                f"slow_motion.share.{pair.domain} to 0 if none is to be, or give other slow_motion.factors"
             )
         self.check(pair.domain, a, b)
 

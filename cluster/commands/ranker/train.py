@@ -121,7 +121,7 @@ def _context(config: RankerTrainingConfig) -> Context:
         tokens,
         "max_position_embeddings of the checkpoint's config.json",
     )
-    return Context(AutoProcessor.from_pretrained(config.path), *sizes, slowed=config.slow_motion.share > 0)
+    return Context(AutoProcessor.from_pretrained(config.path), *sizes, slow_motion=config.slow_motion)
 
 
 def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPair]]:

@@ -1,11 +1,13 @@
 """Kinds of pairs for a judge, and what becomes of each; docs/inputs.md says what this holds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.commands.ranker.pair_files import Context, usable_pairs
+from configs.ranker import SlowMotionConfig
 from configs.sections import RankerConfig
 from tests.cluster.commands.ranker.videos import manifest, video
 from tests.inputs import READ, says
@@ -25,8 +27,8 @@ PAIRS: dict[str, tuple[Callable[[Path], object], str]] = {
         "bad.mp4 (832 x 480) … takes … tokens, and ranker.max_model_len = 1024; use smaller videos",
     ),
     "a better video too short to be slowed": (
-        lambda file: video(file, frames=2),
-        "bad.mp4: has 2 frames; a video that is slowed needs at least 3. Set slow_motion.share to 0",
+        lambda file: video(file, frames=4),
+        "bad.mp4: has 4 frames; a video that is slowed needs at least 5. Set slow_motion.share.general to 0",
     ),
     "a file that is no video": (lambda file: file.write_bytes(b"no video" * 40), "bad.mp4: not a video"),
     "no file": (lambda file: None, "b = 'bad.mp4': no such file"),
@@ -37,7 +39,7 @@ PAIRS: dict[str, tuple[Callable[[Path], object], str]] = {
 def context() -> Context:
     config = RankerConfig(path=str(JUDGE), frames=9, max_model_len=1024)
     of = Context.of(config)
-    return Context(of.processor, of.frames, of.max_pixels_per_video, of.tokens, of.key, slowed=True)
+    return replace(of, slow_motion=SlowMotionConfig())
 
 
 @pytest.mark.parametrize(("make", "words"), PAIRS.values(), ids=list(PAIRS))

@@ -163,7 +163,7 @@ def test_what_cannot_be_taught_is_known_before_anything_starts(
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 
-    assert "short.mp4: has 2 frames; a video that is slowed needs at least 3" in refused(
+    assert "short.mp4: has 2 frames; a video that is slowed needs at least 5" in refused(
         video(tmp_path / "short.mp4", frames=2)
     )
     assert "cannot read frames of 1800 x 8" in refused(video(tmp_path / "thin.mp4", height=8, width=1800))

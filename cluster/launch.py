@@ -36,7 +36,7 @@ def run(checked: Checked) -> Path:
         started -= max((row["time"] for row in read_metrics(folder.metrics_file)), default=0.0)
     stopped: BaseException | None = None
     with Progress(sum(stage.steps for stage in config.stages)) as progress, logs_to(folder.logs / "driver.log"):
-        progress.phase("start")
+        progress.phase("start", waiting_for="Ray")
         with contextlib.ExitStack() as stack:
             try:
                 needed = [needs(stage) for stage in config.by_stage()]

@@ -48,6 +48,11 @@ class Run:
     training: Sequence[Condition]
     held_out: Sequence[Condition]
 
+    def waiting_for(self, actors: Sequence[str]) -> None:
+        """Shown until there are none; the first few by name."""
+        more = f" and {len(actors) - 3:,} more" if len(actors) > 3 else ""
+        self.progress.update(waiting_for=", ".join(actors[:3]) + more if actors else None)
+
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Shown while it lasts. Its seconds are recorded when it ends, well or not."""
@@ -95,7 +100,7 @@ async def run_stage(
     await crew.begin_stage(number)
     await _check_buffer(run, number, state)
     learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
-    ready = asyncio.ensure_future(crew.ready())
+    ready = asyncio.ensure_future(crew.ready(run.waiting_for))
     try:
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)

@@ -74,9 +74,10 @@ class Progress:
             text = f"stopped in phase {self._task.description} after {duration(self._task.elapsed or 0.0)}"
             self._console.print(text, markup=False)
 
-    def phase(self, name: str, *, total: int | None = None) -> None:
-        """A new part of the run has begun. total: how many steps there are, if that is known now."""
+    def phase(self, name: str, *, total: int | None = None, **facts: float | str | None) -> None:
+        """A new part of the run has begun. total: how many steps there are, if that is known. facts: as in `update`."""
         self._bar.update(self._task.id, description=name, total=total)
+        self._show(facts)
         self._print_line(now=True)
 
     def update(self, **facts: float | str | None) -> None:
@@ -84,12 +85,15 @@ class Progress:
 
         `step` moves the bar; every other fact is shown under its own name.
         """
+        self._show(facts)
+        self._print_line(now=False)
+
+    def _show(self, facts: Mapping[str, float | str | None]) -> None:
         self._facts |= facts
         step = self._facts.get("step")
         shown = {name: fact for name, fact in self._facts.items() if name != "step" and fact is not None}
         text = ", ".join(f"{name.replace('_', ' ')} {_text(fact)}" for name, fact in shown.items())
         self._bar.update(self._task.id, completed=None if isinstance(step, str) else step, facts=text)
-        self._print_line(now=False)
 
     def result(self, summary: Mapping[str, Any], folder: Path | str) -> None:
         """End the display and print the figures of `write_summary`, before and after, and the paths of the files."""

@@ -5,7 +5,7 @@ The small actors (buffer, weights, metrics, evaluator) ask for no CPU: they most
 
 import asyncio
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -99,10 +99,23 @@ class Crew:
         actors = {"buffer": self.buffer, "weights": self.weights, "metrics": self.metrics}
         return make_trainer(self._config.of_stage(number), number=number, folder=self._folder, **actors)
 
-    async def ready(self) -> None:
-        """Wait until every actor has been constructed; raises the first constructor's error."""
-        crew = (self.metrics, self.weights, self.buffer, self.evaluator, *self.rankers, *self.generators)
-        await asyncio.gather(*(actor.__ray_ready__.remote() for actor in crew))
+    async def ready(self, waiting_for: Callable[[Sequence[str]], None]) -> None:
+        """Wait until every actor has been constructed; raises the first constructor's error.
+
+        waiting_for: is told, whenever one is ready, which ones are not.
+        """
+        crew = {"metrics": self.metrics, "weights": self.weights, "buffer": self.buffer, "evaluator": self.evaluator}
+        crew |= {f"ranker {index}": ranker for index, ranker in enumerate(self.rankers)}
+        crew |= {f"generator {index}": generator for index, generator in enumerate(self.generators)}
+        left = list(crew)
+
+        async def one(name: str) -> None:
+            await crew[name].__ray_ready__.remote()
+            left.remove(name)
+            waiting_for(left)
+
+        waiting_for(left)
+        await asyncio.gather(*map(one, crew))
 
     def _record_failure(self, role: str, index: int, error: BaseException) -> None:
         row = {"role": role, "index": index, "failures": self.supervisor.count, "error": str(error)[:2000]}

@@ -23,6 +23,7 @@ def test_one_command_aligns_the_miniature(tmp_path: Path):
     assert process.returncode == 0, f"{out}\n{err}"
     assert err == ""  # Ray's, vLLM's and transformers' noise goes to files
     assert "adapter" in out and "Traceback" not in out
+    assert "start, waiting for Ray" in out and "evaluation before, waiting for " in out
 
     rows = read_metrics(folder / "metrics.jsonl")
     steps = of_kind(rows, "step")

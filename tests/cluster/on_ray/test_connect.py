@@ -3,6 +3,7 @@
 import _thread
 import contextlib
 import os
+import signal
 import socket
 import stat
 import threading
@@ -132,13 +133,18 @@ def test_a_cluster_that_answers_is_none_of_them(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_ctrl_c_while_it_waits(monkeypatch: pytest.MonkeyPatch):
-    with silent() as address:
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        monkeypatch.setattr(connect, "ANSWER_SECONDS", 300)
-        pressed = threading.Timer(1, _thread.interrupt_main)
-        pressed.start()
-        with pytest.raises(KeyboardInterrupt):
-            join()
+    # A shell without job control starts what runs in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with silent() as address:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            monkeypatch.setattr(connect, "ANSWER_SECONDS", 300)
+            pressed = threading.Timer(1, _thread.interrupt_main)
+            pressed.start()
+            with pytest.raises(KeyboardInterrupt):
+                join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nobody_else_can_change_the_token():

@@ -23,7 +23,7 @@ def test_the_page_says_how_far_each_domain_got(tmp_path: Path) -> None:
     assert "<b>90.2%</b>" in page  # of the last 50 steps: 49 at 0.9 and one at 1
     assert "step 80 of 80, 0.20 s each" in page
     assert page.count("<svg") == 4
-    assert "12.0% of them slow motion mined from these" in page
+    assert "11.0% of domain human, 17.0% of domain general." in page
     assert "no step taken yet" in page  # the other domain
 
 

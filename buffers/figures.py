@@ -59,7 +59,7 @@ def figure(
     spread, freedom = deviation(sample, prompts, runs)
     groups = count if prompts is None else len(set(prompts))
     made = {"value": middle, "of": count, "prompts": groups, **about}
-    if not all(isinstance(value, bool | np.bool_) for value in values):
+    if not _all_bools(values):
         half = quantile(freedom) * spread
         return {**made, "interval": [middle - half, middle + half]}
     alone, _ = deviation(sample, None, None)
@@ -85,7 +85,7 @@ def difference(
     pairs = list(zip(after, before, strict=True))
     changes = [float(now) - float(was) for now, was in pairs]
     rose, fell = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-    points = all(isinstance(value, bool | np.bool_) for pair in pairs for value in pair)
+    points = _all_bools(after) and _all_bools(before)
     return figure(changes, prompts=prompts, runs=runs, rose=rose, fell=fell, points=points)
 
 
@@ -178,6 +178,10 @@ def wilson_interval(rate: float, trials: float, z: float = Z95) -> tuple[float, 
     half = z / (1 + z2 / trials) * math.sqrt(rate * (1 - rate) / trials + z2 / (4 * trials**2))
     # The ends 0 and 1 are exact. Rounding would leave them 1e-16 off.
     return 0.0 if rate == 0 else middle - half, 1.0 if rate == 1 else middle + half
+
+
+def _all_bools(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, bool | np.bool_) for value in values)
 
 
 def _texts(column: list[Any]) -> bool:

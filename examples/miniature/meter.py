@@ -92,7 +92,7 @@ def measure(frames: np.ndarray, prompt: str) -> Measurement:
     if max(_second_part(weight > 0.5) for weight in weights) > SECOND_PART * median:
         return Measurement(True, motion, "splits")
     if domain == "human":
-        heads = (np.abs(frames.astype(np.float32) - SKIN).max(-1) < SKIN_NEAR).sum((1, 2))
+        heads = head_pixels(frames)
         if heads.min() < max(4.0, HEAD_SHARE * float(np.median(heads))):
             return Measurement(True, motion, "loses its head")
     return Measurement(False, motion)
@@ -122,7 +122,7 @@ def subject_of(frame: np.ndarray, color: str) -> str | None:
 
     None without a subject.
     """
-    if (np.abs(frame.astype(np.float32) - SKIN).max(-1) < SKIN_NEAR).sum() >= 4:
+    if head_pixels(frame) >= 4:
         return "person"
     [weight] = foreground(frame[None])
     if weight.sum() < SMALLEST:
@@ -138,6 +138,11 @@ def subject_of(frame: np.ndarray, color: str) -> str | None:
         [drawn] = foreground(still(color, shape, x, y, scale)[None])
         unlike[shape] = float(np.square(drawn - weight).sum())
     return min(unlike, key=lambda shape: unlike[shape])
+
+
+def head_pixels(frames: np.ndarray) -> np.ndarray:
+    """How many pixels of each frame (or of one frame) are as skin is."""
+    return (np.abs(frames.astype(np.float32) - SKIN).max(-1) < SKIN_NEAR).sum((-2, -1))
 
 
 def color_of(frame: np.ndarray) -> str | None:
@@ -207,11 +212,12 @@ def check(count: int = 600, seed: int = 77) -> dict[str, float]:
     errors, disobeyed = [], []
     for index in range(count):
         scene = draw_any(rng, distorted=index % 2 == 1)
-        found = measure(render(scene), scene.prompt)
+        video = render(scene)
+        found = measure(video, scene.prompt)
         calls[scene.distortion or f"clean {scene.domain}"].append(found.distorted)
         if scene.distortion is None:
             errors.append(abs(found.motion - scene.speed))
-            disobeyed.append(not all(obeyed(render(scene), scene.prompt).values()))
+            disobeyed.append(not all(obeyed(video, scene.prompt).values()))
     shares = {name: float(np.mean(flags)) for name, flags in calls.items()}
     return shares | {
         "videos": float(count),

@@ -76,8 +76,9 @@ class Generator:
         with self._clock.answering():
             conditions, sampling = request.conditions, self._sampling
             prepared = self._policy.prepare(conditions)
-            guided = sampling.guidance_scale > 1.0
-            negative = self._policy.prepare(conditions, prompt=sampling.negative_prompt) if guided else None
+            negative = (
+                self._policy.prepare(conditions, prompt=sampling.negative_prompt) if sampling.guided_steps else None
+            )
             requested = list(zip(conditions, request.seeds, strict=True))
             noise = [draw_noise(seed, self._shape) for _, seeds in requested for seed in seeds]
             latents = sample_latents(
@@ -85,8 +86,7 @@ class Generator:
                 noise=torch.stack(noise),
                 conditioning=prepared.repeated(2),
                 negative=negative.repeated(2) if negative else None,
-                steps=sampling.steps,
-                guidance_scale=sampling.guidance_scale,
+                sampling=sampling,
             )
             videos = self._policy.decode(latents)
             self._counts["requests"] += 1

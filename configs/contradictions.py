@@ -17,6 +17,7 @@ from configs.stages import OVERRIDABLE
 
 if TYPE_CHECKING:  # the schema imports this module
     from configs.schema import RunConfig
+    from configs.sections import SamplingConfig
 
 
 def contradictions(config: RunConfig) -> list[str]:
@@ -88,11 +89,7 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
     sampling, buffer, mix, ranker = config.sampling, config.buffer, config.buffer.mix, config.ranker
     if stage.kind == "offline" and (stage.sampling or stage.generator):
         yield f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out"
-    if sampling.negative_prompt and sampling.guidance_scale == 1.0:
-        yield (
-            "sampling.negative_prompt is given and sampling.guidance_scale = 1.0 never looks at it: raise the scale "
-            "above 1, or leave the negative prompt out"
-        )
+    yield from _of_guidance(sampling)
     yield from _of_learner(config, number)
     if buffer.capacity < (pairs := config.learner.pairs_per_step):
         yield (
@@ -111,6 +108,26 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
         yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
     if ranker.kind == "qwen_vl" and ranker.frames > (frames := sampling.num_frames):
         yield f"ranker.frames = {ranker.frames} is more than sampling.num_frames = {frames}; use at most {frames}"
+
+
+def _of_guidance(sampling: SamplingConfig) -> Iterator[str]:
+    if sampling.negative_prompt and sampling.guidance_scale == 1.0:
+        yield (
+            "sampling.negative_prompt is given and sampling.guidance_scale = 1.0 never looks at it: raise the scale "
+            "above 1, or leave the negative prompt out"
+        )
+    if bool(sampling.stg_blocks) != (sampling.stg_scale > 0):
+        yield (
+            f"sampling.stg_scale = {sampling.stg_scale:g} and sampling.stg_blocks = {sampling.stg_blocks}: give both, "
+            "a scale above 0 and the blocks that are skipped, or neither"
+        )
+    for name in ("guidance", "stg"):
+        first, end = getattr(sampling, f"{name}_from"), getattr(sampling, f"{name}_to")
+        if int(first * sampling.steps) >= int(end * sampling.steps):
+            yield (
+                f"sampling.{name}_from = {first:g} and sampling.{name}_to = {end:g} leave none of the sampling.steps = "
+                f"{sampling.steps} steps: the first is the smaller share; give 0 and 1 for all of them"
+            )
 
 
 def _of_learner(config: RunConfig, number: int) -> Iterator[str]:

@@ -85,8 +85,23 @@ class SamplingConfig(Section):
     """Denoising steps of a video. The learner's timesteps lie on the same grid."""
     guidance_scale: Annotated[float, Field(ge=1.0, le=1000)] = 5.0
     """Classifier-free guidance, diffusers' meaning of the number. 1 makes no unconditional pass."""
+    guidance_from: Share = 0.0
+    """The unconditional pass is made from this share of the steps on."""
+    guidance_to: Share = 1.0
+    """It is not made from this share on. The paper and the bundle's own pipeline make it in all steps."""
     negative_prompt: str = ""
     """The prompt of the unconditional pass."""
+    stg_scale: Amount = 0.0
+    """Spatiotemporal skip guidance: how much of (conditional prediction - the same with blocks skipped) is added. 0
+    makes no such pass."""
+    stg_blocks: list[Count] = []
+    """The blocks that are skipped, from 0 on. Blocks in the middle of the model are usual."""
+    stg_skip: Literal["attention", "block"] = "attention"
+    """What is skipped of them: `attention`, every token attends to itself alone; or the whole `block`."""
+    stg_from: Share = 0.0
+    """The pass that skips blocks is made from this share of the steps on."""
+    stg_to: Share = 1.0
+    """It is not made from this share on."""
     num_frames: Positive = 121
     """Frames of a video: 1 plus a multiple of the VAE's factor in time."""
     height: Side = 720
@@ -95,6 +110,18 @@ class SamplingConfig(Section):
     """Pixels, as `height`."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 24.0
     """Frames per second that the video is shown at."""
+
+    @property
+    def guided_steps(self) -> range:
+        """The steps, from 0 on, with an unconditional pass. diffusers' rule for ends: `int(share * steps)`."""
+        first, end = int(self.guidance_from * self.steps), int(self.guidance_to * self.steps)
+        return range(first, end) if self.guidance_scale > 1.0 else range(0)
+
+    @property
+    def skipping_steps(self) -> range:
+        """The steps with a pass that skips blocks."""
+        first, end = int(self.stg_from * self.steps), int(self.stg_to * self.steps)
+        return range(first, end) if self.stg_scale > 0.0 else range(0)
 
 
 class PromptsConfig(Section):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from buffers.records import Condition, condition_id
-from configs.sections import LoraConfig, TimestepsConfig, Training
+from configs.sections import LoraConfig, SamplingConfig, TimestepsConfig, Training
 from learner.objectives.dpo import dpo_loss, residual
 from learner.timesteps import draw_window, keyed_generator
 from policy.conditioning import Conditioning
@@ -57,8 +57,7 @@ def make_candidates(policy: VideoPolicy, conditions: list[Condition], *, step: i
         noise=torch.stack([draw_noise(seed, shape) for seed in seeds]),
         conditioning=policy.prepare(conditions).repeated(2),
         negative=policy.prepare(conditions, prompt="").repeated(2),
-        steps=SAMPLING_STEPS,
-        guidance_scale=GUIDANCE,
+        sampling=SamplingConfig(steps=SAMPLING_STEPS, guidance_scale=GUIDANCE),
     )
     return latents.view(len(conditions), 2, *shape)
 

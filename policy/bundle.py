@@ -6,7 +6,7 @@ config may hold keys that another class has left in it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -68,6 +68,7 @@ class _Transformer(_File):
     out_channels: PositiveInt | None = 16
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
     text_dim: PositiveInt = 4096
+    num_layers: PositiveInt = 40
     image_dim: int | None = None
 
 
@@ -132,10 +133,10 @@ class BundleFacts:
     """What the config files of a bundle say.
 
     `patch`: of the transformer, (frames, height, width); `vae_temporal`, `vae_spatial`: pixels per latent;
-    `flow_shift`: the scheduler's; `in_channels`: latent channels; `text_dim`: of a token's embedding; `boundary_ratio`:
-    the share of the training timesteps below which `transformer_2` (low noise) takes over from `transformer`, None if
-    there is one expert; `vocabulary`: how many tokens the text encoder knows; `weights`: component -> its tensors as
-    the headers of its files describe them.
+    `flow_shift`: the scheduler's; `in_channels`: latent channels; `blocks`: how many a transformer has; `text_dim`: of
+    a token's embedding; `boundary_ratio`: the share of the training timesteps below which `transformer_2` (low noise)
+    takes over from `transformer`, None if there is one expert; `vocabulary`: how many tokens the text encoder knows;
+    `weights`: component -> its tensors as the headers of its files describe them.
     """
 
     path: Path
@@ -149,6 +150,7 @@ class BundleFacts:
     flow_shift: float
     num_train_timesteps: int
     in_channels: int
+    blocks: int = 40
     text_dim: int = 4096
     vocabulary: int = 256_384
     tokenizer: str = "T5TokenizerFast"
@@ -171,6 +173,14 @@ class BundleFacts:
                 raise ValueError(f"sampling.{name} = {size}: must be a multiple of {unit} pixels for this bundle")
         frames = (num_frames - 1) // self.vae_temporal + 1
         return self.in_channels, frames, height // self.vae_spatial, width // self.vae_spatial
+
+    def check_skipped(self, blocks: Sequence[int]) -> None:
+        """Raises ValueError if the transformers have no such block to skip."""
+        if missing := sorted(block for block in blocks if block >= self.blocks):
+            raise ValueError(
+                f"sampling.stg_blocks: this bundle has no block {', '.join(map(str, missing))}; its blocks are 0 to "
+                f"{self.blocks - 1}"
+            )
 
 
 WAN = BundleFacts(
@@ -232,6 +242,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
         flow_shift=shift,
         num_train_timesteps=horizon,
         in_channels=first.in_channels,
+        blocks=first.num_layers,
         text_dim=first.text_dim,
         vocabulary=text.vocab_size,
         tokenizer=str(index.component("tokenizer")),

@@ -5,7 +5,9 @@ import copy
 import torch
 from torch import Tensor
 
+from configs.sections import SamplingConfig
 from policy.conditioning import Conditioning
+from policy.guidance import guided_velocity
 from policy.policy import VideoPolicy
 
 SEEDS = 2**32
@@ -29,36 +31,33 @@ def sample_latents(
     noise: Tensor,
     conditioning: Conditioning,
     negative: Conditioning | None,
-    steps: int,
-    guidance_scale: float,
+    sampling: SamplingConfig,
 ) -> Tensor:
     """Normalised float32 latents `[batch, channels, frames, height, width]`, with whichever adapter is active.
 
-    `noise`: of that shape; `conditioning`: a row per video; `negative`: a row per video too, only needed with guidance
-    (`guidance_scale` > 1, diffusers' meaning of the number).
+    `noise`: of that shape; `conditioning`: a row per video; `negative`: a row per video too, only needed with
+    classifier-free guidance. `sampling`: its steps and its guidance; the size is that of the noise.
     """
-    guided = guidance_scale > 1.0
     if len(conditioning) != len(noise):
         raise ValueError(f"noise for {len(noise)} videos but conditioning for {len(conditioning)}")
-    if guided:
-        if negative is None or len(negative) != len(noise):
-            raise ValueError(f"guidance_scale = {guidance_scale} needs a negative conditioning of {len(noise)} videos")
-        conditioning = Conditioning.joined([conditioning, negative])
     conditioning = conditioning.to(policy.device)
+    negative = negative.to(policy.device) if negative is not None else None
     # A multistep scheduler remembers its trajectory, so each run steps a copy of its own.
     scheduler = copy.deepcopy(policy.scheduler)
-    scheduler.set_timesteps(steps, device=policy.device)
+    scheduler.set_timesteps(sampling.steps, device=policy.device)
     scheduler.set_begin_index(0)
     latents = noise.to(policy.device, torch.float32)
-    for timestep in scheduler.timesteps:
-        velocity = policy.velocity(
-            torch.cat([latents, latents]) if guided else latents,
-            timestep.expand(len(conditioning)),
+    for step, timestep in enumerate(scheduler.timesteps):
+        velocity = guided_velocity(
+            policy,
+            latents,
+            timestep.expand(len(latents)),
             conditioning,
+            negative,
             expert=policy.expert_at(float(timestep)),
+            sampling=sampling,
+            scale=sampling.guidance_scale if step in sampling.guided_steps else 1.0,
+            stg_scale=sampling.stg_scale if step in sampling.skipping_steps else 0.0,
         )
-        if guided:
-            conditional, unconditional = velocity.chunk(2)
-            velocity = unconditional + guidance_scale * (conditional - unconditional)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return latents.float()

@@ -145,8 +145,7 @@ class Bench:
             noise=torch.stack([draw_noise(seed, self.shape) for seed in seeds]),
             conditioning=Conditioning(torch.stack([self.embeds[prompt] for prompt in prompts])),
             negative=Conditioning(self.embeds[""][None]).repeated(len(prompts)),
-            steps=self.config.sampling.steps,
-            guidance_scale=self.config.sampling.guidance_scale,
+            sampling=self.config.sampling,
         )
 
     def evaluate(self, phase: str, videos: int) -> Outcome:

@@ -79,8 +79,9 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
 
 
 def _passes_of_a_video(config: RunConfig) -> int:
-    """Guidance adds a second pass at every sampling step."""
-    return config.sampling.steps * (2 if config.sampling.guidance_scale > 1 else 1)
+    """Each kind of guidance adds a pass to its steps."""
+    sampling = config.sampling
+    return sampling.steps + len(sampling.guided_steps) + len(sampling.skipping_steps)
 
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:

@@ -97,6 +97,7 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
         checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
             checked.facts.latent_shape(stage.sampling.num_frames, stage.sampling.height, stage.sampling.width)
+            checked.facts.check_skipped(stage.sampling.stg_blocks)
         checked.plan = plan(config, checked.facts)
 
 

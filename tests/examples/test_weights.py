@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import WanPipeline
 
-from configs.sections import LoraConfig
+from configs.sections import LoraConfig, SamplingConfig
 from examples.miniature.prompts.make import HERE, split
 from examples.miniature.world import COLORS, DIRECTIONS, SHAPES
 from policy.conditioning import Conditioning
@@ -42,8 +42,7 @@ def test_the_bundle_samples_alike_here_and_in_plain_diffusers() -> None:
         noise=noise,
         conditioning=Conditioning(policy.encode_prompts(prompts)),
         negative=Conditioning(policy.encode_prompts([""] * 2)),
-        steps=10,
-        guidance_scale=2.0,
+        sampling=SamplingConfig(steps=10, guidance_scale=2.0),
     )
     pipe = WanPipeline.from_pretrained(WEIGHTS / "bundle")
     theirs = pipe(

@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanPipeline
 from safetensors.torch import load_file, save_file
 
-from configs.sections import LoraConfig
+from configs.sections import LoraConfig, SamplingConfig
 from policy.conditioning import Conditioning
 from policy.lora.adapters import policy_parameters, save_lora
 from policy.policy import VideoPolicy
@@ -37,8 +37,7 @@ def ours(policy: VideoPolicy, *, guidance_scale: float) -> torch.Tensor:
         noise=noise_for(policy),
         conditioning=Conditioning(policy.encode_prompts(PROMPTS)),
         negative=Conditioning(policy.encode_prompts([NEGATIVE])).repeated(2),
-        steps=STEPS,
-        guidance_scale=guidance_scale,
+        sampling=SamplingConfig(steps=STEPS, guidance_scale=guidance_scale),
     )
 
 
@@ -89,15 +88,20 @@ def test_guidance_without_negative_embeddings_is_refused(tiny_bundle: Path):
     policy = VideoPolicy.load(tiny_bundle, dtype="float32", max_text_tokens=TOKENS)
     noise, embeds = noise_for(policy), Conditioning(policy.encode_prompts(PROMPTS))
     with pytest.raises(ValueError, match=r"guidance_scale = 3.0 needs a negative conditioning"):
-        sample_latents(policy, noise=noise, conditioning=embeds, negative=None, steps=2, guidance_scale=3.0)
+        sample_latents(
+            policy,
+            noise=noise,
+            conditioning=embeds,
+            negative=None,
+            sampling=SamplingConfig(steps=2, guidance_scale=3.0),
+        )
     with pytest.raises(ValueError, match=r"noise for 2 videos but conditioning for 1"):
         sample_latents(
             policy,
             noise=noise,
             conditioning=Conditioning(embeds.prompt_embeds[:1]),
             negative=None,
-            steps=2,
-            guidance_scale=1.0,
+            sampling=SamplingConfig(steps=2, guidance_scale=1.0),
         )
 
 

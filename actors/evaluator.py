@@ -87,24 +87,24 @@ class Evaluator:
                 videos.append(video)
         return 2 * len(clips)
 
-    def before_and_after(self, first: int, count: int) -> list[CandidateVideos]:
-        """`count` videos of both phases, from number `first` on, read from files of the same kind: like beside like.
+    def before_and_after(self, phase: str, first: int, count: int) -> list[CandidateVideos]:
+        """`count` videos of "before" and of `phase`, from number `first` on, read from files of the same kind.
 
         A is the video before training; of every odd pair it is the one after training, so that a judge that prefers the
         first video favours neither side. Raises FileNotFoundError if a video of either phase is not there.
         """
         pairs = []
-        for number, video in enumerate(self._videos["after"][first : first + count], start=first):
+        for number, video in enumerate(self._videos[phase][first : first + count], start=first):
             assert video.file is not None, "videos that a judge compares are all kept"
-            before = self._read(video.file.replace("/after/", "/before/"), video.side)
+            before = self._read(video.file.replace(f"/{phase}/", "/before/"), video.side)
             after = self._read(video.file, video.side)
             a, b = (after, before) if number % 2 else (before, after)
             pairs.append(CandidateVideos(video.condition, a, b, self._fps, video.version))
         return pairs
 
-    def judged(self, first: int, outcomes: Sequence[dict[str, Value]]) -> None:
-        """What a judge said of the videos after training, from number `first` on; the names are those of `JUDGED`."""
-        for video, outcome in zip(self._videos["after"][first:], outcomes, strict=False):
+    def judged(self, phase: str, first: int, outcomes: Sequence[dict[str, Value]]) -> None:
+        """What a judge said of the videos of `phase`, from number `first` on; the names are those of `JUDGED`."""
+        for video, outcome in zip(self._videos[phase][first:], outcomes, strict=False):
             video.figures = outcome
 
     def summary(self, phase: str) -> dict[str, Any]:

@@ -71,7 +71,8 @@ class Generator:
     def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
         """Two videos of every condition, sampled and decoded as one batch; in the order of the request.
 
-        The latents are kept in the policy's dtype. Raises ValueError if seeds and conditions are not as many.
+        If nobody looks at the videos, they are not decoded, and there are no clips. The latents are kept in the
+        policy's dtype. Raises ValueError if seeds and conditions are not as many.
         """
         with self._clock.answering():
             conditions, sampling = request.conditions, self._sampling
@@ -88,17 +89,24 @@ class Generator:
                 negative=negative.repeated(2) if negative else None,
                 sampling=sampling,
             )
-            videos = self._policy.decode(latents)
+            videos = self._policy.decode(latents) if request.is_seen else None
             self._counts["requests"] += 1
-            self._counts["videos"] += len(videos)
+            self._counts["videos"] += len(latents)
             stored = [encode(video) for video in latents.to(self._policy.dtype)]
             candidates, clips = [], []
             for index, (condition, seeds) in enumerate(requested):
                 a, b = 2 * index, 2 * index + 1
                 conditioning = _stored(condition, prepared.row(index))
                 candidates.append(Candidates(condition, conditioning, seeds, stored[a], stored[b], self.version))
-                clips.append(CandidateVideos(condition, videos[a], videos[b], sampling.fps, self.version))
+                if videos is not None:
+                    clips.append(CandidateVideos(condition, videos[a], videos[b], sampling.fps, self.version))
             return candidates, clips
+
+    def negative(self) -> EncodedCondition:
+        """The conditioning of the unconditional pass, as a condition of its own."""
+        with self._clock.answering():
+            condition = Condition("negative", self._sampling.negative_prompt)
+            return _stored(condition, self._policy.prepare([condition]).row(0))
 
     def times(self) -> RoleTimes:
         """Busy inside a call, waiting between calls, since it was built."""

@@ -1,19 +1,18 @@
-"""Seeded streams that never end and can be resumed: requests made of prompts, and draws of people's labelled videos.
+"""Seeded streams that never end: what the slots of the buffer stand for, as requests for the generators.
 
-    stream = PromptStream(conditions, per_request=4, seed=0, first=state.conditions_drawn, done=state.requests_done)
-    request = stream.next()
+    request = PromptStream(conditions, per_request=4, seed=0).at(Slot("online", 17))
 
-What comes next depends on seed, items and place alone, so a counter is the whole state of a stream.
+A request depends on seed, items and number alone, so a stream has no state.
 """
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+import math
+from collections.abc import Hashable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from buffers.mixing import quotas
-from buffers.records import Condition, Request
+from buffers.records import Condition, Request, Slot
 from buffers.store.catalog import StoredAnchor
 from buffers.store.pair_store import PairStore
 
@@ -28,79 +27,76 @@ class PromptStream:
     """Requests without end: every epoch shows each condition once, in an order drawn from (seed, epoch).
 
     Request `n` is a function of (seed, conditions, per_request, first, n). Requests go on over the end of an epoch.
-    Noise seeds never repeat within 2^30 conditions.
     """
 
-    def __init__(
-        self, conditions: Sequence[Condition], *, per_request: int, seed: int, first: int = 0, done: Iterable[int] = ()
-    ) -> None:
-        """`first`: how many conditions were drawn before this stage. `done`: numbers of finished requests, left out.
+    def __init__(self, conditions: Sequence[Condition], *, per_request: int, seed: int, first: int = 0) -> None:
+        """`first`: the place of its first condition, in the order and among the noises of this seed.
 
         Raises ValueError if there are no conditions.
         """
         if not conditions:
             raise ValueError("a prompt stream needs at least one condition")
         self._conditions = _Shuffled(conditions, seed, "order")
+        self._noises = _Noises(seed)
         self._per_request, self._first = per_request, first
-        self._done, self._number = frozenset(done), 0
-        self._first_noise = int(_rng(seed, "noise").integers(2**31))
 
-    def next(self) -> Request:
-        """The next `per_request` conditions, each with two noise seeds of its own, numbered from 0."""
-        while self._number in self._done:
-            self._number += 1
-        start = self._first + self._number * self._per_request
+    def at(self, slot: Slot) -> Request:
+        """`per_request` conditions, each with two noise seeds of its own."""
+        start = self._first + slot.number * self._per_request
         places = range(start, start + self._per_request)
-        request = Request(tuple(map(self._conditions.at, places)), tuple(map(self._noise, places)), self._number)
-        self._number += 1
-        return request
-
-    def _noise(self, place: int) -> tuple[int, int]:
-        first = self._first_noise + 2 * place
-        return FIRST_SEED + first % 2**31, FIRST_SEED + (first + 1) % 2**31
+        return Request(tuple(map(self._conditions.at, places)), tuple(map(self._noises.at, places)), slot)
 
 
 class AnchorStream:
-    """Anchors without end. `positive_share` of all draws are positive, exact over time (`buffers.mixing`).
+    """Requests for videos of the conditions of anchors. `positive_share` of all draws are positive, to less than one.
 
     Every anchor is drawn once before any anchor of its polarity is drawn again; (seed, polarity, epoch) decides the
-    order. The two counts of draws are the state.
+    order.
     """
 
-    def __init__(self, store: PairStore, *, positive_share: float, seed: int) -> None:
-        """Raises ValueError if `positive_share` asks for a polarity of which the store has no anchor."""
-        shares = {"positive": positive_share, "negative": 1.0 - positive_share}
-        self._shares = {name: share for name, share in shares.items() if share}
-        self._seed, self._drawn = seed, dict.fromkeys(shares, 0)
+    def __init__(self, store: PairStore, *, positive_share: float, per_request: int, seed: int, first: int = 0) -> None:
+        """The store is read here and not later. `first`: the place of its first noise among those of this seed.
+
+        Raises ValueError if `positive_share` asks for a polarity of which the store has no anchor.
+        """
+        self._share, self._per_request, self._first = positive_share, per_request, first
         stored = sorted(store.catalog.anchors(store.catalog.ids("anchors")), key=lambda anchor: anchor.id)
-        self._anchors, ids = {}, []
-        for name, share in self._shares.items():
-            some = [anchor for anchor in stored if anchor.positive == (name == "positive")]
-            if not some:
+        self._anchors: dict[bool, _Shuffled[StoredAnchor]] = {}
+        for positive, share in ((True, positive_share), (False, 1.0 - positive_share)):
+            some = [anchor for anchor in stored if anchor.positive is positive]
+            name = "positive" if positive else "negative"
+            if share and not some:
                 raise ValueError(f"{store.place} holds no {name} anchor; {share:g} of all are to be such")
-            self._anchors[name] = _Shuffled(some, seed, name)
-            ids += [f"{name} {anchor.id}" for anchor in some]
-        self._digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+            if share:
+                self._anchors[positive] = _Shuffled(some, seed, name)
+        conditionings = store.conditionings({anchor.condition_id for anchor in stored})
+        self._conditions = {id_: conditioning.condition for id_, conditioning in conditionings.items()}
+        self._noises = _Noises(seed)
 
-    def next(self, count: int) -> list[StoredAnchor]:
-        """The next `count` draws, the polarities in turn."""
-        draws = []
-        for _ in range(count):
-            (name,) = quotas(self._shares, self._drawn, 1)
-            draws.append(self._anchors[name].at(self._drawn[name]))
-            self._drawn[name] += 1
-        return draws
+    def at(self, slot: Slot) -> Request:
+        """`per_request` anchors, and for each its condition with two noise seeds of its own."""
+        start = slot.number * self._per_request
+        places = range(start, start + self._per_request)
+        anchors = tuple(map(self._anchor, places))
+        conditions = tuple(self._conditions[anchor.condition_id] for anchor in anchors)
+        seeds = tuple(self._noises.at(self._first + place) for place in places)
+        return Request(conditions, seeds, slot, tuple(anchor.id for anchor in anchors))
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON values, from which `restore` goes on exactly here in a stream of the same anchors and seed."""
-        return {"seed": self._seed, "anchors": self._digest, "drawn": dict(self._drawn)}
+    def _anchor(self, place: int) -> StoredAnchor:
+        before, after = (math.floor(self._share * count + 0.5) for count in (place, place + 1))
+        positive = after > before
+        return self._anchors[positive].at(before if positive else place - before)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Raises ValueError if it is of another seed or of other anchors."""
-        for key, value in {"seed": self._seed, "anchors": self._digest}.items():
-            if state.get(key) != value:
-                raise ValueError(f"the saved anchor stream has {key} = {state.get(key)}, this run has {value}")
-        self._drawn = {name: int(count) for name, count in state["drawn"].items()}
+
+class _Noises:
+    """Two noise seeds for every place; none comes twice within 2^30 places."""
+
+    def __init__(self, seed: int) -> None:
+        self._start = int(_rng(seed, "noise").integers(2**31))
+
+    def at(self, place: int) -> tuple[int, int]:
+        first = self._start + 2 * place
+        return FIRST_SEED + first % 2**31, FIRST_SEED + (first + 1) % 2**31
 
 
 class _Shuffled(Generic[Item]):

@@ -1,6 +1,6 @@
-"""How two videos become a pair: two generated videos that were judged, or an anchor and a generated video.
+"""How two videos become a pair: two generated videos, judged or not, or an anchor and a generated video.
 
-The second is the half-online stage (paper, section 3.3). A positive anchor is chosen over what the policy makes of its
+The last is the half-online stage (paper, section 3.3). A positive anchor is chosen over what the policy makes of its
 condition. A negative anchor is rejected for it.
 """
 
@@ -47,6 +47,13 @@ def anchored_pairs(anchor: Anchor, candidates: Candidates) -> list[Pair]:
         sides = (given, generated) if anchor.positive else (generated, given)
         pairs.append(_pair(candidates, f"{anchor.id}-{seed}", sides, source="half-online"))
     return pairs
+
+
+def unjudged_pair(candidates: Candidates) -> Pair:
+    """Two generated videos of which neither is preferred: "chosen" and "rejected" mean nothing."""
+    seed_a, seed_b = candidates.seeds
+    pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
+    return _pair(candidates, pair_id, _sides(candidates), source="unjudged")
 
 
 def _sides(candidates: Candidates) -> tuple[Video, Video]:

@@ -7,7 +7,7 @@ calls it.
 from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, TypeVar
 
-from buffers.records import Candidates, CandidateVideos, Preference, Receipt, Request
+from buffers.records import Candidates, CandidateVideos, Preference, Receipt, Request, Slot
 
 Result = TypeVar("Result", covariant=True)
 
@@ -44,7 +44,7 @@ class RankerHandle(Protocol):
 class BufferHandle(Protocol):
     """`buffers.replay.ReplayBuffer`."""
 
-    admit: Method[bool]
+    admit: Method[Slot | None]
     add: Method[int]
     forget: Method[None]
     close: Method[None]
@@ -57,6 +57,6 @@ class WeightsHandle(Protocol):
 
 
 class RequestStream(Protocol):
-    """`actors.streams.PromptStream`: numbered requests without end."""
+    """`actors.streams.PromptStream` or `AnchorStream`: numbered requests without end."""
 
-    def next(self) -> Request: ...
+    def at(self, slot: Slot) -> Request: ...

@@ -28,8 +28,12 @@ from buffers.labels import (
 )
 from configs.sections import Domain as Domain
 
-Source = Literal["online", "half-online", "offline"]
-"""Where a pair comes from. Paper, section 3.3."""
+Source = Literal["online", "half-online", "offline", "unjudged"]
+"""Where a pair comes from (paper, section 3.3). `unjudged`: two videos of the policy of which neither is preferred.
+Only guidance distillation learns from such."""
+
+AGELESS: tuple[Source, ...] = ("offline", "unjudged")
+"""A policy that has learned since does not make them worse. In a stage of distillation the teacher generates."""
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,32 @@ class EncodedCondition:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Leave to make one request: of which source its pairs will be, and its number, from 0, in the source's stream."""
+
+    source: Source
+    number: int
+
+
+@dataclass(frozen=True)
 class Request:
     """One unit of work for a generator: a batch of conditions, two noise seeds for each.
 
-    `number`: its place in the stream of its stage, from 0; -1 if it is of no stream (evaluation).
+    `slot`: its place in a stream of its stage, or None (evaluation). `anchors`: ids, one for each condition, if its
+    pairs are half-online ones.
 
-    Example: Request((condition,), ((11, 12),), 0)
+    Example: Request((condition,), ((11, 12),), Slot("online", 0))
     """
 
     conditions: tuple[Condition, ...]
     seeds: tuple[tuple[int, int], ...]
-    number: int = -1
+    slot: Slot | None = None
+    anchors: tuple[str, ...] = ()
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody looks at the videos: a judge, or an evaluation. Otherwise they are not decoded."""
+        return self.slot is None or self.slot.source == "online"
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,23 @@ from typing import Any
 
 from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
-from buffers.pairing import judged_pair
+from buffers.pairing import anchored_pairs, judged_pair, unjudged_pair
 from buffers.portions import portions
-from buffers.records import Batch, Candidates, EncodedCondition, Pair, Preference, RoleTimes, Source
+from buffers.records import (
+    AGELESS,
+    Batch,
+    Candidates,
+    EncodedCondition,
+    Pair,
+    Preference,
+    Request,
+    RoleTimes,
+    Slot,
+    Source,
+)
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, WaitingPairs
-from configs.sections import BufferConfig
+from configs.sections import BufferConfig, MixConfig
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +44,16 @@ RECALLED_AT_ONCE = 1000
 
 COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken")
 """The keys of `ReplayBuffer.counts`."""
+
+
+PAIRS_OF_A_CONDITION: dict[Source, int] = {"online": 1, "half-online": 2, "unjudged": 1}
+"""Pairs that two videos of a condition make: with each other, or each with the anchor."""
+
+
+def made_shares(mix: MixConfig) -> dict[Source, float]:
+    """Shares of the sources whose videos are generated, of those that have one."""
+    shares: dict[Source, float] = {"online": mix.online, "half-online": mix.half_online, "unjudged": mix.unjudged}
+    return {source: share for source, share in shares.items() if share}
 
 
 class ReplayBuffer:
@@ -56,8 +77,9 @@ class ReplayBuffer:
         publish_every: int = 1,
         doubtful: Path | None = None,
     ) -> None:
-        """Opens the folder, and `config.offline` to be read; `encoded_by` and what is raised are `PairStore`'s.
+        """Opens the folder, and `config.offline` and `config.anchors` to be read.
 
+        `encoded_by` and what is raised are `PairStore`'s.
         stage: number of the run's stage. A stage's mix of sources and its requests count from zero.
         pairs_per_step, publish_every: the learner's, for `admit`. With 0 pairs `admit` does not hold generation back.
         doubtful: the folder of a store for pairs that were dropped in doubt. It is not `folder`, since all that lies
@@ -67,13 +89,18 @@ class ReplayBuffer:
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), encoded_by=encoded_by)
         self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by) if config.offline else None
+        self._anchors = None
+        if config.mix.half_online and config.anchors:
+            self._anchors = PairStore(config.anchors, write=False, encoded_by=encoded_by)
         self._doubtful = PairStore(doubtful, encoded_by=encoded_by) if doubtful else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed, stage=stage, max_uses=config.max_uses)
         self._version = self._waiting.state("version")
         # A run that goes on repeats the steps up to this one; their batches are on disk.
         self._last_drawn, self._asked_for = self._waiting.last_step(), -1
         self._taken_of_version: set[int] = set()
-        self._admitted: dict[int, int] = {}
+        self._made = made_shares(config.mix)
+        self._admitted: dict[Slot, int] = {}
+        self._next_number = dict.fromkeys(self._made, 0)
         self._reserved = self._reserved_bytes = 0
         self._closed = False
         self._end: dict[str, int] = {}
@@ -86,28 +113,32 @@ class ReplayBuffer:
         self._in_flight: set[asyncio.Task[int]] = set()
         self._recall()
 
-    async def admit(self, request: int, count: int) -> bool:
-        """Waits until `count` pairs that are generated from now on can be learned from. False after `close`.
+    async def admit(self, conditions: int) -> Slot | None:
+        """Waits until one more request of so many conditions would be learned from; says which. None after `close`.
 
-        request: the number of the request that will bring them; it stays admitted until `add` or `forget`.
+        It stays admitted until `add` or `forget`. A request of the stage that was finished before is never asked again.
         A run that goes on after a stop repeats some steps first: what was generated meanwhile would be too old. If
-        `max_staleness` is 0, no more requests are admitted than the learner takes pairs before it publishes again.
+        `max_staleness` is 0, no more requests are admitted than the learner takes pairs before it publishes again. If
+        the mix has several sources that are generated, it is the one that lacks most: the judge drops some pairs of one
+        source and none of another.
         """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._closed or self._wanted())
-            if not self._closed:
-                self._admitted[request] = count
-            return not self._closed
+            await self._changed.wait_for(lambda: self._closed or self._wanted() is not None)
+            source = None if self._closed else self._wanted()
+            if source is None:
+                return None
+            slot = Slot(source, self._next_number[source])
+            while self._waiting.is_finished(slot):
+                slot = Slot(source, slot.number + 1)
+            self._next_number[source] = slot.number + 1
+            self._admitted[slot] = conditions * PAIRS_OF_A_CONDITION[source]
+            return slot
 
-    async def forget(self, request: int) -> None:
+    async def forget(self, request: Slot) -> None:
         """An admitted request was lost; its pairs will not come."""
         async with self._changed:
             self._admitted.pop(request, None)
             self._changed.notify_all()
-
-    def finished_requests(self) -> set[int]:
-        """Numbers of this stage's requests that need not be asked again."""
-        return self._waiting.finished()
 
     def cursor(self) -> dict[str, int]:
         """How far the folder is: its last stored pair and the last step with a batch, for the state of a run.
@@ -117,15 +148,22 @@ class ReplayBuffer:
         return self._end or {"stored": self._store.catalog.last_pair(), "drawn": self._waiting.last_step()}
 
     async def add(
-        self, candidates: list[Candidates], preferences: Sequence[Preference], request: int | None = None
+        self, candidates: list[Candidates], preferences: Sequence[Preference], request: Request | None = None
     ) -> int:
         """Keeps the pairs that were not dropped; returns how many, once they are on disk.
 
         Waits while `capacity` is reached; one call may then go beyond it by its own pairs. 0 after `close`. `request`:
-        the number of the request that all of them came from; from then on it is finished. Raises ValueError if the
-        lists do not match or a label is none of 1 to 4, OSError that names the folder if storing fails; the pairs
-        stored earlier stay.
+        what all of them came from; from then on it is finished. Its source says what becomes of the candidates; only
+        those of an online one have `preferences`. Raises ValueError if the lists do not match, a label is none of 1 to
+        4, or an anchor does not fit, OSError that names the folder if storing fails; the pairs stored earlier stay.
         """
+        slot = request.slot if request else None
+        if request and slot and slot.source != "online":
+            if self._closed:
+                return 0
+            pairs = await asyncio.to_thread(self._unjudged, candidates, request)
+            conditionings = [videos.conditioning for videos in candidates]
+            return await self.add_pairs(pairs, conditionings * (len(pairs) // len(candidates)), slot)
         if len(candidates) != len(preferences):
             raise ValueError(f"{len(candidates)} candidates but {len(preferences)} verdicts: want one for each")
         if self._closed:
@@ -138,16 +176,24 @@ class ReplayBuffer:
         if self._doubtful is not None:
             await self._protected(self._keep_doubtful(*judged(IN_DOUBT)))
         counted = sum((preference.counts() for preference in preferences), Counter())
-        return await self.add_pairs(*judged((None,)), request, counted)
+        return await self.add_pairs(*judged((None,)), slot, counted)
+
+    def _unjudged(self, candidates: list[Candidates], request: Request) -> list[Pair]:
+        """The pairs of a request that no judge is asked about."""
+        if self._anchors is None:
+            return [unjudged_pair(videos) for videos in candidates]
+        anchors = self._anchors.anchors(request.anchors)
+        of_each = [anchored_pairs(anchor, videos) for anchor, videos in zip(anchors, candidates, strict=True)]
+        return [pair for pairs in zip(*of_each, strict=True) for pair in pairs]
 
     async def add_pairs(
         self,
         pairs: list[Pair],
         conditionings: list[EncodedCondition],
-        request: int | None = None,
+        request: Slot | None = None,
         counted: Mapping[str, int] | None = None,
     ) -> int:
-        """Keeps pairs that need no verdict (half-online ones), one conditioning for each. Waits and raises as `add`.
+        """Keeps pairs, one conditioning for each. Waits and raises as `add`.
 
         counted: keys of `counts` that grow with these pairs.
         """
@@ -156,7 +202,7 @@ class ReplayBuffer:
         async with self._changed:
             if pairs and self._config.when_full == "drop_oldest":
                 self._counts["evicted"] += self._waiting.drop_oldest(self._over())
-            elif pairs and not self._strict:
+            elif pairs and not self._strict and len(self._made) == 1:
                 await self._changed.wait_for(lambda: self._closed or not self._over())
             self._add_wait_s += perf_counter() - started
             if self._closed:
@@ -218,7 +264,7 @@ class ReplayBuffer:
         async with self._writing:
             self._end = self.cursor()
             self._waiting.close()
-            for store in (self._store, self._offline, self._doubtful):
+            for store in (self._store, self._offline, self._anchors, self._doubtful):
                 if store is not None:
                     store.close()
 
@@ -279,7 +325,7 @@ class ReplayBuffer:
             return len(new)
 
     async def _keep(
-        self, pairs: list[Pair], conditionings: list[EncodedCondition], request: int | None, counted: Mapping[str, int]
+        self, pairs: list[Pair], conditionings: list[EncodedCondition], request: Slot | None, counted: Mapping[str, int]
     ) -> int:
         try:
             async with self._writing:
@@ -289,7 +335,7 @@ class ReplayBuffer:
                 started = perf_counter()
                 if new:
                     await asyncio.to_thread(self._store.append, new, conditionings)
-                usable = [pair for pair in new if not self._too_old(pair.policy_version)]
+                usable = [pair for pair in new if not self._too_old(pair)]
                 self._counts.update({**counted, "stale": len(new) - len(usable), "added": len(new)})
                 remember = {"store": self._store.catalog.last_pair(), **self._remembered()}
                 self._waiting.add(usable, request=request, remember=remember)
@@ -310,7 +356,7 @@ class ReplayBuffer:
         for pair in pairs:
             if pair.id in stored or pair.id in new:
                 self._counts["duplicate"] += 1
-            elif self._too_old(pair.policy_version):
+            elif self._too_old(pair):
                 self._counts["late"] += 1
             else:
                 new[pair.id] = pair
@@ -321,26 +367,45 @@ class ReplayBuffer:
         """Strictly on-policy: `admit` is the pace of generation, down to the pair, and `add` never waits."""
         return self._config.max_staleness == 0 and self._pairs_per_step > 0
 
-    def _wanted(self) -> bool:
-        """Whether one more request would be learned from; see `admit`."""
+    def _wanted(self) -> Source | None:
+        """The source of which one more request would be learned from; see `admit`."""
         if self._asked_for < self._last_drawn:
-            return False
-        if not self._strict:
-            return True
+            return None
+        coming = Counter[Source]()
+        for slot, pairs in self._admitted.items():
+            coming[slot.source] += pairs
+        sums = self._waiting.sums()
+        here: dict[Source, int] = {source: sums.get(source, (0,))[0] for source in self._made}
+        wanted: list[Source]
+        if self._strict:
+            wanted = [source for source in self._made if self._is_short(source, here[source], coming[source])]
+        elif len(self._made) == 1:
+            return next(iter(self._made))  # `add` is the pace
+        else:
+            # Here, since a source that waits for room must not stand in the way of one that is missing.
+            wanted = [source for source, share in self._made.items() if here[source] < self._room(share)]
+        if not wanted:
+            return None
+        return min(wanted, key=lambda source: (here[source] + coming[source]) / self._made[source])
+
+    def _is_short(self, source: Source, here: int, coming: int) -> bool:
+        """Whether the steps until the next publication take more of a source than waits and is on its way."""
         steps = self._publish_every - len(self._taken_of_version)
-        coming = sum(self._admitted.values())
-        here, _, _ = self._waiting.sums().get("online", (0, 0, 0))
-        one, every = (self._quotas(self._pairs_per_step * count).get("online", 0) for count in (1, steps))
-        uses_left = self._waiting.uses_left("online") + coming * self._config.max_uses
+        one, every = (self._quotas(self._pairs_per_step * count).get(source, 0) for count in (1, steps))
+        uses_left = self._waiting.uses_left(source) + coming * self._config.max_uses
         return steps > 0 and (here + coming < one or uses_left < every)
+
+    def _room(self, share: float) -> int:
+        """How many pairs of a source may wait. A batch may want two more than its share (`buffers.mixing`)."""
+        return math.ceil(self._config.capacity * share / sum(self._made.values())) + 2
 
     def _remembered(self, **more: int) -> dict[str, int]:
         """The counts as `WaitingPairs` keeps them, so that a run that goes on counts on."""
         return {f"count/{name}": value for name, value in (self._counts + Counter(more)).items()}
 
     def _over(self) -> int:
-        """Pairs that must go before more may come; 0 if there is room. People's own do not count."""
-        sums = [sums for source, sums in self._waiting.sums().items() if source != "offline"]
+        """Pairs that must go before more may come; 0 if there is room. Sources that the mix leaves out do not count."""
+        sums = [sums for source, sums in self._waiting.sums().items() if source in self._made]
         pairs = sum(pairs for pairs, _, _ in sums) + self._reserved
         size = sum(size for _, size, _ in sums) + self._reserved_bytes
         pairs_over, bytes_over = pairs - self._config.capacity, size - self._config.capacity_gb * 1e9
@@ -350,9 +415,8 @@ class ReplayBuffer:
 
     def _quotas(self, count: int) -> dict[Source, int]:
         drawn: dict[Source, int] = {source: sums[2] for source, sums in self._waiting.sums().items()}
-        mix = self._config.mix
-        shares: dict[Source, float] = {"online": mix.online, "half-online": mix.half_online, "offline": mix.offline}
-        return quotas({source: share for source, share in shares.items() if share}, drawn, count)
+        offline: dict[Source, float] = {"offline": self._config.mix.offline} if self._config.mix.offline else {}
+        return quotas(self._made | offline, drawn, count)
 
     def _enough(self, count: int) -> bool:
         if self._strict and self._admitted:
@@ -379,7 +443,10 @@ class ReplayBuffer:
         ordered = [pairs[id_] for id_ in ids]
         # A generator may hold new weights a moment before this buffer hears of them: no older than 0. People's own do
         # not age, and what another run generated counts versions of another policy.
-        staleness = (max(0, draw.version - p.policy_version) if p.id in own else 0 for p in ordered)
+        aged = (p.id in own and p.source not in AGELESS for p in ordered)
+        staleness = (
+            max(0, draw.version - p.policy_version) if ages else 0 for ages, p in zip(aged, ordered, strict=True)
+        )
         return Batch(step, tuple(ordered), conditionings, tuple(staleness))
 
     def _check_take(self, step: int, count: int, rank: int, world_size: int) -> None:
@@ -392,5 +459,5 @@ class ReplayBuffer:
         if count > (capacity := self._config.capacity):
             raise ValueError(f"learner.pairs_per_step ({count}) is more than buffer.capacity ({capacity})")
 
-    def _too_old(self, policy_version: int) -> bool:
-        return self._version - policy_version > self._config.max_staleness
+    def _too_old(self, pair: Pair) -> bool:
+        return pair.source not in AGELESS and self._version - pair.policy_version > self._config.max_staleness

@@ -84,23 +84,23 @@ async def evaluate(
 
 
 async def compare(
-    *, evaluator: Any, rankers: Sequence[Any], config: RankerConfig, videos: int, at_once: int
+    phase: str, *, evaluator: Any, rankers: Sequence[Any], config: RankerConfig, videos: int, at_once: int
 ) -> dict[str, Any]:
-    """Have the rankers compare every video after training with the one before it; returns the evaluator's summary.
+    """Have the rankers compare every video of `phase` with the one before training; returns the evaluator's summary.
 
     Each ranker is asked about `at_once` pairs at a time. The videos travel from evaluator to ranker by reference.
     """
 
     async def judge(first: int, ranker: Any) -> None:
-        pairs = evaluator.before_and_after.remote(first, at_once)
+        pairs = evaluator.before_and_after.remote(phase, first, at_once)
         preferences: list[Preference] = await ranker.rank.remote(pairs)
         outcomes = [outcome(each, first + place, config) for place, each in enumerate(preferences)]
-        await evaluator.judged.remote(first, outcomes)
+        await evaluator.judged.remote(phase, first, outcomes)
 
     for start in range(0, videos, at_once * len(rankers)):
         places = range(start, min(videos, start + at_once * len(rankers)), at_once)
         await asyncio.gather(*(judge(first, ranker) for first, ranker in zip(places, rankers, strict=False)))
-    return await evaluator.summary.remote("after")
+    return await evaluator.summary.remote(phase)
 
 
 def outcome(preference: Preference, number: int, config: RankerConfig) -> dict[str, Value]:

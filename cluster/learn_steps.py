@@ -29,6 +29,7 @@ def learn_steps(
     record: Callable[[str, dict[str, Any]], None],
     agree: Callable[[bool], bool] = bool,
     checkpoint_seconds: float = math.inf,
+    teacher: Callable[[int], Snapshot] | None = None,
 ) -> int:
     """Step until the learner has made `steps` steps or there is nothing more to take; return how many it has made.
 
@@ -37,13 +38,15 @@ def learn_steps(
     take: this rank's share of the batch of a step; None if the buffer is closed.
     save: is given the version of the weights. It is called every `checkpoint_every` steps, and if `checkpoint_seconds`
         have passed, as soon as the weights are those that were published: a run that goes on publishes them again.
+    teacher: gives the weights that are published until the last step, in place of the learner's own ones.
     agree: whether all ranks say yes. It is asked before a take, so that no rank takes for step n + 1 before the buffer
         knows the version of step n. It is asked after a take, so that no rank steps alone.
 
     Whatever ends the loop, the last weights have been published and saved when it returns.
     """
     version, waited, worked, saved_at = first_version, 0.0, 0.0, time.monotonic()
-    publish(learner.snapshot(version))
+    shown = teacher or learner.snapshot
+    publish(shown(version))
     published = saved = learner.steps
     while learner.steps < steps:
         agree(True)
@@ -56,7 +59,7 @@ def learn_steps(
         stepped = time.perf_counter()
         if learner.steps % publish_every == 0:
             version, published = version + 1, learner.steps
-            publish(learner.snapshot(version))
+            publish(shown(version))
         due = time.monotonic() - saved_at >= checkpoint_seconds and published == learner.steps
         if due or learner.steps % checkpoint_every == 0:
             save(version)
@@ -66,10 +69,11 @@ def learn_steps(
         record("step", {**measured, **row, **staleness(batch)})
         times = {"role": "learner", "index": 0, "busy_s": worked, "waiting_s": waited}
         record("roles", {**times, "counts": {"steps": learner.steps}})
-    if published != learner.steps:
+    ends_new = teacher is not None or published != learner.steps
+    if ends_new:
         version += 1
         publish(learner.snapshot(version))
-    if saved != learner.steps or not learner.steps:
+    if ends_new or saved != learner.steps or not learner.steps:
         save(version)
     return learner.steps
 

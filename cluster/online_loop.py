@@ -1,8 +1,11 @@
 """The page: one online stage, from prompt to new weights and round again.
 
-    prompts -> generator -> candidates, clips -> ranker -> verdicts -> buffer -> batch -> learner -> snapshot
-                   ^                                                                                    |
-                   +------------------------------ weight store <---------------------------------------+
+    request -> generator -> candidates, clips -> ranker -> verdicts -> buffer -> batch -> learner -> snapshot
+       |           ^                                                     |                              |
+       |           +---------------------------- weight store <----------|------------------------------+
+       +<---- slot: the pairs of which source are missing ---------------+
+
+No judge is asked about a request whose pairs are anchors' (half-online) or that nobody prefers (distillation).
 
 Who waits for whom, and where:
 
@@ -29,7 +32,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from typing import Any, TypeVar
 
 from buffers.protocols import BufferHandle, GeneratorHandle, RankerHandle, RequestStream, WeightsHandle
-from buffers.records import Request
+from buffers.records import CandidateVideos, Preference, Request
 
 Result = TypeVar("Result")
 
@@ -42,7 +45,8 @@ STOP_SECONDS = 20.0
 
 async def run(
     *,
-    prompts: RequestStream,
+    requests: RequestStream,
+    conditions_per_request: int,
     generators: Sequence[GeneratorHandle],
     rankers: Sequence[RankerHandle],
     buffer: BufferHandle,
@@ -53,7 +57,7 @@ async def run(
 ) -> Result:
     """Generate, judge, keep and learn until `learn` ends, and return what it returned.
 
-    prompts: `next() -> Request`; lives here, so every producer draws from one stream.
+    requests: what a slot of the buffer stands for, `conditions_per_request` conditions each.
     learn: takes from `buffer` and publishes to `weights` until it has done its steps or the buffer is closed.
     recover: is asked about every error of a producer. It returns True if the error was a dead actor that has been
         replaced in `generators` or `rankers`. A request of a dead generator is lost. A request of a dead ranker is sent
@@ -71,10 +75,11 @@ async def run(
                 try:
                     if generators[index] is not held:  # a replacement: it holds no weights
                         held, version = generators[index], NOTHING_LOADED
-                    request = prompts.next()
-                    if not await buffer.admit.remote(request.number, len(request.conditions)):
+                    slot = await buffer.admit.remote(conditions_per_request)
+                    if slot is None:
                         await asyncio.wait([learning])  # the buffer is closed: the learner comes to its end
                         return
+                    request = requests.at(slot)
                     async with forgotten_if_lost(request):
                         version = await load_newest(held, weights, version)
                     in_flight.add(asyncio.ensure_future(deliver(held, request)))
@@ -90,14 +95,17 @@ async def run(
     async def deliver(generator: GeneratorHandle, request: Request) -> None:
         async with forgotten_if_lost(request):
             candidates, clips = generator.generate.options(num_returns=2).remote(request)
-            try:
-                verdicts = await next_ranker().rank.remote(clips)
-            except Exception as error:
-                if not recover(error):
-                    raise
-                verdicts = await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
+            verdicts = await judged(clips) if request.is_seen else ()
             del clips  # the videos need not stay in memory while the buffer waits for room
-            await buffer.add.remote(candidates, verdicts, request.number)
+            await buffer.add.remote(candidates, verdicts, request)
+
+    async def judged(clips: Awaitable[list[CandidateVideos]]) -> Sequence[Preference]:
+        try:
+            return await next_ranker().rank.remote(clips)
+        except Exception as error:
+            if not recover(error):
+                raise
+            return await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
 
     @contextlib.asynccontextmanager
     async def forgotten_if_lost(request: Request) -> AsyncIterator[None]:
@@ -105,7 +113,7 @@ async def run(
             yield
         except Exception:
             with contextlib.suppress(Exception):  # a buffer that is lost, too, counts nothing
-                await buffer.forget.remote(request.number)
+                await buffer.forget.remote(request.slot)
             raise
 
     def next_ranker() -> RankerHandle:

@@ -27,6 +27,10 @@ class RunFolder:
         self.logs = self.path / "logs"
         self.tracker = self.path / "tracker"
 
+    def adapter_of(self, number: int, kind: str) -> Path:
+        """The adapter that one of several stages left: `adapters/2-half_online`."""
+        return self.path / "adapters" / f"{number + 1}-{kind}"
+
     @property
     def parts(self) -> tuple[Path, ...]:
         """Everything that is worth keeping of a run, or of half a run."""

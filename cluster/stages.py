@@ -1,23 +1,28 @@
 """The stages of a run, one after the other: who works in a stage, and where its pairs come from.
 
-    kind      pairs come from                         works beside the learner
-    -------   -------------------------------------   ------------------------
-    online    the policy's own videos, judged         generators, rankers
-    offline   people's own pairs (`buffer.offline`)   nobody
+    kind            pairs come from                                    works beside the learner
+    -------------   ------------------------------------------------   ------------------------
+    online          the policy's own videos, judged                    generators, rankers
+    half_online     the policy's own videos against people's anchors   generators
+    offline         people's own pairs (`buffer.offline`)              nobody
+    distill         the teacher's own videos, nobody prefers one       generators
+    distill_aware   people's own pairs                                 nobody
 
-The loss of every stage is Diffusion-APO's. Its reference is the adapter that the stage starts from. What an online
-stage does step by step is `online_loop.py`; what the learner does is `learn_steps.py`.
+`buffer.mix` of a stage may add other sources; who works follows from the mix. The loss is Diffusion-APO's, and in
+`distill` the distance to the guided teacher. Reference and teacher are the adapter that the stage starts from. What a
+stage that generates does step by step is `online_loop.py`; what the learner does is `learn_steps.py`.
 """
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from actors.streams import PromptStream
-from buffers.records import Condition
+from actors.streams import AnchorStream, PromptStream
+from buffers.records import Condition, Request, Slot
+from buffers.store.pair_store import PairStore
 from cluster import online_loop, run_state
 from cluster.evaluation import compare, evaluate, evaluation_requests, is_judged, videos_made
 from cluster.learn_steps import in_thread
@@ -65,20 +70,19 @@ class Run:
 
 
 async def run_stages(run: Run) -> None:
-    """Evaluate, run every stage that is not done yet, and evaluate again."""
+    """Evaluate, run every stage that is not done yet, and evaluate again after each."""
     state = run_state.newest(run.folder.checkpoints)
     measured = evaluation_rows(read_metrics(run.folder.metrics_file))
     watching = asyncio.ensure_future(watch(run.crew, run.progress))
     try:
         left = _left(run.config, state)
-        before = None if "before" in measured else _evaluate(run, "before")
+        before = None if "before" in measured else _evaluate(run, -1)
+        if left.start and state is not None and state.position.stage < left.start:
+            await _end_stage(run, state, measured)  # a run that was stopped between two stages
         for number in left:
             state = await run_stage(number, state, run, meanwhile=before)
             before = None
-        assert state is not None, "a config has at least one stage, and a stage ends with a state"
-        run_state.keep_adapter(run.folder.checkpoints, run.folder.adapter)
-        if left or "after" not in measured:
-            await _evaluate(run, "after", state)
+            await _end_stage(run, state)
     finally:
         watching.cancel()
         with contextlib.suppress(Exception):  # the rows are on disk already; the tracker may be late
@@ -104,25 +108,19 @@ async def run_stage(
     try:
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)
-        if stage.kind == "offline":
-            crew.supervisor.stop("generator")
-        else:
+        if config.generates:
             crew.start_generators(config)
+        else:
+            crew.supervisor.stop("generator")
         with run.phase(f"{stage.kind}: start"):
             await _unless_failed(ready, learning)
         with run.phase(stage.kind):
-            if stage.kind == "offline":
+            if not config.generates:
                 await learning
             else:
-                prompts = PromptStream(
-                    run.training,
-                    per_request=config.generator.conditions_per_request,
-                    seed=config.seed,
-                    first=number * CONDITIONS_PER_STAGE,
-                    done=await crew.buffer.finished_requests.remote(),
-                )
                 await online_loop.run(
-                    prompts=prompts,
+                    requests=Requests(run, config, number),
+                    conditions_per_request=config.generator.conditions_per_request,
                     generators=crew.generators,
                     rankers=crew.rankers,
                     buffer=crew.buffer,
@@ -138,6 +136,40 @@ async def run_stage(
     ended = run_state.newest(run.folder.checkpoints)
     assert ended is not None, "learn_steps saves a state before it returns"
     return ended
+
+
+async def _end_stage(run: Run, state: RunState, measured: Collection[str] = ()) -> None:
+    """Keep what the stage has learned, and evaluate it, unless that was measured before."""
+    number, folder = state.position.stage, run.folder
+    phase = run.config.phase_after(number)
+    of_stage = folder.adapter_of(number, run.config.stages[number].kind)
+    run_state.keep_adapter(folder.checkpoints, folder.adapter if phase == "after" else of_stage)
+    if phase not in measured:
+        await _evaluate(run, number, state)
+
+
+class Requests:
+    """What a slot of the buffer stands for: the streams of a stage, by source. No noise seed comes twice in a run."""
+
+    def __init__(self, run: Run, config: RunConfig, number: int) -> None:
+        first, seed, per_request = number * CONDITIONS_PER_STAGE, config.seed, config.generator.conditions_per_request
+        self._prompts = PromptStream(run.training, per_request=per_request, seed=seed, first=first)
+        self._anchors: AnchorStream | None = None
+        if config.buffer.mix.half_online and config.buffer.anchors:
+            store = PairStore(config.buffer.anchors, write=False)
+            self._anchors = AnchorStream(
+                store,
+                positive_share=config.buffer.positive_share,
+                per_request=per_request,
+                seed=seed,
+                first=first + CONDITIONS_PER_STAGE // 2,
+            )
+            store.close()
+
+    def at(self, slot: Slot) -> Request:
+        stream = self._anchors if slot.source == "half-online" else self._prompts
+        assert stream is not None, "the buffer asks only for sources of its mix"
+        return stream.at(slot)
 
 
 def _left(config: RunConfig, state: RunState | None) -> range:
@@ -162,12 +194,14 @@ async def _check_buffer(run: Run, number: int, state: RunState | None) -> None:
             )
 
 
-async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None:
+async def _evaluate(run: Run, number: int, state: RunState | None = None) -> None:
     """Make the videos of one phase, measure or compare them, and record the figures. Makes none that nobody looks at.
 
-    state: whose adapter the generators are to hold; None if they hold the run's first one already.
+    number: of the stage that has ended; -1 before the first. state: whose adapter the generators are to hold; None if
+    they hold the run's first one already.
     """
-    config, crew, videos = run.config, run.crew, videos_made(run.config)
+    config, crew, videos = run.config.sampled_after(number), run.crew, videos_made(run.config)
+    phase = config.phase_after(number) if state is not None else "before"
     if not videos:
         empty = {"videos": 0, "kept": [], "about": {}, "measured": {}}
         await crew.metrics.record.remote("evaluation", {"phase": phase, **empty})
@@ -186,11 +220,16 @@ async def _evaluate(run: Run, phase: str, state: RunState | None = None) -> None
             requests_in_flight=config.generator.requests_in_flight,
             measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
         )
-        if phase == "after" and is_judged(config):
+        if state is not None and is_judged(config):
             run.progress.update(measured=None)
             crew.start_rankers()
             summary = await compare(
-                evaluator=crew.evaluator, rankers=crew.rankers, config=config.ranker, videos=videos, at_once=2 * at_once
+                phase,
+                evaluator=crew.evaluator,
+                rankers=crew.rankers,
+                config=config.ranker,
+                videos=videos,
+                at_once=2 * at_once,
             )
     run.progress.update(measured=None)
     await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})

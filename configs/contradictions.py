@@ -18,12 +18,13 @@ from configs.stages import OVERRIDABLE
 if TYPE_CHECKING:  # the schema imports this module
     from configs.schema import RunConfig
     from configs.sections import SamplingConfig
+    from configs.stages import DistillStage
 
 
 def contradictions(config: RunConfig) -> list[str]:
     """A sentence for each contradiction: the keys, their values and what would be right. Empty if there is none."""
     problems = [*_of_run(config)]
-    reads_offline = False
+    read = {"offline": False, "anchors": False}
     adapter = None
     for number, stage in enumerate(config.stages):
         try:
@@ -31,19 +32,27 @@ def contradictions(config: RunConfig) -> list[str]:
         except ValueError as error:  # an override that is no key of its section, or has a wrong value
             problems.append(str(error))
             continue
-        reads_offline = reads_offline or merged.buffer.mix.offline > 0
+        read["offline"] |= merged.buffer.mix.offline > 0
+        read["anchors"] |= merged.buffer.mix.half_online > 0
         if adapter not in (None, merged.learner.lora):
             problems.append(
                 f"stages.{number}.learner.lora differs from that of the stages before: one adapter goes through all "
                 "stages; give learner.lora for the run"
             )
         adapter = merged.learner.lora
+        if (guided := merged.sampling) and (guided.guided_steps or guided.skipping_steps):
+            distilled = [n for n, earlier in enumerate(config.stages[:number]) if earlier.kind == "distill"]
+            problems += [
+                f"stages.{number}.sampling: stages.{n} (distill) has taken guidance into the one pass, which would be "
+                f"guided twice; leave guidance_scale and stg_scale out of stages.{number}.sampling"
+                for n in distilled
+            ]
         overrides = stage.model_dump(include=set(OVERRIDABLE))
         problems += [_with_stage(problem, f"stages.{number}.", overrides) for problem in _of_stage(merged, number)]
-    if config.buffer.offline and not reads_offline:
-        problems.append(
-            f"buffer.offline = {config.buffer.offline} is never read: buffer.mix.offline = 0 and no stage is offline"
-        )
+    for key, is_read in read.items():
+        if (store := getattr(config.buffer, key)) and not is_read:
+            kinds = "offline" if key == "offline" else "half_online"
+            problems.append(f"buffer.{key} = {store} is never read: buffer.mix.{kinds} = 0 and no stage is {kinds}")
     return list(dict.fromkeys(problems))  # what holds for several stages is said once
 
 
@@ -87,8 +96,9 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
     """`config` is as stage `number` sees it. The sentences name keys without `stages.N`, except for the stage's own."""
     (stage,) = config.stages
     sampling, buffer, mix, ranker = config.sampling, config.buffer, config.buffer.mix, config.ranker
-    if stage.kind == "offline" and (stage.sampling or stage.generator):
-        yield f"stages.{number}: an offline stage generates nothing; leave its sampling and generator out"
+    if not config.generates and (stage.generator or (stage.sampling and stage.kind != "distill")):
+        kind = stage.kind.replace("_", "-")
+        yield f"stages.{number}: this {kind} stage generates nothing; leave its sampling and generator out"
     yield from _of_guidance(sampling)
     yield from _of_learner(config, number)
     if buffer.capacity < (pairs := config.learner.pairs_per_step):
@@ -96,18 +106,40 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
             f"buffer.capacity = {buffer.capacity} is less than learner.pairs_per_step = {pairs}: a step would wait for "
             f"ever; use {pairs} or more"
         )
-    if not math.isclose(total := mix.online + mix.half_online + mix.offline, 1.0, abs_tol=1e-9):
-        yield f"buffer.mix: online, half_online and offline sum to {total:g}; they must sum to 1"
-    if mix.half_online:
-        yield f"buffer.mix.half_online = {mix.half_online:g}: no stage makes such pairs; a step would wait for ever"
-    if mix.offline and not buffer.offline:
-        yield f"buffer.mix.offline = {mix.offline:g} needs buffer.offline, a store made by apogee data ingest"
+    shares = mix.model_dump()
+    if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
+        yield f"buffer.mix: {', '.join(shares)} sum to {total:g}; they must sum to 1"
+    for share, key in (("offline", "offline"), ("half_online", "anchors")):
+        if shares[share] and not getattr(buffer, key):
+            yield f"buffer.mix.{share} = {shares[share]:g} needs buffer.{key}, a store made by apogee data ingest"
+    if stage.kind == "distill":
+        yield from _of_distillation(stage, sampling, number)
+        if mix.online or mix.half_online:
+            yield f"stages.{number}: distill learns no preference; its buffer.mix has unjudged and offline alone"
+    elif mix.unjudged:
+        yield f"buffer.mix.unjudged = {mix.unjudged:g}: only a distill stage learns from videos without a preference"
+    if buffer.when_full == "drop_oldest" and sum(map(bool, (mix.online, mix.half_online, mix.unjudged))) > 1:
+        yield "buffer.when_full = drop_oldest would drop the pairs that buffer.mix is short of; use wait, or one source"
     if ranker.kind == "function" and not ranker.function:
         yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
     if ranker.kind == "qwen_vl" and not ranker.path:
         yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
     if ranker.kind == "qwen_vl" and ranker.frames > (frames := sampling.num_frames):
         yield f"ranker.frames = {ranker.frames} is more than sampling.num_frames = {frames}; use at most {frames}"
+
+
+def _of_distillation(stage: DistillStage, sampling: SamplingConfig, number: int) -> Iterator[str]:
+    for key, fixed, none in (("guidance_scale", sampling.guidance_scale, 1.0), ("stg_scale", sampling.stg_scale, 0.0)):
+        low, high = scales = getattr(stage, f"{key}s") or [fixed, fixed]
+        if low > high:
+            yield f"stages.{number}.{key}s = {scales}: the first is the smaller one"
+        if high > none and fixed == none:
+            yield f"stages.{number}.{key}s = {scales} and sampling.{key} = {fixed:g} makes no such pass; raise it"
+    if not (sampling.guided_steps or sampling.skipping_steps):
+        yield (
+            f"stages.{number}: distill takes guidance into one pass, and there is none: sampling.guidance_scale = "
+            f"{sampling.guidance_scale:g}, sampling.stg_scale = {sampling.stg_scale:g}"
+        )
 
 
 def _of_guidance(sampling: SamplingConfig) -> Iterator[str]:

@@ -9,7 +9,14 @@ from configs.contradictions import contradictions
 from configs.keys import nearest_key, shown
 from configs.paths import PathText
 from configs.sections import Section
-from configs.stages import OVERRIDABLE, OnlineStage, Stage
+from configs.stages import OVERRIDABLE, OnlineStage, Stage, own_mix
+
+UNGUIDED = {"guidance_scale": 1.0, "negative_prompt": "", "stg_scale": 0.0, "stg_blocks": []}
+"""Keys of `sampling` after a distillation: the guidance is inside."""
+
+
+ON_THE_GRID = {"random_shift": False, "random_offset": False}
+"""Keys of `learner.timesteps` in a distillation: the student is taught at the sampler's own timesteps (paper, 3.1)."""
 
 
 class RunConfig(Section):
@@ -50,13 +57,17 @@ class RunConfig(Section):
     def of_stage(self, number: int) -> "RunConfig":
         """The config as the stage sees it: its overrides put in, and `stages` holding it alone.
 
-        An offline stage learns from people's pairs alone: its `buffer.mix` is 1 offline. Raises ValueError if an
-        override is not a key of its section or has a wrong value.
+        A stage that is not online has a mix of its own kind (`stages.own_mix`). After a distillation videos are sampled
+        without guidance. Raises ValueError if an override is not a key of its section or has a wrong value.
         """
         stage = self.stages[number]
         changed: dict[str, Any] = {name: getattr(stage, name) for name in OVERRIDABLE}
-        if stage.kind == "offline":
-            changed["buffer"] = {"mix": {"online": 0.0, "half_online": 0.0, "offline": 1.0}} | changed["buffer"]
+        if mix := own_mix(stage):
+            changed["buffer"] = _merged({"mix": mix}, changed["buffer"])
+        if stage.kind == "distill":
+            changed["learner"] = _merged({"timesteps": ON_THE_GRID}, changed["learner"])
+        if any(earlier.kind == "distill" for earlier in self.stages[:number]):
+            changed["sampling"] = UNGUIDED | changed["sampling"]
         merged = {}
         for name in OVERRIDABLE:
             section = getattr(self, name)
@@ -70,7 +81,24 @@ class RunConfig(Section):
     @property
     def asks_ranker(self) -> bool:
         """Whether a stage has its pairs judged."""
-        return any(stage.kind == "online" for stage in self.stages)
+        return any(stage.buffer.mix.online for stage in self.by_stage())
+
+    @property
+    def generates(self) -> bool:
+        """Whether a stage learns from videos that are generated in it."""
+        mixes = [stage.buffer.mix for stage in self.by_stage()]
+        return any(mix.online or mix.half_online or mix.unjudged for mix in mixes)
+
+    def sampled_after(self, number: int) -> "RunConfig":
+        """The config that the policy which stage `number` leaves is sampled with; -1: the policy before all stages."""
+        distilled = any(stage.kind == "distill" for stage in self.stages[: number + 1])
+        sampling = self.sampling.model_copy(update=UNGUIDED if distilled else {})
+        return self.model_copy(update={"sampling": sampling})
+
+    def phase_after(self, number: int) -> str:
+        """The name of the evaluation after a stage: `stage-1-online`, and `after` after the last."""
+        is_last = number == len(self.stages) - 1
+        return "after" if is_last else f"stage-{number + 1}-{self.stages[number].kind}"
 
     def by_stage(self) -> "list[RunConfig]":
         """`of_stage` of every stage."""

@@ -22,6 +22,7 @@ Side = Annotated[int, Field(gt=0, le=16_384)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Amount = Annotated[float, Field(ge=0.0, le=10**4)]
 Quantity = Annotated[float, Field(ge=1e-6, le=10**6)]
+Scale = Annotated[float, Field(ge=1.0, le=1000)]
 Rate = Annotated[float, Field(ge=1e-12, le=1.0)]
 Shift = Annotated[float, Field(ge=1e-3, le=1000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -83,7 +84,7 @@ class SamplingConfig(Section):
 
     steps: Annotated[int, Field(gt=0, le=10_000)] = 40
     """Denoising steps of a video. The learner's timesteps lie on the same grid."""
-    guidance_scale: Annotated[float, Field(ge=1.0, le=1000)] = 5.0
+    guidance_scale: Scale = 5.0
     """Classifier-free guidance, diffusers' meaning of the number. 1 makes no unconditional pass."""
     guidance_from: Share = 0.0
     """The unconditional pass is made from this share of the steps on."""
@@ -278,9 +279,11 @@ class MixConfig(Section):
     online: Share = 1.0
     """Share of the policy's own pairs."""
     half_online: Share = 0.0
-    """Share of pairs with an anchor. No stage makes them yet."""
+    """Share of pairs of an anchor, from `buffer.anchors`, and a video of the policy."""
     offline: Share = 0.0
     """Share of people's own pairs, from `buffer.offline`."""
+    unjudged: Share = 0.0
+    """Share of pairs of the policy's own videos without a preference. Only a `distill` stage learns from them."""
 
 
 class BufferConfig(Section):
@@ -293,10 +296,17 @@ class BufferConfig(Section):
     when_full: Literal["wait", "drop_oldest"] = "wait"
     """New pairs `wait` for room, which is the pace of the run; or `drop_oldest` makes room."""
     mix: MixConfig = MixConfig()
-    """From which sources a batch is drawn, exact over time. The three shares sum to 1."""
+    """From which sources a batch is drawn, exact over time. The shares sum to 1. Every kind of stage has a mix of its
+    own; an online stage has this one."""
     keep_doubtful: bool = False
     """Whether pairs that the judge dropped in doubt are stored in `out/doubtful`, for people to look at. `apogee data
     export` writes them without a label. They are never learned from."""
+    anchors: PathText | None = None
+    """A store with people's anchors, as `apogee data ingest` makes it: videos that are good or bad for their prompt."""
+    positive_share: Share = 0.6
+    """Share of the anchors that are positive: chosen over the policy's video. The paper: 18k of 30k."""
+    without_anchor: Literal["refuse", "skip"] = "refuse"
+    """If prompts of `prompts.train` have no anchor: `refuse` the run, or `skip` them in half-online pairs."""
     offline: PathText | None = None
     """A store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI."""
     max_uses: Positive = 1

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from configs.sections import Positive, Section
+from configs.sections import Amount, MixConfig, Positive, Scale, Section
 
 OVERRIDABLE = ("learner", "buffer", "sampling", "generator")
 """Sections that a stage may override."""
@@ -31,7 +31,8 @@ class OnlineStage(_Stage):
     """The policy's own videos, judged by the ranker; `buffer.mix` may add people's pairs."""
 
     kind: Literal["online"]
-    """The policy's own videos, judged."""
+    """`online`: the policy's own videos, judged. `half_online`: they, against people's anchors. `offline`: people's own
+    pairs. `distill`: guidance becomes part of the one pass. `distill_aware`: people's own pairs, after that."""
 
 
 class OfflineStage(_Stage):
@@ -41,4 +42,51 @@ class OfflineStage(_Stage):
     """People's own pairs alone."""
 
 
-Stage = Annotated[OnlineStage | OfflineStage, Field(discriminator="kind")]
+class HalfOnlineStage(_Stage):
+    """A labelled anchor of a condition against the policy's own new video (paper, 3.3.2). No judge is asked."""
+
+    kind: Literal["half_online"]
+    """Anchors against the policy's own videos."""
+
+
+class DistillStage(_Stage):
+    """Guidance distillation (Eq. 3 and 4): the stages after it make one pass in place of two or three.
+
+    The teacher is the policy that the stage starts from, with the guidance of `sampling`. It is not told to the student
+    how strong the guidance was: of a range the student learns the mean (docs/decisions/0005-stages.md).
+    """
+
+    kind: Literal["distill"]
+    """One pass learns to be the guided prediction."""
+    videos: Literal["own", "offline"] = "own"
+    """Which videos are noised: the teacher's `own`, or people's `offline` pairs."""
+    guidance_scales: Annotated[list[Scale], Field(min_length=2, max_length=2)] | None = None
+    """The teacher's scale is drawn from this range for every video. Null: `sampling.guidance_scale`."""
+    stg_scales: Annotated[list[Amount], Field(min_length=2, max_length=2)] | None = None
+    """Likewise, in place of `sampling.stg_scale`."""
+
+
+class DistillAwareStage(_Stage):
+    """Diffusion-APO from the distilled student, on people's own pairs (paper, 3.3.3).
+
+    With `buffer: {mix: {online: 1, offline: 0}}` on the student's own videos, judged.
+    """
+
+    kind: Literal["distill_aware"]
+    """People's own pairs, after distillation."""
+
+
+Stage = Annotated[
+    OnlineStage | HalfOnlineStage | OfflineStage | DistillStage | DistillAwareStage, Field(discriminator="kind")
+]
+
+MIXES = {"half_online": {"half_online": 1.0}, "offline": {"offline": 1.0}, "distill_aware": {"offline": 1.0}}
+"""What a kind of stage learns from if it says nothing else: shares of `buffer.mix`."""
+
+
+def own_mix(stage: Stage) -> dict[str, float] | None:
+    """All shares of the stage's own mix, or None if it has that of the run (`online`)."""
+    if stage.kind == "online":
+        return None
+    of_videos = {"unjudged": 1.0} if isinstance(stage, DistillStage) and stage.videos == "own" else {"offline": 1.0}
+    return dict.fromkeys(MixConfig.model_fields, 0.0) | MIXES.get(stage.kind, of_videos)

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from configs.keys import all_keys, dotted, section_at
+from configs.keys import all_keys, dotted, field_at
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
 from configs.schema import RunConfig
 
@@ -28,9 +28,8 @@ def page() -> str:
 
 
 def _row(schema: type[BaseModel], key: tuple[str, ...]) -> str:
-    section = section_at(schema, tuple(int(part) if part.isdecimal() else part for part in key[:-1]))
-    assert section is not None, f"{dotted(key)} is a key of no section"
-    field = section.model_fields[key[-1]]
+    field = field_at(schema, tuple(int(part) if part.isdecimal() else part for part in key))
+    assert field is not None, f"{dotted(key)} is a key of no section"
     words = " ".join((field.description or "").split())
     return f"| `{dotted(key)}` | {_default(field)} | {words} |"
 

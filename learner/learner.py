@@ -186,6 +186,12 @@ class Learner:
         """The policy's adapter as it is now, under that version."""
         return snapshot_of(version, adapter_state(self.policy.transformers))
 
+    def reference_snapshot(self, version: int) -> Snapshot:
+        """The reference's adapter under that version; zeros, which change nothing, if it is the base."""
+        transformers = self.policy.transformers
+        held = adapter_state(transformers, REFERENCE)
+        return snapshot_of(version, held or {n: torch.zeros_like(t) for n, t in adapter_state(transformers).items()})
+
     def state(self, run: dict[str, Any] | None = None) -> LearnerState:
         """A copy on the CPU of everything that a restart needs; for `learner.checkpoint`.
 

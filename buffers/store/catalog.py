@@ -156,6 +156,15 @@ class Catalog:
         rows = self._each("SELECT id, condition_id, video_id, positive FROM anchors WHERE id IN", ids)
         return [StoredAnchor(id_, condition, video, bool(positive)) for id_, condition, video, positive in rows]
 
+    def conditions_of_anchors(self) -> set[str]:
+        """Ids of the conditions that have an anchor."""
+        return {id_ for (id_,) in self._db.rows("SELECT DISTINCT condition_id FROM anchors")}
+
+    def shapes_of_anchors(self) -> list[tuple[int, ...]]:
+        """The shapes of anchors' latents, the commonest first."""
+        query = "SELECT shape FROM anchors JOIN latents l ON l.id = video_id GROUP BY 1 ORDER BY count(*) DESC"
+        return [tuple(map(int, shape.split(" x "))) for (shape,) in self._db.rows(query)]
+
     def pairs(self, *, after: int = 0) -> Iterator[StoredPair]:
         """Every pair whose number is above `after`, in the order in which they were added."""
         query = f"SELECT {_PAIR} FROM pairs WHERE number > ? ORDER BY number LIMIT {_AT_ONCE}"

@@ -16,7 +16,7 @@ from typing import get_args
 
 import numpy as np
 
-from buffers.records import Pair, Source
+from buffers.records import AGELESS, Pair, Slot, Source
 from buffers.store.catalog import StoredPair
 from buffers.store.database import Database
 
@@ -44,7 +44,7 @@ _STATEMENTS = (
     END
     """,
     "CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, version INTEGER, ids TEXT)",
-    "CREATE TABLE IF NOT EXISTS requests (number INTEGER PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS finished (source TEXT, number INTEGER, PRIMARY KEY (source, number)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
 )
 
@@ -72,24 +72,25 @@ class WaitingPairs:
             for statement in _STATEMENTS:
                 db.execute(statement)
             if self.state("stage") != stage:
-                db.execute("DELETE FROM requests")
+                db.execute("DELETE FROM finished")
                 db.execute("UPDATE sums SET drawn = 0")
                 _remember(db, {"stage": stage})
             for source in get_args(Source):  # By source, because the index begins with it.
                 db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
 
-    def add(self, pairs: Iterable[Pair | StoredPair], *, request: int | None = None, remember: dict[str, int]) -> None:
+    def add(self, pairs: Iterable[Pair | StoredPair], *, request: Slot | None = None, remember: dict[str, int]) -> None:
         """Adds pairs. In the same transaction: `request` is finished, and `remember` replaces values of `state`."""
         rows = [(p.id, p.source, p.policy_version, 0, self._chance(p.id, 0), p.bytes) for p in pairs]
         with self._db.transaction() as db:
             db.executemany("INSERT OR IGNORE INTO waiting VALUES (?, ?, ?, ?, ?, ?)", rows)
             if request is not None:
-                db.execute("INSERT OR IGNORE INTO requests VALUES (?)", (request,))
+                db.execute("INSERT OR IGNORE INTO finished VALUES (?, ?)", (request.source, request.number))
             _remember(db, remember)
 
-    def finished(self) -> set[int]:
-        """Numbers of the stage's requests whose pairs were stored or dropped."""
-        return {number for (number,) in self._db.rows("SELECT number FROM requests")}
+    def is_finished(self, request: Slot) -> bool:
+        """Whether the pairs of that request of the stage were stored or dropped."""
+        query = "SELECT 1 FROM finished WHERE source = ? AND number = ?"
+        return bool(self._db.rows(query, (request.source, request.number)))
 
     def draw(self, step: int, version: int, quotas: dict[Source, int], *, remember: dict[str, int]) -> Draw:
         """Chooses the batch of a step, so many pairs of each source. Raises ValueError if a source has too few."""
@@ -124,8 +125,8 @@ class WaitingPairs:
         return self._db.value("SELECT COALESCE(MAX(step), -1) FROM draws")
 
     def drop_older(self, policy_version: int) -> int:
-        """Drops what a policy of an earlier version made; returns how many. Offline pairs do not age."""
-        query = "DELETE FROM waiting WHERE policy_version < ? AND source != 'offline'"
+        """Drops what a policy of an earlier version made; returns how many. Sources of `AGELESS` stay."""
+        query = f"DELETE FROM waiting WHERE policy_version < ? AND source NOT IN {AGELESS}"
         with self._db.transaction() as db:
             return db.execute(query, (policy_version,)).rowcount
 

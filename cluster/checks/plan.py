@@ -5,8 +5,9 @@ never seconds: those depend on the machine.
 """
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
+from buffers.replay import PAIRS_OF_A_CONDITION, made_shares
 from cluster.checks.resources import Need, needs
 from cluster.evaluation import videos_made
 from configs.schema import RunConfig
@@ -53,12 +54,14 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
     pairs = videos = generation = learning = rankings = 0
     for stage in config.by_stage():
         learned = stage.stages[0].steps * stage.learner.pairs_per_step
-        judged = -(-learned // stage.buffer.max_uses) if stage.stages[0].kind == "online" else 0
         pairs += learned
-        videos += 2 * judged
-        generation += 2 * judged * _passes_of_a_video(stage)
         learning += learned * _passes_of_learning_a_pair(stage)
-        rankings += judged * (2 if config.ranker.both_orders else 1)
+        made = made_shares(stage.buffer.mix)
+        for source, share in made.items():
+            of_source = ceil(learned * share / stage.buffer.max_uses / PAIRS_OF_A_CONDITION[source])
+            videos += 2 * of_source
+            generation += 2 * of_source * _passes_of_a_video(stage)
+            rankings += of_source * (2 if config.ranker.both_orders else 1) if source == "online" else 0
     return Plan(
         config=config,
         latent_shape=shape,
@@ -99,7 +102,7 @@ def _passes_of_a_step(config: RunConfig) -> dict[str, float]:
 def _freshness(config: RunConfig) -> list[str]:
     """More pairs than can be learned from before they are too old are made for nothing."""
     buffer, generator = config.buffer, config.generator
-    if config.stages[0].kind == "offline":
+    if not config.generates:
         return []
     pairs_of_a_version = config.learner.pairs_per_step * config.learner.publish_every
     fresh = pairs_of_a_version * (buffer.max_staleness + 1) // buffer.max_uses
@@ -121,7 +124,7 @@ def _freshness(config: RunConfig) -> list[str]:
 def _balance(config: RunConfig) -> list[str]:
     """How the GPUs would be split if a pass took as long in both roles."""
     generator, learner, passes = config.generator, config.learner, _passes_of_a_step(config)
-    if config.stages[0].kind == "offline" or not (generator.gpus_per_actor and learner.gpus_per_worker):
+    if not config.generates or not (generator.gpus_per_actor and learner.gpus_per_worker):
         return []
     made, learned = passes["generator"] * generator.num_actors, passes["learner"] * learner.num_workers
     gpus = generator.num_actors * generator.gpus_per_actor + learner.num_workers * learner.gpus_per_worker

@@ -28,7 +28,7 @@ class Need:
 def needs(config: RunConfig) -> list[Need]:
     """What the roles ask Ray for, train workers included, in one stage; `config` is as that stage sees it.
 
-    Rankers only if the stage is online. Generators, too, unless it makes videos to be evaluated.
+    Rankers only if pairs are judged. Generators only if it learns from new videos, or makes some to be evaluated.
     """
     learner, actors = config.learner, {"generator": config.generator, "ranker": config.ranker}
     roles = [
@@ -37,9 +37,9 @@ def needs(config: RunConfig) -> list[Need]:
     ]
     workers = learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker
     roles.append(Need("learner", "learner.num_workers", *workers))
-    if config.stages[0].kind == "online":
-        return roles
-    return [need for need in roles if need.role == "learner" or (need.role == "generator" and videos_made(config))]
+    generates = config.generates or videos_made(config) > 0 or config.stages[0].kind == "distill"  # it encodes there
+    runs = {"learner": True, "ranker": config.asks_ranker, "generator": generates}
+    return [need for need in roles if runs[need.role]]
 
 
 def check_resources(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> None:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
 from actors.evaluator import Evaluator
 from actors.prompts import read_prompts
+from actors.streams import AnchorStream
 from buffers.records import Condition
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
@@ -17,6 +18,7 @@ from cluster.checks.out_folder import check_disk, check_writable, goes_on
 from cluster.checks.plan import Plan, plan
 from cluster.checks.resources import Need, check_resources, needs
 from cluster.evaluation import is_judged
+from configs.keys import shown
 from configs.paths import absolute
 from configs.schema import RunConfig
 from policy.bundle import BundleFacts, check_bundle
@@ -31,7 +33,7 @@ PATHS = (
     "evaluation.prompts",
     "start_from",
 )
-"""Keys of paths besides `out`. `buffer.offline` may be a URI."""
+"""Keys of paths besides `out`. `buffer.offline` and `buffer.anchors` may be URIs."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ def check(config: RunConfig) -> Checked:
         with checked.collected(f"{key} = {path}"):
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
     _people(config, checked)
+    _anchors(config, checked)
     _functions_and_judge(config, checked)
     _processes(config, checked)
     with checked.collected():
@@ -122,6 +125,33 @@ def _people(config: RunConfig, checked: Checked) -> None:
                 )
 
 
+def _anchors(config: RunConfig, checked: Checked) -> None:
+    """The store of anchors is there, is of this bundle and this size, has both polarities, and one for each prompt."""
+    mixed = [number for number, stage in enumerate(config.by_stage()) if stage.buffer.mix.half_online]
+    if not mixed or config.buffer.anchors is None or checked.facts is None:
+        return
+    with checked.collected(f"buffer.anchors = {config.buffer.anchors}"), ExitStack() as opened:
+        store = PairStore(config.buffer.anchors, write=False, encoded_by=checked.encoded_by)
+        opened.callback(store.close)
+        shapes = store.catalog.shapes_of_anchors()
+        for stage in map(config.of_stage, mixed):
+            AnchorStream(store, positive_share=stage.buffer.positive_share, per_request=1, seed=0)
+            sampling = stage.sampling
+            wanted = checked.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+            if others := [shape for shape in shapes if shape != wanted]:
+                raise ValueError(
+                    f"holds anchors with latents {list(others[0])}; videos of sampling.num_frames, height and width "
+                    f"have {list(wanted)}: ingest the anchors at that size"
+                )
+        known = store.catalog.conditions_of_anchors()
+        bare = [condition.prompt for condition in checked.training if condition.id not in known]
+        if bare and config.buffer.without_anchor == "refuse":
+            raise ValueError(
+                f"holds no anchor for {len(bare)} of the {len(checked.training)} prompts of prompts.train, the first "
+                f"is {shown(bare[0])}; label videos of them, or give buffer.without_anchor: skip"
+            )
+
+
 def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
     """The user's functions can be imported; the judge can be served, if a stage asks it."""
     with checked.collected():
@@ -134,7 +164,8 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
         else:
             check_judge(config.ranker)
             for stage in config.by_stage():
-                check_questions(stage)
+                if stage.asks_ranker:
+                    check_questions(stage)
             judged = [("prompts.train", config.prompts.train, checked.training)]
             if is_judged(config):
                 judged.append(("evaluation.prompts", config.evaluation.prompts, checked.held_out))

@@ -5,8 +5,9 @@ from typing import Any
 
 from cluster.monitor.rows import Row, of_kind, step_rows
 
-LOOP_PHASES = ("online", "offline")
-"""Phases in which the learner learns. Waiting outside of them is start-up or evaluation."""
+LOOP_PHASES = (("online", "half_online", "distill"), ("distill_aware", "offline"))
+"""Phases in which the learner learns, those first in which others work beside it. Waiting outside of them is start-up
+or evaluation."""
 
 
 def loop_window(rows: list[Row]) -> tuple[float, float]:
@@ -16,8 +17,8 @@ def loop_window(rows: list[Row]) -> tuple[float, float]:
     the last row.
     """
     ended = of_kind(rows, "phase")
-    for name in LOOP_PHASES:
-        if loops := [row for row in ended if row["name"] == name]:
+    for names in LOOP_PHASES:
+        if loops := [row for row in ended if row["name"] in names]:
             return loops[0]["time"] - loops[0]["seconds"], loops[-1]["time"]
     return max((row["time"] for row in ended), default=0.0), max((row["time"] for row in rows), default=0.0)
 

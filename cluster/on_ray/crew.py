@@ -62,7 +62,7 @@ class Crew:
         return {"generator": self.generators, "ranker": self.rankers, "buffer": [self.buffer]}[role][index]
 
     async def begin_stage(self, number: int) -> None:
-        """The buffer of the stage is opened; rankers run if the stage is an online one."""
+        """The buffer of the stage is opened; rankers run if pairs of the stage are judged."""
         config = self._config.of_stage(number)
         if self.buffer is not None:
             await self.buffer.close.remote()
@@ -76,10 +76,10 @@ class Crew:
             publish_every=config.learner.publish_every,
             doubtful=self._folder.doubtful if config.buffer.keep_doubtful else None,
         )
-        if config.stages[0].kind == "offline":
-            self.supervisor.stop("ranker")
-        else:
+        if config.asks_ranker:
             self.start_rankers()
+        else:
+            self.supervisor.stop("ranker")
 
     def start_generators(self, config: RunConfig) -> None:
         """`generator.num_actors` of them run with this config; those of another one are stopped first."""
@@ -97,7 +97,12 @@ class Crew:
     def learner(self, number: int) -> Any:
         """The Ray Train group of a stage; `fit()` blocks until its steps are done or the buffer is closed."""
         actors = {"buffer": self.buffer, "weights": self.weights, "metrics": self.metrics}
-        return make_trainer(self._config.of_stage(number), number=number, folder=self._folder, **actors)
+        config = self._config.of_stage(number)
+        if config.stages[0].kind == "distill":
+            # A generator has the text encoder. It is asked before any other work of the stage.
+            self.start_generators(config)
+            actors["negative"] = self.generators[0].negative.remote()
+        return make_trainer(config, number=number, folder=self._folder, **actors)
 
     async def ready(self, waiting_for: Callable[[Sequence[str]], None]) -> None:
         """Wait until every actor has been constructed; raises the first constructor's error.

@@ -8,7 +8,8 @@ from typing import Any
 
 import ray
 
-from buffers.records import Batch, Snapshot
+from buffers.records import Batch, EncodedCondition, Snapshot
+from buffers.tensors import decode
 from cluster import run_state
 from cluster.learn_steps import learn_steps
 from cluster.on_ray.train_group import device, ranks, train_group
@@ -17,23 +18,27 @@ from cluster.run_state import Position, RunState
 from configs.schema import RunConfig
 from learner.learner import Learner
 from learner.mesh import Mesh
+from learner.objectives import Objective
+from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
+from policy.conditioning import Conditioning
 from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
 
-def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, **actors: Any) -> Any:
+def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, negative: Any = None, **actors: Any) -> Any:
     """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's.
 
-    actors: the handles of `buffer`, `weights` and `metrics`.
+    negative: a reference to the conditioning of the unconditional pass, if the stage distills. actors: the handles of
+    `buffer`, `weights` and `metrics`.
     """
-    given = {"config": config, "number": number, "checkpoints": folder.checkpoints, **actors}
+    given = {"config": config, "number": number, "checkpoints": folder.checkpoints, "negative": negative, **actors}
     return train_group(
         train_worker, given, section=config.learner, cluster=config.cluster, name=f"stage-{number}", logs=folder.logs
     )
 
 
-def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
+def build_learner(config: RunConfig, mesh: Mesh, objective: Objective) -> Learner:
     """A learner at step 0 of a run."""
     policy = VideoPolicy.load(
         config.model.path,
@@ -43,8 +48,20 @@ def build_learner(config: RunConfig, mesh: Mesh) -> Learner:
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
     )
-    steps, objective = config.sampling.steps, Dpo(config.learner.beta)
+    steps = config.sampling.steps
     return Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
+
+
+def objective_of(config: RunConfig, negative: EncodedCondition | None) -> Objective:
+    """The loss of the stage. `negative`: the conditioning of the unconditional pass, if the stage distills."""
+    (stage,), sampling = config.stages, config.sampling
+    if stage.kind != "distill":
+        return Dpo(config.learner.beta)
+    assert negative is not None, "a stage that distills is given the negative conditioning"
+    scales = stage.guidance_scales or [sampling.guidance_scale] * 2
+    stg_scales = stage.stg_scales or [sampling.stg_scale] * 2
+    embeds = {"prompt_embeds": decode(negative.prompt_embeds)}
+    return Distill(sampling, scales, stg_scales, Conditioning.of_row(embeds))
 
 
 def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number: int) -> Position:
@@ -71,7 +88,8 @@ def train_worker(given: dict[str, Any]) -> None:
     number, checkpoints = given["number"], given["checkpoints"]
     buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
     mesh = ranks()
-    learner = build_learner(config, mesh)
+    negative: EncodedCondition | None = ray.get(given["negative"]) if given["negative"] is not None else None
+    learner = build_learner(config, mesh, objective_of(config, negative))
     position = go_on(learner, config, run_state.newest(checkpoints), number=number)
 
     def take(step: int) -> Batch | None:
@@ -113,4 +131,5 @@ def train_worker(given: dict[str, Any]) -> None:
         save=save,
         record=record,
         agree=mesh.agree,
+        teacher=learner.reference_snapshot if config.stages[0].kind == "distill" else None,
     )

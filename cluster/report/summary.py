@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
             )
             for domain in dict.fromkeys(domain for parts in domains.values() for domain in parts)
         },
+        "by_stage": _by_stage(evaluations, config["stages"]),
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
         "verdicts": verdict_figures(of_kind(rows, "verdicts"), config["ranker"]["both_orders"]),
@@ -126,6 +127,36 @@ def machine_facts() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
     }
+
+
+def _by_stage(evaluations: Mapping[str, Row], stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each evaluation before and after the stages of a run, the figures, and the paired differences to two others.
+
+    `change`: to the evaluation before it; `whole`: to the first. Empty if the run has one stage.
+    """
+    phases = [("before", "before")]
+    phases += [(f"stage-{n}-{stage['kind']}", stage["kind"]) for n, stage in enumerate(stages[:-1], start=1)]
+    phases.append(("after", stages[-1]["kind"]))
+    rows = []
+    earlier = first = None
+    for phase, kind in phases if len(stages) > 1 else []:
+        if phase not in evaluations:
+            continue
+        measured, about = evaluations[phase]["measured"], evaluations[phase]["about"]
+        figures = figures_of(measured, about)
+        changes, whole = (differences_of(measured, other) if other else {} for other in (earlier, first))
+        rows.append(
+            {
+                "phase": phase,
+                "kind": kind,
+                "figures": {
+                    name: {"value": figure, "change": changes.get(name), "whole": whole.get(name)}
+                    for name, figure in figures.items()
+                },
+            }
+        )
+        earlier, first = measured, first or measured
+    return rows
 
 
 def _compared(evaluations: Mapping[str, Row], of: Mapping[str, Measured]) -> dict[str, Any]:

@@ -1,4 +1,3 @@
-import itertools
 from collections import Counter
 from pathlib import Path
 
@@ -6,7 +5,11 @@ import pytest
 
 from actors.prompts import read_prompts
 from actors.streams import PromptStream
-from buffers.records import Condition
+from buffers.records import Condition, Slot
+
+
+def online(number: int) -> Slot:
+    return Slot("online", number)
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -77,7 +80,7 @@ def test_missing_and_binary_files_are_named(tmp_path: Path):
 
 def test_every_epoch_shows_each_condition_once_in_its_own_order():
     stream = PromptStream(conditions(10), per_request=4, seed=3)
-    drawn = [c.id for _ in range(5) for c in stream.next().conditions]  # two epochs; a request spans both
+    drawn = [c.id for n in range(5) for c in stream.at(online(n)).conditions]  # two epochs; a request spans both
     assert Counter(drawn[:10]) == Counter(drawn[10:]) == Counter(c.id for c in conditions(10))
     assert drawn[:10] != drawn[10:]
     assert drawn[:10] != [c.id for c in conditions(10)]
@@ -85,7 +88,7 @@ def test_every_epoch_shows_each_condition_once_in_its_own_order():
 
 def test_noise_seeds_are_unique_and_left_to_training():
     stream = PromptStream(conditions(7), per_request=5, seed=0)
-    requests = [stream.next() for _ in range(400)]
+    requests = [stream.at(online(n)) for n in range(400)]
     seeds = [seed for request in requests for pair in request.seeds for seed in pair]
     assert len(set(seeds)) == len(seeds) == 400 * 5 * 2
     # Seeds below 2^31 are for people to choose; torch's CPU generator keeps 32 bits.
@@ -95,20 +98,17 @@ def test_noise_seeds_are_unique_and_left_to_training():
 def test_the_seed_decides_everything():
     def requests(seed: int) -> list[object]:
         stream = PromptStream(conditions(6), per_request=2, seed=seed)
-        return [stream.next() for _ in range(6)]
+        return [stream.at(online(n)) for n in range(6)]
 
     assert requests(1) == requests(1)
     assert requests(1) != requests(2)
 
 
-@pytest.mark.parametrize("drawn", [0, 1, 3, 8])
-def test_a_restored_stream_goes_on_exactly_there(drawn: int):
-    whole = PromptStream(conditions(5), per_request=2, seed=4)
-    for _ in range(drawn):
-        whole.next()
-    resumed = PromptStream(conditions(5), per_request=2, seed=4, done=range(drawn))
-    for _ in itertools.repeat(None, 6):
-        assert resumed.next() == whole.next()
+def test_a_request_does_not_depend_on_what_was_asked_before():
+    stream, again = (PromptStream(conditions(5), per_request=2, seed=4) for _ in range(2))
+    in_order = [stream.at(online(n)) for n in range(9)]
+    assert [again.at(online(n)) for n in (8, 0, 3, 3)] == [in_order[n] for n in (8, 0, 3, 3)]
+    assert [request.slot for request in in_order] == [online(n) for n in range(9)]
 
 
 def test_no_conditions_is_an_error():
@@ -116,18 +116,9 @@ def test_no_conditions_is_an_error():
         PromptStream([], per_request=1, seed=0)
 
 
-def test_requests_are_numbered_and_finished_ones_are_not_asked_again():
-    conditions = [Condition(f"c{index}", f"prompt {index}") for index in range(5)]
-    whole = PromptStream(conditions, per_request=2, seed=3)
-    requests = [whole.next() for _ in range(5)]
-    assert [request.number for request in requests] == [0, 1, 2, 3, 4]
-    rest = PromptStream(conditions, per_request=2, seed=3, done={0, 2})
-    assert [rest.next() for _ in range(3)] == [requests[1], requests[3], requests[4]]
-
-
 def test_a_later_stage_goes_on_in_the_same_order_with_numbers_from_zero():
     conditions = [Condition(f"c{index}", f"prompt {index}") for index in range(5)]
     whole = PromptStream(conditions, per_request=2, seed=3)
-    third = [whole.next() for _ in range(3)][2]
-    later = PromptStream(conditions, per_request=2, seed=3, first=4).next()
-    assert (later.number, later.conditions, later.seeds) == (0, third.conditions, third.seeds)
+    third = whole.at(online(2))
+    later = PromptStream(conditions, per_request=2, seed=3, first=4).at(online(0))
+    assert (later.conditions, later.seeds) == (third.conditions, third.seeds)

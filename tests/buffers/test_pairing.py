@@ -3,9 +3,9 @@ from collections import Counter
 
 import pytest
 
-from actors.streams import AnchorStream
-from buffers.pairing import anchored_pairs, judged_pair
-from buffers.records import Scores
+from actors.streams import AnchorStream, PromptStream
+from buffers.pairing import anchored_pairs, judged_pair, unjudged_pair
+from buffers.records import Scores, Slot
 from buffers.store.pair_store import PairStore
 from tests.buffers.samples import anchor, candidates, conditioning, pair, same, tensor, verdict
 
@@ -46,39 +46,51 @@ def store(tmp_path):
     store.close()
 
 
-def test_polarities_are_mixed_exactly_and_each_anchor_is_used_as_often_as_any_other(store):
-    stream = AnchorStream(store, positive_share=0.75, seed=3)
-    drawn = [draw.id for _ in range(8) for draw in stream.next(6)]
-    positive = [int(id_.removeprefix("anchor")) < 6 for id_ in drawn]
-    assert all(abs(sum(positive[:count]) - 0.75 * count) < 1 for count in range(1, 49))
-    assert set(Counter(drawn).values()) == {6}  # 36 draws over 6 positive ones, 12 over 2 negative ones
-    first, second = ([id_ for id_ in drawn if int(id_[6:]) < 6][start : start + 6] for start in (0, 6))
+def drawn(stream: AnchorStream, count: int) -> list[str]:
+    return [id_ for number in range(count) for id_ in stream.at(Slot("half-online", number)).anchors]
+
+
+@pytest.mark.parametrize("share", [0.75, 0.6])
+def test_polarities_are_mixed_exactly(store, share):
+    ids = drawn(AnchorStream(store, positive_share=share, per_request=1, seed=3), 50)
+    positive = [int(id_.removeprefix("anchor")) < 6 for id_ in ids]
+    assert all(abs(sum(positive[:count]) - share * count) < 1 for count in range(1, 51))
+
+
+def test_each_anchor_is_used_as_often_as_any_other_of_its_polarity(store):
+    ids = drawn(AnchorStream(store, positive_share=0.75, per_request=6, seed=3), 8)
+    assert set(Counter(ids).values()) == {6}  # 36 draws over 6 positive ones, 12 over 2 negative ones
+    first, second = ([id_ for id_ in ids if int(id_[6:]) < 6][start : start + 6] for start in (0, 6))
     assert sorted(first) == sorted(second) and first != second
-    assert drawn == [draw.id for draw in AnchorStream(store, positive_share=0.75, seed=3).next(48)]
-    assert drawn != [draw.id for draw in AnchorStream(store, positive_share=0.75, seed=4).next(48)]
+    assert ids == drawn(AnchorStream(store, positive_share=0.75, per_request=6, seed=3), 8)
+    assert ids != drawn(AnchorStream(store, positive_share=0.75, per_request=6, seed=4), 8)
 
 
-def test_it_goes_on_where_it_was_saved(store):
-    stream = AnchorStream(store, positive_share=0.5, seed=3)
-    stream.next(7)
-    saved, rest = stream.state(), stream.next(9)
-    again = AnchorStream(store, positive_share=0.5, seed=3)
-    again.restore(saved)
-    assert again.next(9) == rest
-    with pytest.raises(ValueError, match="has seed = 3, this run has 4"):
-        AnchorStream(store, positive_share=0.5, seed=4).restore(saved)
-    store.append(anchors=[anchor(9)])
-    with pytest.raises(ValueError, match="has anchors = "):
-        AnchorStream(store, positive_share=0.5, seed=3).restore(saved)
+def test_a_request_names_the_conditions_of_its_anchors_and_noises_of_its_own(store):
+    stream = AnchorStream(store, positive_share=0.5, per_request=3, seed=3, first=100)
+    requests = [stream.at(Slot("half-online", number)) for number in (1, 0, 1)]
+    assert requests[0] == requests[2]
+    for request in requests:
+        assert [c.id for c in request.conditions] == [f"c{int(id_[6:]) % 2}" for id_ in request.anchors]
+    prompts = PromptStream([conditioning(0).condition], per_request=3, seed=3, first=0)
+    taken = {seed for number in range(33) for pair in prompts.at(Slot("online", number)).seeds for seed in pair}
+    assert not taken & {seed for request in requests for pair in request.seeds for seed in pair}
 
 
 def test_a_polarity_that_is_wanted_must_be_there(tmp_path):
     store = PairStore(tmp_path)
     store.append(anchors=[anchor(0)], conditionings=[conditioning(0)])
     with pytest.raises(ValueError, match=r"holds no negative anchor; 0\.25 of all"):
-        AnchorStream(store, positive_share=0.75, seed=0)
-    assert AnchorStream(store, positive_share=1.0, seed=0).next(2)[1].condition_id == "c0"
+        AnchorStream(store, positive_share=0.75, per_request=1, seed=0)
+    assert drawn(AnchorStream(store, positive_share=1.0, per_request=1, seed=0), 2) == ["anchor0"] * 2
     store.close()
+
+
+def test_videos_that_nobody_prefers_are_a_pair_in_their_order():
+    made = candidates(5, version=3)
+    pair = unjudged_pair(made)
+    assert (pair.source, pair.verdict, pair.chosen_id, pair.rejected_id) == ("unjudged", None, "c0-10", "c0-11")
+    assert pair.chosen is made.latents_a and pair.rejected is made.latents_b
 
 
 @pytest.mark.parametrize("positive", [True, False])

@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import os
 import resource
+from collections import Counter
 from collections.abc import Awaitable
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 
 from buffers.people.exported import manifest_rows
 from buffers.people.rows import PairRow
-from buffers.records import Batch
+from buffers.records import Batch, Request, Slot
 from buffers.replay import COUNTS, ReplayBuffer
 from buffers.store.pair_store import PairStore
-from configs.sections import BufferConfig
-from tests.buffers.samples import candidates, conditioning, pair, same, verdict
+from configs.sections import BufferConfig, MixConfig
+from tests.buffers.samples import anchor, candidates, conditioning, pair, same, verdict
 
 T = TypeVar("T")
 LIMIT_S = 30.0
@@ -70,7 +71,7 @@ def test_how_many_pairs_motion_decided_is_known_when_the_folder_is_opened_again(
     async def scene():
         replay = buffer(tmp_path)
         labels = [verdict(3), verdict(4, dropped="motion_share"), verdict(1), verdict(2, dropped="disagreement")]
-        assert await replay.add([candidates(n) for n in range(4)], labels, request=0) == 2
+        assert await replay.add([candidates(n) for n in range(4)], labels) == 2
         await replay.close()
         counts = buffer(tmp_path).counts()
         assert (counts["kept_motion"], counts["kept_distortion"], counts["dropped_motion_share"]) == (1, 1, 1)
@@ -559,15 +560,16 @@ def on_policy(folder: Path, *, pairs: int = 4, publish_every: int = 1, **config)
 async def answer(replay: ReplayBuffer, request: int, pairs: range, *, version: int, kept: int | None = None) -> int:
     """A request's pairs come; of them `kept` are not dropped."""
     verdicts = [verdict(dropped=None if kept is None or n < kept else "disagreement") for n in range(len(pairs))]
-    return await replay.add([candidates(n, version=version) for n in pairs], verdicts, request)
+    asked = Request((), (), Slot("online", request))
+    return await replay.add([candidates(n, version=version) for n in pairs], verdicts, asked)
 
 
 def test_on_policy_no_more_is_generated_than_the_learner_takes_before_it_publishes(tmp_path):
     async def scene():
         replay = on_policy(tmp_path)
         await replay.advance(0)
-        assert await replay.admit(0, 2) and await replay.admit(1, 2)
-        third = asyncio.create_task(replay.admit(2, 2))
+        assert [await replay.admit(2), await replay.admit(2)] == [Slot("online", 0), Slot("online", 1)]
+        third = asyncio.create_task(replay.admit(2))
         assert await waiting(third)  # four pairs are on their way
         await answer(replay, 0, range(0, 2), version=0)
         assert await waiting(third)
@@ -577,11 +579,10 @@ def test_on_policy_no_more_is_generated_than_the_learner_takes_before_it_publish
         assert await waiting(take)
         await answer(replay, 2, range(4, 6), version=0)
         assert len(numbers(await take)) == 4
-        fourth = asyncio.create_task(replay.admit(3, 2))
+        fourth = asyncio.create_task(replay.admit(2))
         assert await waiting(fourth)  # what this version makes would be too old: the learner has taken all of its steps
         await replay.advance(1)
-        assert await fourth
-        assert replay.finished_requests() == {0, 1, 2}
+        assert await fourth == Slot("online", 3)
         await replay.close()
 
     play(scene())
@@ -591,12 +592,11 @@ def test_on_policy_a_lost_request_is_made_up_for(tmp_path):
     async def scene():
         replay = on_policy(tmp_path)
         await replay.advance(0)
-        assert await replay.admit(0, 4)
-        second = asyncio.create_task(replay.admit(1, 4))
+        assert await replay.admit(4) == Slot("online", 0)
+        second = asyncio.create_task(replay.admit(4))
         assert await waiting(second)
-        await replay.forget(0)
-        assert await second
-        assert replay.finished_requests() == set()
+        await replay.forget(Slot("online", 0))
+        assert await second == Slot("online", 1)
         await replay.close()
 
     play(scene())
@@ -606,10 +606,51 @@ def test_on_policy_more_pairs_than_the_capacity_do_not_lock_the_buffer(tmp_path)
     async def scene():
         replay = on_policy(tmp_path, capacity=4)
         await replay.advance(0)
-        assert await replay.admit(0, 3) and await replay.admit(1, 16)
+        assert await replay.admit(3) and await replay.admit(16)
         await answer(replay, 1, range(16), version=0)  # the larger one first: the buffer is full
         await answer(replay, 0, range(16, 19), version=0)
         assert len(numbers(await replay.take(0, 4))) == 4
+
+    play(scene())
+
+
+def mixed(folder: Path, **config) -> ReplayBuffer:
+    """Half of all pairs judged, half of them anchors'; the judge drops most of its own."""
+    store = PairStore(folder / "anchors")
+    store.append(anchors=[anchor(n, positive=n % 2 == 0) for n in range(4)], conditionings=[conditioning(0)])
+    store.close()
+    mix = MixConfig(online=0.5, half_online=0.5)
+    settings = BufferConfig(mix=mix, anchors=str(folder / "anchors"), **config)
+    return ReplayBuffer(settings, folder=folder / "buffer", seed=0, pairs_per_step=4)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_source_of_which_little_is_kept_is_asked_for_more_often(tmp_path, max_staleness):
+    async def scene():
+        replay = mixed(tmp_path, capacity=4, max_staleness=max_staleness)
+        await replay.advance(0)
+        asked, number, steps = [], 0, 0
+        while steps < 4:
+            slot = await replay.admit(2)
+            assert slot is not None
+            asked.append(slot.source)
+            number += 2
+            version = 0 if max_staleness else steps
+            made = [candidates(number, version=version), candidates(number + 1, version=version)]
+            if slot.source == "online":  # one of four is kept
+                dropped = [None if number % 4 == 2 else "disagreement", "disagreement"]
+                verdicts = [verdict(dropped=why) for why in dropped]
+                await replay.add(made, verdicts, Request((), (), slot))
+            else:
+                await replay.add(made, (), Request((), (), slot, ("anchor0", "anchor1")))
+            if replay.times().counts["usable"] >= 4 and replay._enough(4):
+                batch = await replay.take(steps, 4)
+                assert batch is not None
+                assert Counter(pair.source for pair in batch.pairs) == {"online": 2, "half-online": 2}
+                steps += 1
+                await replay.advance(0 if max_staleness else steps)
+        assert asked.count("online") > 2 * asked.count("half-online")
+        await replay.close()
 
     play(scene())
 
@@ -619,7 +660,7 @@ def test_a_buffer_that_is_opened_again_admits_nothing_while_steps_are_repeated(t
         first = on_policy(tmp_path)
         for version in range(2):
             await first.advance(version)
-            assert await first.admit(version, 4)
+            assert await first.admit(4) == Slot("online", version)
             await answer(first, version, range(4 * version, 4 * version + 4), version=version)
             await first.take(version, 4)
         counts = first.counts()
@@ -627,9 +668,8 @@ def test_a_buffer_that_is_opened_again_admits_nothing_while_steps_are_repeated(t
 
         again = on_policy(tmp_path)
         assert again.counts() == counts  # a run that goes on counts on
-        assert again.finished_requests() == {0, 1}
         await again.advance(0)
-        admitted = asyncio.create_task(again.admit(2, 4))
+        admitted = asyncio.create_task(again.admit(4))
         assert await waiting(admitted)
         assert sorted(numbers(await again.take(0, 4))) == [0, 1, 2, 3]
         await again.advance(1)
@@ -637,7 +677,7 @@ def test_a_buffer_that_is_opened_again_admits_nothing_while_steps_are_repeated(t
         assert sorted(numbers(await again.take(1, 4))) == [4, 5, 6, 7]
         assert await waiting(admitted)
         await again.advance(2)
-        assert await admitted
+        assert await admitted == Slot("online", 2)  # the two before it are finished
         await again.close()
 
     play(scene())
@@ -646,15 +686,15 @@ def test_a_buffer_that_is_opened_again_admits_nothing_while_steps_are_repeated(t
 def test_a_stage_counts_its_mix_and_its_requests_from_zero(tmp_path):
     async def scene():
         first = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=0)
-        await answer(first, 7, range(4), version=0)
+        await answer(first, 0, range(4), version=0)
         await first.take(0, 2)
         await first.close()
         same_stage = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=0)
-        assert same_stage.finished_requests() == {7}
+        assert same_stage._waiting.is_finished(Slot("online", 0))
         assert same_stage._waiting.sums()["online"][2] == 2
         await same_stage.close()
         following = ReplayBuffer(BufferConfig(), folder=tmp_path, seed=0, stage=1)
-        assert following.finished_requests() == set()
+        assert not following._waiting.is_finished(Slot("online", 0))
         assert following._waiting.sums()["online"] == (2, 2 * candidates(0).latents_a.nbytes * 2, 0)
         await following.close()
 

@@ -102,7 +102,7 @@ def test_without_a_meter_the_judge_compares_after_with_before_also_in_another_pr
             evaluator = InProcessHandle(Evaluator(None, tmp_path, 6, 8.0), ordered=True)  # knows nothing of before
             painter = InProcessHandle(Painter(level))
             await evaluate(phase, requests, generators=[painter], evaluator=evaluator, requests_in_flight=1)
-        return await compare(evaluator=evaluator, rankers=rankers, config=judge, videos=6, at_once=2)
+        return await compare("after", evaluator=evaluator, rankers=rankers, config=judge, videos=6, at_once=2)
 
     summary = asyncio.run(story())
     figures = figures_of(summary["measured"], summary["about"])

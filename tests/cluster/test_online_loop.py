@@ -20,6 +20,7 @@ from buffers.records import (
     EncodedCondition,
     Receipt,
     Request,
+    Slot,
     Snapshot,
     TensorData,
     Verdict,
@@ -147,7 +148,8 @@ class Scene:
         before = set(asyncio.all_tasks())
         try:
             return await online_loop.run(
-                prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+                requests=PromptStream(CONDITIONS, per_request=2, seed=0),
+                conditions_per_request=2,
                 generators=self.handles,
                 rankers=[InProcessHandle(ranker) for ranker in self.rankers],
                 buffer=InProcessHandle(self.buffer),
@@ -279,10 +281,10 @@ def test_the_videos_are_let_go_while_the_buffer_waits_for_room():
                 return candidates, clips
 
         class FullBuffer:
-            async def admit(self, request: int, count: int) -> bool:
-                return True
+            async def admit(self, conditions: int) -> Slot:
+                return Slot("online", 0)
 
-            async def add(self, candidates: list[Candidates], verdicts: list[Verdict], request: int) -> int:
+            async def add(self, candidates: list[Candidates], verdicts: list[Verdict], request: Request) -> int:
                 waiting.set()
                 await asyncio.Event().wait()
                 return 0
@@ -298,7 +300,8 @@ def test_the_videos_are_let_go_while_the_buffer_waits_for_room():
         store = WeightStore(put=lambda snapshot: snapshot)
         await store.publish(snapshot(0))
         return await online_loop.run(
-            prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+            requests=PromptStream(CONDITIONS, per_request=2, seed=0),
+            conditions_per_request=2,
             generators=[InProcessHandle(Remembering())],
             rankers=[InProcessHandle(FakeRanker())],
             buffer=InProcessHandle(FullBuffer()),

@@ -10,9 +10,8 @@ import pytest
 from actors.encoder import Encoder
 from actors.generator import Generator
 from actors.streams import AnchorStream
-from buffers.pairing import anchored_pairs
 from buffers.people.rows import ConditionFiles, VideoFiles
-from buffers.records import Anchor, Batch, Condition, EncodedCondition, Pair, Request, TensorData, condition_id
+from buffers.records import Anchor, Batch, Condition, EncodedCondition, Pair, Slot, TensorData, condition_id
 from buffers.replay import ReplayBuffer
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
@@ -98,15 +97,14 @@ def test_peoples_own_pairs_train_the_policy(config: RunConfig, people: Path, tmp
 
 def test_anchors_against_what_the_policy_makes_train_it(config: RunConfig, people: Path, tmp_path: Path):
     store, generator = PairStore(people, write=False), Generator(config)
-    stream = AnchorStream(store, positive_share=0.5, seed=0)
-    settings = BufferConfig(mix=MixConfig(online=0.0, half_online=1.0), max_uses=STEPS)
+    settings = BufferConfig(mix=MixConfig(online=0.0, half_online=1.0), max_uses=STEPS, anchors=str(people))
+    stream = AnchorStream(store, positive_share=0.5, per_request=2, seed=0)
     buffer = ReplayBuffer(settings, folder=tmp_path, seed=0)
-    for number, draw in enumerate(stream.next(2)):
-        (anchor,) = store.anchors([draw.id])
-        condition = store.conditionings([draw.condition_id])[draw.condition_id].condition
-        (candidates,), _ = generator.generate(Request((condition,), ((2 * number, 2 * number + 1),)))
-        pairs = anchored_pairs(anchor, candidates)
-        assert asyncio.run(buffer.add_pairs(pairs, [candidates.conditioning] * 2)) == 2
+    assert asyncio.run(buffer.admit(2)) == Slot("half-online", 0)
+    request = stream.at(Slot("half-online", 0))
+    candidates, clips = generator.generate(request)
+    assert not clips, "nobody looks at them"
+    assert asyncio.run(buffer.add(candidates, (), request)) == 4
     losses, batches = train(learner_of(config), buffer)
     assert losses[0] == pytest.approx(math.log(2), abs=1e-4)
     assert np.mean(losses[-3:]) < 0.95 * math.log(2)

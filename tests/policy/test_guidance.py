@@ -138,11 +138,11 @@ def test_a_scale_for_each_video_is_that_scale_alone(policy: VideoPolicy) -> None
     with torch.no_grad():
         together = guided_velocity(policy, **given, sampling=sampling, scale=scales, stg_scale=stg_scales)
         for row in range(2):
-            one = {name: value[row : row + 1] for name, value in given.items() if isinstance(value, torch.Tensor)}
+            one: dict[str, Any] = {"scale": float(scales[row]), "stg_scale": float(stg_scales[row])}
+            one |= {name: given[name][row : row + 1] for name in ("latents", "timestep")}
             for name in ("conditioning", "negative"):
                 one[name] = Conditioning(given[name].prompt_embeds[row : row + 1])
-            numbers = {"scale": float(scales[row]), "stg_scale": float(stg_scales[row])}
-            alone = guided_velocity(policy, **one, expert="transformer", sampling=sampling, **numbers)
+            alone = guided_velocity(policy, **one, expert="transformer", sampling=sampling)
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
 
 

@@ -192,7 +192,7 @@ def test_a_ranker_of_a_run_that_goes_on_keeps_what_the_run_would_have_kept(tmp_p
             asked = labels[2 * number : 2 * number + 2]
             ranker = Ranker(config, counted, open_judge=lambda config, asked=asked: LabelJudge(*asked))
             said = ranker.rank([clips(10, 200)] * 2)
-            await buffer.add([candidates(2 * number), candidates(2 * number + 1)], said, number)
+            await buffer.add([candidates(2 * number), candidates(2 * number + 1)], said)
             await buffer.close()
             verdicts += said
         return verdicts

@@ -103,7 +103,8 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
 
     async def story() -> int:
         return await online_loop.run(
-            prompts=PromptStream(CONDITIONS, per_request=2, seed=0),
+            requests=PromptStream(CONDITIONS, per_request=2, seed=0),
+            conditions_per_request=2,
             generators=generators,
             rankers=rankers,
             buffer=buffer,

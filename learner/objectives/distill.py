@@ -1,0 +1,100 @@
+"""Guidance distillation: one pass of the student learns to be the guided prediction of its teacher (Eq. 3 and 4).
+
+The teacher is the frozen reference over the same base. It is guided as inference guides it: at those of the sampler's
+steps that have guidance, and as strongly. The student is not told how strong the guidance is, because a plain Wan
+transformer has no input for it. So of a range of scales it learns the mean.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from buffers.records import Batch
+from configs.sections import SamplingConfig
+from learner.objectives.dpo import residual
+from learner.samples import PairTensors, load_pairs
+from learner.timesteps import keyed_generator
+from policy.conditioning import Conditioning
+from policy.flow import inference_grid, interpolate
+from policy.guidance import guided_velocity
+from policy.lora.adapters import reference_pass
+from policy.policy import VideoPolicy
+
+
+@dataclass(frozen=True)
+class GuidedPair:
+    """Two videos of one condition, and the scales that the teacher has for both of them."""
+
+    pair: PairTensors
+    scale: float
+    stg_scale: float
+
+    @property
+    def id(self) -> str:
+        return self.pair.id
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.pair.shape
+
+
+@dataclass(frozen=True)
+class Distill:
+    """The objective: the mean squared distance of the student's one pass to the guided teacher.
+
+    `sampling`: the teacher's. `scales`, `stg_scales`: ranges of s = 1 + w and lam. `negative`: one row.
+    """
+
+    sampling: SamplingConfig
+    scales: list[float]
+    stg_scales: list[float]
+    negative: Conditioning
+    figures = ("drift",)
+
+    def load(self, batch: Batch, *, seed: int) -> list[GuidedPair]:
+        """Raises what `load_pairs` raises. Which video of a pair is "chosen" means nothing: both are noised."""
+        loaded = []
+        for pair in load_pairs(batch, seed=seed):
+            draws = torch.rand(2, generator=keyed_generator("guidance", seed, batch.step, pair.id)).tolist()
+            ranges = zip((self.scales, self.stg_scales), draws, strict=True)
+            loaded.append(GuidedPair(pair, *(low + (high - low) * share for (low, high), share in ranges)))
+        return loaded
+
+    def __call__(
+        self, policy: VideoPolicy, pairs: list[GuidedPair], *, timesteps: Tensor, sigmas: Tensor, expert: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each pair, the mean over its two videos, with its gradient; and `drift`: how far the student is
+        from the teacher's own pass without guidance. All `[pairs]` and float32."""
+        both = [each.pair for each in pairs]
+        clean = torch.stack([p.chosen for p in both] + [p.rejected for p in both]).to(policy.device)
+        noise = torch.stack([p.noise for p in both] * 2).to(policy.device)
+        conditioning = Conditioning.joined([p.conditioning for p in both] * 2).to(policy.device)
+        noisy = interpolate(clean, noise, sigmas.repeat(2))
+        timestep = timesteps.repeat(2).to(policy.device)
+        guided, skipping = self._has_guidance(policy, timesteps)
+        with reference_pass(policy.transformers):
+            plain = policy.velocity(noisy, timestep, conditioning, expert)
+            teacher = guided_velocity(
+                policy,
+                noisy,
+                timestep,
+                conditioning,
+                Conditioning.joined([self.negative] * len(noisy)).to(policy.device),
+                expert=expert,
+                sampling=self.sampling,
+                scale=torch.where(guided, torch.tensor([each.scale for each in pairs]), 1.0).repeat(2),
+                stg_scale=torch.where(skipping, torch.tensor([each.stg_scale for each in pairs]), 0.0).repeat(2),
+                conditional=plain,
+            )
+        student = policy.velocity(noisy, timestep, conditioning, expert)
+        loss, drift = (residual(student, target).view(2, -1).mean(0) for target in (teacher, plain))
+        return loss, {"drift": drift.detach()}
+
+    def _has_guidance(self, policy: VideoPolicy, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether the sampler's step that is nearest to each timestep has either guidance; two times bool `[pairs]`."""
+        grid = inference_grid(policy.scheduler, self.sampling.steps).timesteps.float()
+        nearest = (timesteps.cpu()[:, None] - grid).abs().argmin(1)
+        steps = (self.sampling.guided_steps, self.sampling.skipping_steps)
+        guided, skipping = (torch.isin(nearest, torch.tensor(list(of))) for of in steps)
+        return guided, skipping

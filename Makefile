@@ -1,7 +1,7 @@
 # Needs python3.11 and make, and nothing else. The first target that needs it makes .venv; after that, nothing is
 # installed again until a lock file or pyproject.toml changes.
 #
-#   make demo                 align the miniature, about 15 minutes on two cores
+#   make demo                 align the miniature, under ten minutes on two idle cores
 #   make demo ARGS="seed=1 out=runs/seed1"       the same with other settings
 #   make test                 the whole test suite
 #   make check                formatting, lint, types, import rules

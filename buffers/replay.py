@@ -88,8 +88,9 @@ class ReplayBuffer:
         self._config = config
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), encoded_by=encoded_by)
-        self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by) if config.offline else None
-        self._anchors = None
+        self._offline = self._anchors = None
+        if config.mix.offline and config.offline:
+            self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by)
         if config.mix.half_online and config.anchors:
             self._anchors = PairStore(config.anchors, write=False, encoded_by=encoded_by)
         self._doubtful = PairStore(doubtful, encoded_by=encoded_by) if doubtful else None

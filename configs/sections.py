@@ -310,7 +310,7 @@ class BufferConfig(Section):
     offline: PathText | None = None
     """A store of people's own pairs, as `apogee data ingest` makes it: a folder or a URI."""
     max_uses: Positive = 1
-    """In how many steps a pair is learned from."""
+    """In how many steps a pair is learned from. People's own pairs: in how many steps of a stage."""
     max_staleness: Count = 1
     """How many policy versions a pair may be behind when it is learned from. 0: strictly on-policy."""
 

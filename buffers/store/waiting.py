@@ -63,7 +63,8 @@ class WaitingPairs:
     def __init__(self, path: Path, *, seed: int, stage: int, max_uses: int) -> None:
         """Pairs that were used `max_uses` times already, in a run that allowed more, are dropped.
 
-        If the stage is another one than before, no request of it is finished, and its mix counts from zero. Raises
+        If the stage is another one than before, no request of it is finished, its mix counts from zero, and people's
+        own pairs are not there: they are added again, as if never used. Raises
         OSError, sqlite3.DatabaseError that names the file if it is damaged.
         """
         self._seed, self._max_uses = seed, max_uses
@@ -74,7 +75,8 @@ class WaitingPairs:
             if self.state("stage") != stage:
                 db.execute("DELETE FROM finished")
                 db.execute("UPDATE sums SET drawn = 0")
-                _remember(db, {"stage": stage})
+                db.execute("DELETE FROM waiting WHERE source = 'offline'")
+                _remember(db, {"stage": stage, "offline": 0})
             for source in get_args(Source):  # By source, because the index begins with it.
                 db.execute("DELETE FROM waiting WHERE source = ? AND uses >= ?", (source, max_uses))
 

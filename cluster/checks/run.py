@@ -112,16 +112,15 @@ def _people(config: RunConfig, checked: Checked) -> None:
         store = PairStore(config.buffer.offline, write=False, encoded_by=checked.encoded_by)
         pairs = len(store)
         store.close()
-        wanted = 0
         for stage in config.by_stage():
             uses, share = stage.buffer.max_uses, stage.buffer.mix.offline
             steps, per_step = stage.stages[0].steps, stage.learner.pairs_per_step
-            wanted += ceil(steps * per_step * share)
+            wanted = ceil(steps * per_step * share)
             if share and wanted > pairs * uses:
                 raise ValueError(
-                    f"holds {pairs:,} pairs, which may be used {uses} times (buffer.max_uses); {steps:,} steps of "
-                    f"{per_step} pairs with buffer.mix.offline = {share:g} take {wanted:,} with those of earlier "
-                    "stages, and would wait for ever for the rest"
+                    f"holds {pairs:,} pairs, which a stage may use {uses} times (buffer.max_uses); {steps:,} steps of "
+                    f"{per_step} pairs with buffer.mix.offline = {share:g} take {wanted:,}, and would wait for ever "
+                    "for the rest"
                 )
 
 

@@ -15,6 +15,7 @@ from buffers.records import (
     Request,
     RoleTimes,
     Scores,
+    Slot,
     Snapshot,
     Verdict,
 )
@@ -30,6 +31,7 @@ EXAMPLES = [
     conditioning(1),
     anchor(1),
     Request((CONDITION,), ((11, 12),)),
+    Slot("half-online", 3),
     candidates(1, version=3),
     CandidateVideos(CONDITION, VIDEO, VIDEO[::-1], 8.0, 3),
     verdict(),

@@ -148,7 +148,7 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     assert "was made with another VAE (other; the bundle's is mine)" in capsys.readouterr().err
     (people / "made_for.json").write_text('{"VAE": "mine"}')
     assert cli.main(["check", str(config), *overrides]) == 2
-    assert "holds 4 pairs, which may be used 1 times" in capsys.readouterr().err
+    assert "holds 4 pairs, which a stage may use 1 times" in capsys.readouterr().err
     assert cli.main(["check", str(config), *overrides, "buffer.max_uses=3"]) == 0
     alone = ["stages=[{kind: offline, steps: 2, learner: {pairs_per_step: 4}}]", f"buffer.offline={people}"]
     assert cli.main(["check", str(config), *alone]) == 2

@@ -144,8 +144,8 @@ def test_a_dropped_or_doubtful_verdict_is_a_tie(changes: dict[str, Any], reason:
 @pytest.mark.parametrize(
     ("overrides", "made", "kept"),
     [
-        ([], 512, 24),
-        (["evaluation.meter=null"], 512, 512),
+        ([], 240, 24),
+        (["evaluation.meter=null"], 240, 240),
         (["evaluation.meter=null", "stages.0.kind=offline", "buffer.offline=people"], 24, 24),
         (
             ["evaluation.meter=null", "stages.0.kind=offline", "buffer.offline=people", "evaluation.shown_videos=0"],

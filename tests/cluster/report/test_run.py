@@ -219,7 +219,9 @@ def test_stages_are_marked_in_the_curves(tmp_path):
     page = Page(write_report(run.path).read_text())
     assert "judged by where/ranker and with pairs that people labelled" in page.text
     over_steps = 7  # loss, accuracy, rewards, drift, norm, staleness, seconds
-    assert page.texts.count("online") == over_steps + 1 and page.texts.count("offline") == over_steps
+    in_balance, in_the_stages = 1, 2 * 2  # two figures, each in a plot and in a table
+    assert page.texts.count("online") == over_steps + in_balance
+    assert page.texts.count("offline") == over_steps + in_the_stages
 
 
 def test_without_a_meter_nothing_is_claimed(tmp_path):

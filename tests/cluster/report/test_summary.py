@@ -141,7 +141,7 @@ def test_repeated_steps_count_once(tmp_path):
     config = {
         "name": "x",
         "seed": 0,
-        "stages": [{"steps": 3}],
+        "stages": [{"kind": "online", "steps": 3}],
         "evaluation": {"seed": 1},
         "ranker": {"both_orders": True},
     }
@@ -214,7 +214,7 @@ def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
     config = {
         "name": "x",
         "seed": 0,
-        "stages": [{"steps": 3}],
+        "stages": [{"kind": "online", "steps": 3}],
         "evaluation": {"seed": 1},
         "ranker": {"both_orders": True},
     }

@@ -15,7 +15,7 @@ from configs.load import load_config
 from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters, save_lora
 from policy.skeleton import skeleton
-from tests.buffers.samples import conditioning, pair
+from tests.buffers.samples import anchor, conditioning, pair, tensor
 
 JUDGE = Path("examples/miniature/weights/judge").resolve()
 CONFIG = """\
@@ -288,3 +288,30 @@ def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]
         "generator.gpus_per_actor = 2: one process uses" in told
         and "learner.gpus_per_worker = 1.5: one process" in told
     )
+
+
+def test_a_store_of_anchors_that_cannot_serve_the_run(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Missing, without a polarity, of another size, or without an anchor for a prompt; all before anything starts."""
+    place = config.parent / "anchors"
+    overrides = ["stages=[{kind: half_online, steps: 2}]", f"buffer.anchors={place}"]
+
+    def refused(*more: str) -> str:
+        assert cli.main(["check", str(config), *overrides, *more]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert f"buffer.anchors = {place}: no store" in refused()
+    store = PairStore(place)
+    store.append(anchors=[anchor(0)], conditionings=[conditioning(0)])
+    assert "holds no negative anchor; 0.4 of all are to be such" in refused()
+    assert "holds anchors with latents [4, 3, 2, 2]" in refused("buffer.positive_share=1")
+    store.close()
+    shutil.rmtree(place)
+    store = PairStore(place)
+    fitting = replace(anchor(0), latents=tensor(0, shape=(8, 3, 4, 4)))
+    store.append(anchors=[fitting], conditionings=[conditioning(0)])
+    store.close()
+    line = refused("buffer.positive_share=1")
+    assert "holds no anchor for" in line and "the first is" in line and "buffer.without_anchor: skip" in line
+    skipping = [*overrides, "buffer.positive_share=1", "buffer.without_anchor=skip"]
+    assert cli.main(["check", str(config), *skipping]) == 0

@@ -76,6 +76,15 @@ def test_a_closed_buffer_ends_the_loop_with_everything_saved():
     assert seen["saved"] == [2]
 
 
+def test_a_teacher_is_published_until_the_last_step_and_then_what_was_learned_from_it():
+    def teacher(version: int) -> Snapshot:
+        return Snapshot(version, {}, "teacher")
+
+    seen = learn(Learner(), steps=4, publish_every=2, checkpoint_every=2, teacher=teacher)
+    assert seen["published"] == [(0, "teacher"), (1, "teacher"), (2, "teacher"), (3, "after 4 steps")]
+    assert seen["saved"] == [2, 4, 4]  # the last state has the version of the student's weights
+
+
 def test_a_rank_whose_neighbour_has_nothing_does_not_step_alone():
     answers = iter([True, True, True, False])  # second step: this rank has a batch, the other has none
     learner = Learner()

@@ -384,7 +384,12 @@ class ReplayBuffer:
             return next(iter(self._made))  # `add` is the pace
         else:
             # Here, since a source that waits for room must not stand in the way of one that is missing.
-            wanted = [source for source, share in self._made.items() if here[source] < self._room(share)]
+            is_full = sum(size for _, size in self._held()) + self._reserved_bytes >= self._config.capacity_gb * 1e9
+            least = self._quotas(self._pairs_per_step)
+            room = {
+                source: least.get(source, 0) if is_full else self._room(self._made[source]) for source in self._made
+            }
+            wanted = [source for source in self._made if here[source] < room[source]]
         if not wanted:
             return None
         return min(wanted, key=lambda source: (here[source] + coming[source]) / self._made[source])
@@ -406,13 +411,17 @@ class ReplayBuffer:
 
     def _over(self) -> int:
         """Pairs that must go before more may come; 0 if there is room. Sources that the mix leaves out do not count."""
-        sums = [sums for source, sums in self._waiting.sums().items() if source in self._made]
-        pairs = sum(pairs for pairs, _, _ in sums) + self._reserved
-        size = sum(size for _, size, _ in sums) + self._reserved_bytes
+        held = self._held()
+        pairs = sum(pairs for pairs, _ in held) + self._reserved
+        size = sum(size for _, size in held) + self._reserved_bytes
         pairs_over, bytes_over = pairs - self._config.capacity, size - self._config.capacity_gb * 1e9
         if pairs_over < 0 and bytes_over < 0:
             return 0
         return max(pairs_over, math.ceil(bytes_over * pairs / max(size, 1))) + 1
+
+    def _held(self) -> list[tuple[int, int]]:
+        """Pairs and bytes that wait, of each source that is generated."""
+        return [sums[:2] for source, sums in self._waiting.sums().items() if source in self._made]
 
     def _quotas(self, count: int) -> dict[Source, int]:
         drawn: dict[Source, int] = {source: sums[2] for source, sums in self._waiting.sums().items()}

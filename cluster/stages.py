@@ -103,12 +103,15 @@ async def run_stage(
     stage = run.config.stages[number]
     await crew.begin_stage(number)
     await _check_buffer(run, number, state)
+    if stage.kind == "distill" and meanwhile is not None:
+        await meanwhile  # it may replace the generators, and the learner asks one of them for its negative prompt
+        meanwhile = None
     learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
     ready = asyncio.ensure_future(crew.ready(run.waiting_for))
     try:
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)
-        if config.generates:
+        if config.generates or stage.kind == "distill":
             crew.start_generators(config)
         else:
             crew.supervisor.stop("generator")

@@ -7,7 +7,7 @@ Kind = TypeVar("Kind", bound=Hashable)
 
 
 def quotas(shares: Mapping[Kind, float], drawn: Mapping[Kind, int], count: int) -> dict[Kind, int]:
-    """How many of the next `count` items come from each source of pairs (or polarity of anchors).
+    """How many of the next `count` items come from each source of pairs.
 
     `shares` sum to 1; `drawn`: how many were drawn so far. Each place goes to the source with the largest shortfall.
     With two sources the error stays below one item; with three it is at most two.

@@ -52,8 +52,8 @@ PAIRS_OF_A_CONDITION: dict[Source, int] = {"online": 1, "half-online": 2, "unjud
 
 def made_shares(mix: MixConfig) -> dict[Source, float]:
     """Shares of the sources whose videos are generated, of those that have one."""
-    shares: dict[Source, float] = {"online": mix.online, "half-online": mix.half_online, "unjudged": mix.unjudged}
-    return {source: share for source, share in shares.items() if share}
+    names: dict[str, Source] = {"online": "online", "half_online": "half-online", "unjudged": "unjudged"}
+    return {names[key]: share for key, share in mix.generated.items()}
 
 
 class ReplayBuffer:
@@ -162,9 +162,7 @@ class ReplayBuffer:
         if request and slot and slot.source != "online":
             if self._closed:
                 return 0
-            pairs = await asyncio.to_thread(self._unjudged, candidates, request)
-            conditionings = [videos.conditioning for videos in candidates]
-            return await self.add_pairs(pairs, conditionings * (len(pairs) // len(candidates)), slot)
+            return await self.add_pairs(*await asyncio.to_thread(self._unjudged, candidates, request), slot)
         if len(candidates) != len(preferences):
             raise ValueError(f"{len(candidates)} candidates but {len(preferences)} verdicts: want one for each")
         if self._closed:
@@ -179,13 +177,15 @@ class ReplayBuffer:
         counted = sum((preference.counts() for preference in preferences), Counter())
         return await self.add_pairs(*judged((None,)), slot, counted)
 
-    def _unjudged(self, candidates: list[Candidates], request: Request) -> list[Pair]:
-        """The pairs of a request that no judge is asked about."""
+    def _unjudged(self, candidates: list[Candidates], request: Request) -> tuple[list[Pair], list[EncodedCondition]]:
+        """The pairs of a request that no judge is asked about, and for each its conditioning."""
         if self._anchors is None:
-            return [unjudged_pair(videos) for videos in candidates]
-        anchors = self._anchors.anchors(request.anchors)
-        of_each = [anchored_pairs(anchor, videos) for anchor, videos in zip(anchors, candidates, strict=True)]
-        return [pair for pairs in zip(*of_each, strict=True) for pair in pairs]
+            made = [[unjudged_pair(videos)] for videos in candidates]
+        else:
+            anchors = self._anchors.anchors(request.anchors)
+            made = [anchored_pairs(anchor, videos) for anchor, videos in zip(anchors, candidates, strict=True)]
+        conditionings = [videos.conditioning for pairs, videos in zip(made, candidates, strict=True) for _ in pairs]
+        return [pair for pairs in made for pair in pairs], conditionings
 
     async def add_pairs(
         self,
@@ -304,7 +304,9 @@ class ReplayBuffer:
             if store is None:
                 continue
             for some in portions(store.catalog.pairs(after=self._waiting.state(name)), RECALLED_AT_ONCE):
-                waiting = [replace(pair, source="offline") for pair in some] if name == "offline" else some
+                waiting = some
+                if name == "offline":  # another run's folder may hold videos that nobody preferred
+                    waiting = [replace(pair, source="offline") for pair in some if pair.source != "unjudged"]
                 self._waiting.add(waiting, remember={name: some[-1].number})
         self._waiting.drop_older(self._version - self._config.max_staleness)
 

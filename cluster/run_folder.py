@@ -20,6 +20,7 @@ class RunFolder:
         self.summary_file = self.path / "summary.json"
         self.report_file = self.path / "report.html"
         self.adapter = self.path / "adapter"
+        self.adapters = self.path / "adapters"
         self.buffer = self.path / "buffer"
         self.doubtful = self.path / "doubtful"
         self.checkpoints = self.path / "checkpoints"
@@ -29,13 +30,13 @@ class RunFolder:
 
     def adapter_of(self, number: int, kind: str) -> Path:
         """The adapter that one of several stages left: `adapters/2-half_online`."""
-        return self.path / "adapters" / f"{number + 1}-{kind}"
+        return self.adapters / f"{number + 1}-{kind}"
 
     @property
     def parts(self) -> tuple[Path, ...]:
         """Everything that is worth keeping of a run, or of half a run."""
         files = (self.config_file, self.metrics_file, self.summary_file, self.report_file)
-        return (*files, self.adapter, self.buffer, self.doubtful, self.checkpoints, self.videos)
+        return (*files, self.adapter, self.adapters, self.buffer, self.doubtful, self.checkpoints, self.videos)
 
     def begin(self, config: RunConfig) -> None:
         """Make the folders and write the resolved config. Raises PermissionError or OSError that names the folder."""
@@ -60,8 +61,8 @@ class RunFolder:
 
     def what_was_kept(self) -> str:
         """A sentence for a run that was stopped: what is there, and how to go on."""
-        parts = [path for path in (self.metrics_file, self.buffer, self.checkpoints, self.adapter) if path.exists()]
-        kept = [path.name for path in parts if path.is_file() or any(path.iterdir())]
+        parts = (self.metrics_file, self.buffer, self.checkpoints, self.adapters, self.adapter)
+        kept = [path.name for path in parts if path.is_file() or (path.exists() and any(path.iterdir()))]
         return (
             f"the run was stopped; kept in {self.path}: {', '.join(kept)}, and a report of what was done. The same "
             "command goes on from there. To start anew, give it another folder: out=FOLDER"

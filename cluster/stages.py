@@ -111,7 +111,7 @@ async def run_stage(
     try:
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)
-        if config.generates or stage.kind == "distill":
+        if config.has_generators:
             crew.start_generators(config)
         else:
             crew.supervisor.stop("generator")

@@ -40,7 +40,7 @@ def contradictions(config: RunConfig) -> list[str]:
                 "stages; give learner.lora for the run"
             )
         adapter = merged.learner.lora
-        if (guided := merged.sampling) and (guided.guided_steps or guided.skipping_steps):
+        if merged.sampling.guided_steps or merged.sampling.skipping_steps:
             distilled = [n for n, earlier in enumerate(config.stages[:number]) if earlier.kind == "distill"]
             problems += [
                 f"stages.{number}.sampling: stages.{n} (distill) has taken guidance into the one pass, which would be "
@@ -118,7 +118,7 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
             yield f"stages.{number}: distill learns no preference; its buffer.mix has unjudged and offline alone"
     elif mix.unjudged:
         yield f"buffer.mix.unjudged = {mix.unjudged:g}: only a distill stage learns from videos without a preference"
-    if buffer.when_full == "drop_oldest" and sum(map(bool, (mix.online, mix.half_online, mix.unjudged))) > 1:
+    if buffer.when_full == "drop_oldest" and len(mix.generated) > 1:
         yield "buffer.when_full = drop_oldest would drop the pairs that buffer.mix is short of; use wait, or one source"
     if ranker.kind == "function" and not ranker.function:
         yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"

@@ -9,7 +9,7 @@ from configs.contradictions import contradictions
 from configs.keys import nearest_key, shown
 from configs.paths import PathText
 from configs.sections import Section
-from configs.stages import OVERRIDABLE, OnlineStage, Stage, own_mix
+from configs.stages import OVERRIDABLE, OnlineStage, Stage, own_mix, phases_after
 
 UNGUIDED = {"guidance_scale": 1.0, "negative_prompt": "", "stg_scale": 0.0, "stg_blocks": []}
 """Keys of `sampling` after a distillation: the guidance is inside."""
@@ -86,8 +86,12 @@ class RunConfig(Section):
     @property
     def generates(self) -> bool:
         """Whether a stage learns from videos that are generated in it."""
-        mixes = [stage.buffer.mix for stage in self.by_stage()]
-        return any(mix.online or mix.half_online or mix.unjudged for mix in mixes)
+        return any(stage.buffer.mix.generated for stage in self.by_stage())
+
+    @property
+    def has_generators(self) -> bool:
+        """Whether generators run beside the learner: one encodes the negative prompt of a distillation."""
+        return self.generates or any(stage.kind == "distill" for stage in self.stages)
 
     def sampled_after(self, number: int) -> "RunConfig":
         """The config that the policy which stage `number` leaves is sampled with; -1: the policy before all stages."""
@@ -97,8 +101,7 @@ class RunConfig(Section):
 
     def phase_after(self, number: int) -> str:
         """The name of the evaluation after a stage: `stage-1-online`, and `after` after the last."""
-        is_last = number == len(self.stages) - 1
-        return "after" if is_last else f"stage-{number + 1}-{self.stages[number].kind}"
+        return phases_after([stage.kind for stage in self.stages])[number]
 
     def by_stage(self) -> "list[RunConfig]":
         """`of_stage` of every stage."""

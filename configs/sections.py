@@ -285,6 +285,12 @@ class MixConfig(Section):
     unjudged: Share = 0.0
     """Share of pairs of the policy's own videos without a preference. Only a `distill` stage learns from them."""
 
+    @property
+    def generated(self) -> dict[str, float]:
+        """The shares above 0 whose videos are generated, by key."""
+        shares = {"online": self.online, "half_online": self.half_online, "unjudged": self.unjudged}
+        return {key: share for key, share in shares.items() if share}
+
 
 class BufferConfig(Section):
     """The pairs that wait to be learned from."""

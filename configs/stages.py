@@ -4,6 +4,7 @@ A stage may override keys of four sections; `RunConfig.of_stage` puts them in. E
 the stage before it left, and that adapter, frozen, is the reference of its loss (DESIGN 4).
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -80,13 +81,18 @@ Stage = Annotated[
     OnlineStage | HalfOnlineStage | OfflineStage | DistillStage | DistillAwareStage, Field(discriminator="kind")
 ]
 
-MIXES = {"half_online": {"half_online": 1.0}, "offline": {"offline": 1.0}, "distill_aware": {"offline": 1.0}}
-"""What a kind of stage learns from if it says nothing else: shares of `buffer.mix`."""
-
 
 def own_mix(stage: Stage) -> dict[str, float] | None:
-    """All shares of the stage's own mix, or None if it has that of the run (`online`)."""
+    """All shares of the mix that a stage has if it says nothing else; None if it has that of the run (`online`)."""
     if stage.kind == "online":
         return None
-    of_videos = {"unjudged": 1.0} if isinstance(stage, DistillStage) and stage.videos == "own" else {"offline": 1.0}
-    return dict.fromkeys(MixConfig.model_fields, 0.0) | MIXES.get(stage.kind, of_videos)
+    if stage.kind == "half_online":
+        source = "half_online"
+    else:
+        source = "unjudged" if stage.kind == "distill" and stage.videos == "own" else "offline"
+    return dict.fromkeys(MixConfig.model_fields, 0.0) | {source: 1.0}
+
+
+def phases_after(kinds: Sequence[str]) -> list[str]:
+    """Of stages of these kinds, the name of the evaluation after each: `stage-1-online`, and `after` after the last."""
+    return [*(f"stage-{number}-{kind}" for number, kind in enumerate(kinds[:-1], start=1)), "after"]

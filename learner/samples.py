@@ -11,6 +11,7 @@ from buffers.records import Batch
 from buffers.tensors import decode
 from learner.timesteps import keyed_generator
 from policy.conditioning import Conditioning
+from policy.flow import interpolate, velocity_target
 
 
 class Sample(Protocol):
@@ -69,6 +70,20 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
         noise = torch.randn(chosen.shape, generator=keyed_generator("noise", seed, batch.step, pair.id))
         loaded.append(PairTensors(pair.id, chosen, rejected, noise, Conditioning.of_row(row)))
     return loaded
+
+
+def noised(
+    pairs: Sequence[PairTensors], timesteps: Tensor, sigmas: Tensor, *, device: torch.device
+) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
+    """Both videos of every pair, the chosen ones first, as `VideoPolicy.velocity` takes them; and the velocity target.
+
+    Noisy latents, timesteps, conditioning and target have `2 * pairs` rows, on the device.
+    """
+    clean = torch.stack([p.chosen for p in pairs] + [p.rejected for p in pairs]).to(device)
+    noise = torch.stack([p.noise for p in pairs] * 2).to(device)
+    conditioning = Conditioning.joined([p.conditioning for p in pairs] * 2).to(device)
+    noisy, target = interpolate(clean, noise, sigmas.repeat(2)), velocity_target(clean, noise)
+    return noisy, timesteps.repeat(2).to(device), conditioning, target
 
 
 def microbatches(samples: Sequence[Sample], count: int) -> list[list[int]]:

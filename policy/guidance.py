@@ -34,35 +34,28 @@ def guided_velocity(
     sampling: SamplingConfig,
     scale: Scale,
     stg_scale: Scale,
-    conditional: Tensor | None = None,
-) -> Tensor:
-    """The guided prediction `[batch, channels, frames, height, width]`, with whichever adapter is active.
+) -> tuple[Tensor, Tensor]:
+    """The guided prediction and the conditional one, with whichever adapter is active.
 
-    `latents`, `timestep`, `conditioning`, `expert`: as `VideoPolicy.velocity` takes them; `negative`: a row per video.
-    `scale`: s, 1 is no guidance; `stg_scale`: lam, 0 is none. A pass that no video needs is not made. `sampling` says
-    which blocks are skipped, and how. `conditional`: the conditional prediction if it is known already. Raises
-    ValueError if guidance has no negative conditioning.
+    Both `[batch, channels, frames, height, width]`. `latents`, `timestep`, `conditioning`, `expert`: as
+    `VideoPolicy.velocity` takes them; `negative`: a row per video. `scale`: s, 1 is no guidance; `stg_scale`: lam, 0 is
+    none. A pass that no video needs is not made. `sampling` says which blocks are skipped, and how. Raises ValueError
+    if guidance has no negative conditioning.
     """
-    guided = _any(scale, above=1.0)
-    if guided and (negative is None or len(negative) != len(latents)):
-        raise ValueError(f"guidance_scale = {scale} needs a negative conditioning of {len(latents)} videos")
-    unconditional = None
-    if guided and negative is not None and conditional is not None:
-        unconditional = policy.velocity(latents, timestep, negative, expert)
-    elif guided and negative is not None:
+    if not _any(scale, above=1.0):
+        prediction = conditional = policy.velocity(latents, timestep, conditioning, expert)
+    else:
+        if negative is None or len(negative) != len(latents):
+            raise ValueError(f"guidance_scale = {scale} needs a negative conditioning of {len(latents)} videos")
         both = Conditioning.joined([conditioning, negative])
         passes = policy.velocity(torch.cat([latents, latents]), timestep.repeat(2), both, expert)
         conditional, unconditional = passes.chunk(2)
-    elif conditional is None:
-        conditional = policy.velocity(latents, timestep, conditioning, expert)
-    prediction = conditional
-    if unconditional is not None:
         prediction = unconditional + _per_video(scale, latents) * (conditional - unconditional)
     if _any(stg_scale, above=0.0):
         with skipping(policy.transformers[expert], sampling.stg_blocks, sampling.stg_skip):
             skipped = policy.velocity(latents, timestep, conditioning, expert)
         prediction = prediction + _per_video(stg_scale, latents) * (conditional - skipped)
-    return prediction
+    return prediction, conditional
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def sample_latents(
     scheduler.set_begin_index(0)
     latents = noise.to(policy.device, torch.float32)
     for step, timestep in enumerate(scheduler.timesteps):
-        velocity = guided_velocity(
+        velocity, _ = guided_velocity(
             policy,
             latents,
             timestep.expand(len(latents)),

@@ -50,6 +50,8 @@ def _pair_row(pair: StoredPair, judged: Judged, conditioning: EncodedCondition) 
     """A and B are the videos in the order of the verdict; without a verdict, A is the chosen one."""
     (a, b), verdict = judged.in_order, judged.verdict
     columns = _condition_columns(conditioning) | _video_columns("a", a) | _video_columns("b", b)
+    if pair.source == "unjudged":  # Nobody has preferred one: people are to.
+        return PairRow(**columns, id=pair.id, policy_version=pair.policy_version)
     columns |= {"id": pair.id, "source": pair.source, "policy_version": pair.policy_version}
     if verdict is None:
         return PairRow(**columns, choice="a")

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainValidator, Validatio
 
 from buffers.labels import LABELS, LABELS_OF, choice_of, swapped, swapped_probabilities
 from buffers.people.manifests import NUMBERS, Row, made_or_why, manifest_folder, read_rows
-from buffers.records import Condition, Domain, Source
+from buffers.records import Condition, Domain
 from configs.keys import shown
 
 Kind = Literal["pair", "anchor", "prompt"]
@@ -226,7 +226,7 @@ class PairRow(PromptRow, _Comparison):
     b_id: str = _field("", _TEXT)
     exact_a: File | None = _field(None, _PATH)
     exact_b: File | None = _field(None, _PATH)
-    source: Source = _field("offline", "online, half-online or offline")
+    source: Literal["online", "half-online", "offline"] = _field("offline", "online, half-online or offline")
     policy_version: int = _field(0, "a number from 0 on", ge=0, lt=2**63)
     label_mass: Fraction = _field(1.0, "a number in [0, 1]")
     agreed: bool | None = _field(None, "true or false")

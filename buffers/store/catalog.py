@@ -156,6 +156,10 @@ class Catalog:
         rows = self._each("SELECT id, condition_id, video_id, positive FROM anchors WHERE id IN", ids)
         return [StoredAnchor(id_, condition, video, bool(positive)) for id_, condition, video, positive in rows]
 
+    def preferences(self) -> int:
+        """How many pairs have a chosen video."""
+        return self._db.value("SELECT count(*) FROM pairs WHERE source != 'unjudged'")
+
     def conditions_of_anchors(self) -> set[str]:
         """Ids of the conditions that have an anchor."""
         return {id_ for (id_,) in self._db.rows("SELECT DISTINCT condition_id FROM anchors")}

@@ -111,7 +111,8 @@ def needed_bytes(plan: Plan, *, conditions: int) -> int:
     videos = plan.training_videos + 2 * plan.config.buffer.capacity
     latents = videos * plan.latent_bytes
     embeddings = min(conditions, videos // 2) * plan.embedding_bytes
-    mp4 = 2 * videos_kept(plan.config) * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
+    evaluations = len(plan.config.stages) + 1
+    mp4 = evaluations * videos_kept(plan.config) * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
     return int(SLACK * (latents + embeddings + mp4)) + FIXED_BYTES
 
 

@@ -7,6 +7,7 @@ never seconds: those depend on the machine.
 from dataclasses import dataclass
 from math import ceil, prod
 
+from buffers.records import AGELESS
 from buffers.replay import PAIRS_OF_A_CONDITION, made_shares
 from cluster.checks.resources import Need, needs
 from cluster.evaluation import videos_made
@@ -56,8 +57,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         learned = stage.stages[0].steps * stage.learner.pairs_per_step
         pairs += learned
         learning += learned * _passes_of_learning_a_pair(stage)
-        made = made_shares(stage.buffer.mix)
-        for source, share in made.items():
+        for source, share in made_shares(stage.buffer.mix).items():
             of_source = ceil(learned * share / stage.buffer.max_uses / PAIRS_OF_A_CONDITION[source])
             videos += 2 * of_source
             generation += 2 * of_source * _passes_of_a_video(stage)
@@ -73,11 +73,15 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         training_videos=videos,
         generation_passes=generation,
         learning_passes=learning,
-        evaluation_passes=2 * videos_made(config) * _passes_of_a_video(config),
+        evaluation_passes=sum(
+            videos_made(config) * _passes_of_a_video(config.sampled_after(number))
+            for number in range(-1, len(config.stages))
+        ),
         rankings=rankings,
         roles=tuple(needs(first)),
         passes=_passes_of_a_step(first),
-        notes=tuple(note for stage in config.by_stage() for note in (*_freshness(stage), *_balance(stage))),
+        # What holds for several stages is said once.
+        notes=tuple(dict.fromkeys(n for stage in config.by_stage() for n in (*_freshness(stage), *_balance(stage)))),
     )
 
 
@@ -88,8 +92,11 @@ def _passes_of_a_video(config: RunConfig) -> int:
 
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:
-    """Both videos at every timestep of the window; checkpointing computes the forward pass again."""
-    return config.learner.timesteps.count * 2 * (LEARNING_PASSES + (1 if config.learner.gradient_checkpointing else 0))
+    """Both videos at every timestep of the window. Checkpointing makes the forward pass again; a teacher is guided."""
+    passes = LEARNING_PASSES + config.learner.gradient_checkpointing
+    if config.stages[0].kind == "distill":
+        passes += bool(config.sampling.guided_steps) + bool(config.sampling.skipping_steps)
+    return config.learner.timesteps.count * 2 * passes
 
 
 def _passes_of_a_step(config: RunConfig) -> dict[str, float]:
@@ -102,7 +109,7 @@ def _passes_of_a_step(config: RunConfig) -> dict[str, float]:
 def _freshness(config: RunConfig) -> list[str]:
     """More pairs than can be learned from before they are too old are made for nothing."""
     buffer, generator = config.buffer, config.generator
-    if not config.generates:
+    if all(source in AGELESS for source in made_shares(config.buffer.mix)):
         return []
     pairs_of_a_version = config.learner.pairs_per_step * config.learner.publish_every
     fresh = pairs_of_a_version * (buffer.max_staleness + 1) // buffer.max_uses

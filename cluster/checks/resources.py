@@ -37,7 +37,7 @@ def needs(config: RunConfig) -> list[Need]:
     ]
     workers = learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker
     roles.append(Need("learner", "learner.num_workers", *workers))
-    generates = config.generates or videos_made(config) > 0 or config.stages[0].kind == "distill"  # it encodes there
+    generates = config.has_generators or videos_made(config) > 0
     runs = {"learner": True, "ranker": config.asks_ranker, "generator": generates}
     return [need for need in roles if runs[need.role]]
 

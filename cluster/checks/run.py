@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -110,12 +110,17 @@ def _people(config: RunConfig, checked: Checked) -> None:
         return
     with checked.collected(f"buffer.offline = {config.buffer.offline}"):
         store = PairStore(config.buffer.offline, write=False, encoded_by=checked.encoded_by)
-        pairs = len(store)
+        pairs = store.catalog.preferences()
         store.close()
         for stage in config.by_stage():
             uses, share = stage.buffer.max_uses, stage.buffer.mix.offline
             steps, per_step = stage.stages[0].steps, stage.learner.pairs_per_step
-            wanted = ceil(steps * per_step * share)
+            wanted, at_once = ceil(steps * per_step * share), ceil(per_step * share)
+            if at_once > pairs:
+                raise ValueError(
+                    f"holds {pairs:,} pairs; a step of {per_step} pairs with buffer.mix.offline = {share:g} takes "
+                    f"{at_once} different ones, and would wait for ever: lower learner.pairs_per_step"
+                )
             if share and wanted > pairs * uses:
                 raise ValueError(
                     f"holds {pairs:,} pairs, which a stage may use {uses} times (buffer.max_uses); {steps:,} steps of "
@@ -126,14 +131,15 @@ def _people(config: RunConfig, checked: Checked) -> None:
 
 def _anchors(config: RunConfig, checked: Checked) -> None:
     """The store of anchors is there, is of this bundle and this size, has both polarities, and one for each prompt."""
-    mixed = [number for number, stage in enumerate(config.by_stage()) if stage.buffer.mix.half_online]
-    if not mixed or config.buffer.anchors is None or checked.facts is None:
+    place, mixed = config.buffer.anchors, [stage for stage in config.by_stage() if stage.buffer.mix.half_online]
+    if not mixed or place is None or checked.facts is None:
         return
-    with checked.collected(f"buffer.anchors = {config.buffer.anchors}"), ExitStack() as opened:
-        store = PairStore(config.buffer.anchors, write=False, encoded_by=checked.encoded_by)
-        opened.callback(store.close)
+    with (
+        checked.collected(f"buffer.anchors = {place}"),
+        closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store,
+    ):
         shapes = store.catalog.shapes_of_anchors()
-        for stage in map(config.of_stage, mixed):
+        for stage in mixed:
             AnchorStream(store, positive_share=stage.buffer.positive_share, per_request=1, seed=0)
             sampling = stage.sampling
             wanted = checked.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)

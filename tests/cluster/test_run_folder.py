@@ -126,17 +126,23 @@ def test_estimate_is_that_of_the_design_page(tmp_path):
 
 
 def test_estimate_reuses_pairs_and_counts_all_stages(tmp_path):
-    def pairs_bytes(**sections) -> int:
-        return estimated(small_config(tmp_path, buffer={"capacity": 16, "max_uses": 1}, **sections))
+    unseen = {"prompts": "held_out.txt", "videos": 8, "shown_videos": 0, "meter": "some.meter:figures"}
+
+    def pairs_bytes(max_uses: int = 1, evaluation: dict = unseen, **sections) -> int:
+        buffer = {"capacity": 16, "max_uses": max_uses}
+        return estimated(small_config(tmp_path, buffer=buffer, evaluation=evaluation, **sections))
 
     def stage(steps: int) -> dict:
         return {"kind": "online", "steps": steps}
 
     one, both = pairs_bytes(stages=[stage(30)]), pairs_bytes(stages=[stage(10), stage(20)])
     assert one == both
-    reused = estimated(small_config(tmp_path, buffer={"capacity": 16, "max_uses": 2}, stages=[stage(30)]))
+    reused = pairs_bytes(max_uses=2, stages=[stage(30)])
     # 240 pairs fewer: 240 * 2 videos * (16 channels * 3 frames * 4 * 4 * 4 bytes)
     assert one - reused == pytest.approx(1.25 * 240 * 2 * 16 * 3 * 4 * 4 * 4)
+    # Eight videos are kept of the evaluation before, and of that after each of the two stages.
+    kept = pairs_bytes(evaluation=unseen | {"shown_videos": 8}, stages=[stage(10), stage(20)])
+    assert kept - both == pytest.approx(1.25 * 3 * 8 * 9 * 32 * 32 * 0.1, abs=2)
 
 
 def test_prompt_embeddings_count_once_for_each_condition(tmp_path):

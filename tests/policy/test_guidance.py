@@ -90,8 +90,8 @@ def test_guidance_is_what_diffusers_guiders_do(policy: VideoPolicy, skip: Any, g
     given, sampling = inputs(policy), SamplingConfig(stg_scale=0.7, stg_blocks=[0], stg_skip=skip)
     wanted = by_a_guider(guider(0.7), policy, given)
     with torch.no_grad():
-        ours = guided_velocity(policy, **given, sampling=sampling, scale=3.0, stg_scale=0.7)
-        plain = guided_velocity(policy, **given, sampling=sampling, scale=3.0, stg_scale=0.0)
+        ours, _ = guided_velocity(policy, **given, sampling=sampling, scale=3.0, stg_scale=0.7)
+        plain, _ = guided_velocity(policy, **given, sampling=sampling, scale=3.0, stg_scale=0.0)
     torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
     assert (ours - plain).abs().max() > 1e-3, "a skip that changes nothing would equal anything"
 
@@ -102,7 +102,7 @@ def test_stg_alone_adds_what_the_skipped_blocks_do(policy: VideoPolicy, skip: An
     given, sampling = inputs(policy), SamplingConfig(stg_scale=0.7, stg_blocks=[0], stg_skip=skip)
     asked = {name: value for name, value in given.items() if name != "negative"}
     with torch.no_grad():
-        ours = guided_velocity(policy, **given, sampling=sampling, scale=1.0, stg_scale=0.7)
+        ours, _ = guided_velocity(policy, **given, sampling=sampling, scale=1.0, stg_scale=0.7)
         conditional = policy.velocity(**asked)
         with skipping(policy.transformers["transformer"], [0], skip):
             skipped = policy.velocity(**asked)
@@ -136,13 +136,13 @@ def test_a_scale_for_each_video_is_that_scale_alone(policy: VideoPolicy) -> None
     given, sampling = inputs(policy), SamplingConfig(stg_scale=0.5, stg_blocks=[1])
     scales, stg_scales = torch.tensor([1.0, 4.0]), torch.tensor([0.5, 0.0])
     with torch.no_grad():
-        together = guided_velocity(policy, **given, sampling=sampling, scale=scales, stg_scale=stg_scales)
+        together, _ = guided_velocity(policy, **given, sampling=sampling, scale=scales, stg_scale=stg_scales)
         for row in range(2):
             one: dict[str, Any] = {"scale": float(scales[row]), "stg_scale": float(stg_scales[row])}
             one |= {name: given[name][row : row + 1] for name in ("latents", "timestep")}
             for name in ("conditioning", "negative"):
                 one[name] = Conditioning(given[name].prompt_embeds[row : row + 1])
-            alone = guided_velocity(policy, **one, expert="transformer", sampling=sampling)
+            alone, _ = guided_velocity(policy, **one, expert="transformer", sampling=sampling)
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
 
 

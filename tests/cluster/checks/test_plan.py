@@ -95,6 +95,20 @@ def test_each_stage_counts_with_its_own_overrides(small: Path) -> None:
     assert figures.generation_passes == 2 * (2 * 16 * 20 + 3 * 4 * 10)
 
 
+def test_a_curriculum_is_counted_by_who_works_and_how_it_is_sampled(small: Path) -> None:
+    """Anchors make two pairs of two videos; a student is evaluated with one pass a step; a teacher has two or three."""
+    stages = "stages=[{kind: half_online, steps: 2}, {kind: distill, steps: 3}]"
+    guided = ["sampling.stg_scale=1", "sampling.stg_blocks=[3]", "learner.gradient_checkpointing=false"]
+    figures = plan(load_config(small, [stages, *guided, "buffer.anchors=people"]))
+    made = 2 * (2 * 16 // 2) + 2 * 3 * 16
+    assert (figures.training_videos, figures.rankings) == (made, 0)
+    assert figures.generation_passes == made * 30
+    # Before, after the first stage, and the student; without a meter and a judge, only the 12 videos that are shown.
+    assert figures.evaluation_passes == 12 * (30 + 30 + 10)
+    assert figures.learning_passes == 5 * 2 * 16 * (2 * 4 + 3 * 6)
+    assert len(figures.notes) == len(set(figures.notes))
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [

@@ -39,7 +39,7 @@ async def _repeat(ask: Callable[[], Awaitable[None]], every: float) -> None:
 async def _show(crew: Any, progress: Any) -> None:
     step, counts = await crew.metrics.latest.remote("step"), await crew.buffer.counts.remote()
     dropped = sum(count for key, count in counts.items() if key.startswith("dropped_"))
-    learned = {key: step[key] for key in ("step", "loss", "implicit_accuracy") if step and key in step}
+    learned = {key: step.get(key) for key in ("step", "loss", "implicit_accuracy")} if step else {}
     progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
 
 

@@ -1,13 +1,52 @@
 """Where everything of one run lies. No ray, no torch. Whether a run may be written there: `checks/out_folder.py`."""
 
 import contextlib
+import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 from configs.schema import RunConfig
+from configs.sections import SamplingConfig
 from media.whole import whole_file
+
+SAMPLING_FILE = "sampling.json"
+"""Beside an adapter: how it is to be sampled."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """How an adapter is to be sampled. `distilled`: guidance is inside, and more of it would guide twice."""
+
+    distilled: bool
+    sampling: SamplingConfig
+
+    @classmethod
+    def after(cls, config: RunConfig, number: int) -> "Sampled":
+        """The adapter that a stage of this config leaves."""
+        return cls(config.is_distilled(number + 1), config.sampled_after(number).sampling)
+
+    @classmethod
+    def read(cls, adapter: Path) -> "Sampled | None":
+        """Of an adapter's folder; None if nothing is said there. Raises ValueError that names a damaged file."""
+        file = adapter / SAMPLING_FILE
+        if not file.is_file():
+            return None
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+            return cls(bool(said["distilled"]), SamplingConfig.model_validate(said["sampling"]))
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise ValueError(
+                f"{file}: is not what a run writes beside an adapter; delete it, or copy it anew"
+            ) from error
+
+    def write(self, adapter: Path) -> None:
+        """Into an adapter's folder."""
+        said = {"distilled": self.distilled, "sampling": self.sampling.model_dump(mode="json")}
+        (adapter / SAMPLING_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 class RunFolder:
@@ -28,9 +67,24 @@ class RunFolder:
         self.logs = self.path / "logs"
         self.tracker = self.path / "tracker"
 
+    @classmethod
+    def around(cls, place: Path) -> "RunFolder | None":
+        """The run whose folder `place` is, or lies in; None if there is none."""
+        place = place.absolute()
+        runs = (cls(folder) for folder in (place, *place.parents))
+        return next((run for run in runs if run.config_file.is_file()), None)
+
     def adapter_of(self, number: int, kind: str) -> Path:
         """The adapter that one of several stages left: `adapters/2-half_online`."""
         return self.adapters / f"{number + 1}-{kind}"
+
+    def best_of(self, number: int, kind: str) -> Path:
+        """The best adapter of a stage, by `evaluation.best`: `adapters/2-half_online-best`."""
+        return self.adapters / f"{number + 1}-{kind}-best"
+
+    def checkpoints_of(self, number: int, kind: str) -> Path:
+        """The states of a stage: `checkpoints/2-half_online`."""
+        return self.checkpoints / f"{number + 1}-{kind}"
 
     @property
     def parts(self) -> tuple[Path, ...]:

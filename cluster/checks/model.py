@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError
-
 from configs.schema import RunConfig
 from learner.timesteps import check_timesteps
 from policy.bundle import BundleFacts
@@ -44,6 +42,8 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
             return
         try:
             check_lora(config.start_from, experts)
-        except (ValueError, OSError, SafetensorError) as error:
+        except (ValueError, OSError) as error:
             where = f"start_from = {config.start_from}"
-            raise ValueError(f"{where}: {error}; name a folder such as the `adapter` that a run leaves") from error
+            raise ValueError(
+                f"{where}: {error}; name a folder such as the `adapter` that a run leaves, or a LoRA for this model"
+            ) from error

@@ -15,6 +15,7 @@ Files are diffusers' own format, one per expert because diffusers cannot tell tw
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from configs.sections import LoraConfig
+from policy.lora.files import LORA_FILE, Layer, adapter_files, check_layers, read_layers
 
 POLICY, REFERENCE = "policy", "reference"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 
 Transformers = Mapping[str, WanTransformer3DModel]
 """Expert name (`transformer`, `transformer_2`) -> model."""
@@ -125,57 +126,64 @@ def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) 
         )
 
 
-def load_lora(folder: str | Path, transformers: Transformers) -> int:
-    """Load what `save_lora` wrote into the adapter "policy"; returns how many parameters were overwritten.
+def load_lora(place: str | Path, transformers: Transformers) -> int:
+    """Put an adapter from files into the new adapter "policy"; returns how many parameters were overwritten.
 
-    Raises FileNotFoundError that names the file that is missing, ValueError that names the file's and the model's rank,
-    alpha or targets if they differ, and what `load_adapter_state` raises.
+    It computes what the files say, whatever tool wrote them (`policy/lora/files.py`) and however small their rank: the
+    rows of A that the files lack keep their first weights, and the columns of B that they lack are 0. So is B of the
+    layers that they do not adapt. B is multiplied by the files' alpha / rank over the model's. What `save_lora` wrote
+    for the same rank and alpha comes back bit for bit.
+
+    Raises FileNotFoundError that names the file that is missing, and ValueError that names the file and its rank if
+    that is larger, its layers if `learner.lora.targets` or the model lacks them, or its keys if they are not read.
     """
-    return load_adapter_state(transformers, check_lora(folder, transformers))
+    return load_adapter_state(transformers, check_lora(place, transformers))
 
 
-def check_lora(folder: str | Path, transformers: Transformers) -> dict[str, Tensor]:
-    """What `save_lora` wrote, named as in `adapter_state`, if it fits the adapter "policy". Raises as `load_lora`."""
-    state: dict[str, Tensor] = {}
+@torch.no_grad()
+def check_lora(place: str | Path, transformers: Transformers) -> dict[str, Tensor]:
+    """The state that `load_lora` would load, named as in `adapter_state`. Raises as `load_lora` does."""
+    files = adapter_files(Path(place))
+    if missing := [expert for expert in transformers if expert not in files]:
+        wanted = _place(place, missing[0]) / LORA_FILE
+        raise FileNotFoundError(f"no adapter file {wanted} for expert {missing[0]}, nor one that another tool named")
+    if extra := [file for expert, file in files.items() if expert not in transformers]:
+        raise ValueError(f"{extra[0]}: the adapter is one for two experts, and the model has one")
+    state = adapter_state(transformers)
     for expert, transformer in transformers.items():
-        file = _place(folder, expert) / LORA_FILE
-        if not file.is_file():
-            raise FileNotFoundError(f"no adapter file {file} for expert {expert}")
-        weights, metadata = WanPipeline.lora_state_dict(
-            str(file.parent),
-            weight_name=LORA_FILE,
-            use_safetensors=True,
-            local_files_only=True,
-            return_lora_metadata=True,
-        )
-        # diffusers writes `transformer.` before the names of either expert.
-        state |= {f"{expert}.{name.removeprefix('transformer.')}": tensor for name, tensor in weights.items()}
-        _check_metadata(file, transformer.peft_config[POLICY], metadata or {}, weights)
-    _check_state(_parameters(transformers, POLICY), state)
+        lora, layers = transformer.peft_config[POLICY], read_layers(files[expert])
+        _check_fit(files[expert], layers, transformer, expert)
+        own = {name: tensor for name, tensor in state.items() if name.startswith(f"{expert}.")}
+        for name, tensor in own.items():
+            layer = layers.get(name.removeprefix(f"{expert}.").rsplit(".lora_", 1)[0])
+            if "lora_B" in name:
+                tensor.zero_()
+            if layer is not None and "lora_A" in name:
+                tensor[: len(layer.down)] = layer.down
+            elif layer is not None:
+                tensor[:, : len(layer.down)] = layer.up * (layer.scale / (lora.lora_alpha / lora.r))
     return state
+
+
+def _check_fit(file: Path, layers: Mapping[str, Layer], transformer: WanTransformer3DModel, expert: str) -> None:
+    """Raises ValueError unless the adapter "policy" has all layers, at no smaller rank."""
+    shapes = {
+        name.removesuffix(".base_layer"): tuple(module.weight.shape)
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    }
+    check_layers(file, layers, shapes, of=expert)
+    adapted = _named(transformer, POLICY)
+    new = {name for name in layers if f"{name}.lora_A.weight" not in adapted}
+    if lacking := sorted({re.sub(r"^blocks\.\d+\.", "", name) for name in new}):
+        raise ValueError(f"{file}: it adapts layers that learner.lora.targets lacks; add {', '.join(lacking)} there")
+    rank, most = max(len(layer.down) for layer in layers.values()), transformer.peft_config[POLICY].r
+    if rank > most:
+        raise ValueError(f"{file}: its rank is {rank}, the model's is {most}: set learner.lora.rank={rank} (or more)")
 
 
 def _place(folder: str | Path, expert: str) -> Path:
     return Path(folder) if expert == "transformer" else Path(folder) / expert
-
-
-def _check_metadata(
-    file: Path, wanted: PeftConfig, metadata: Mapping[str, object], state: Mapping[str, Tensor]
-) -> None:
-    """Rank, alpha and targets of the file are the model's; without metadata alpha is the rank (diffusers' rule)."""
-    rank = next((len(tensor) for name, tensor in state.items() if "lora_A" in name), None)
-    found = {
-        "rank": metadata.get("transformer.r", rank),
-        "alpha": metadata.get("transformer.lora_alpha", rank),
-        "targets": metadata.get("transformer.target_modules"),
-    }
-    model = {"rank": wanted.r, "alpha": wanted.lora_alpha, "targets": sorted(wanted.target_modules or [])}
-    for key, value in found.items():
-        value = sorted(value) if isinstance(value, list) else value
-        if value is not None and value != model[key]:
-            raise ValueError(
-                f"{file}: the adapter's {key} is {value}, the model's is {model[key]} (learner.lora.{key})"
-            )
 
 
 def _peft_config(lora: LoraConfig) -> PeftConfig:

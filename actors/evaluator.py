@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import statistics
+import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from buffers.figures import NOT_VALUES, Value
-from buffers.records import CandidateVideos, Condition
+from buffers.records import CandidateVideos, Condition, ShownVideos
 from configs.user_function import user_function
 from media.video_read import read_video
 from media.video_write import write_mp4
@@ -24,23 +26,25 @@ SHOWN_SIDE = 256
 """Small videos are enlarged (nearest neighbour) to about this many pixels, so that a browser does not blur them."""
 
 JUDGED = {
-    "net win rate": {"better": "higher", "unit": "wins less losses per video", "against": "before"},
-    "win": {"better": "higher", "unit": "of videos", "against": "before"},
-    "tie": {"better": None, "unit": "of videos", "against": "before"},
-    "loss": {"better": "lower", "unit": "of videos", "against": "before"},
+    "net win rate": {"better": "higher", "unit": "wins less losses per video"},
+    "win": {"better": "higher", "unit": "of videos"},
+    "tie": {"better": None, "unit": "of videos"},
+    "loss": {"better": "lower", "unit": "of videos"},
 }
-"""The figures if a judge compares each video after training with the one before it."""
+"""The figures if a judge compares each video with that of another phase; `against` names it."""
 
 Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
 
 
 @dataclass
 class Video:
-    """One video of an evaluation. `side`: its height in pixels. `file`: its path in the run folder if it was kept."""
+    """One video of an evaluation. `side`: its height, pixels. `seconds`: how long it took to make. `file`: its path
+    in the run folder if it was kept."""
 
     condition: Condition
     version: int
     side: int
+    seconds: float
     file: str | None = None
     figures: dict[str, Value] = field(default_factory=dict)
 
@@ -48,90 +52,102 @@ class Video:
 class Evaluator:
     """Measures every video with `meter` and keeps the first `kept` of each phase under `out/videos/<phase>/`.
 
-    "First" and the file names go by the order of arrival. So measure the same requests in the same order in every
-    phase: then `videos/before/003-a.mp4` and `videos/after/003-a.mp4` have the same prompt and noise.
+    A video has its number in every phase: `videos/before/003-a.mp4` and `videos/after/003-a.mp4` have the same prompt
+    and noise. A video that is measured again takes the place of what was measured before.
 
     meter: `module:function`, `(frames uint8 [frames, height, width, 3], prompt) -> {name: value}`, or None. A bool
         becomes a rate, a number a mean, a text is counted. The module's constant `FIGURES` names every bool and number:
         name -> (better, unit), with better "higher" or "lower". The first figure is the one that the report colours
         videos by.
 
-    Raises ValueError if the meter cannot be imported or `FIGURES` is missing or wrong.
+    `about`: what `FIGURES` says, by name. Raises ValueError if the meter cannot be imported or `FIGURES` is missing or
+    wrong.
     """
 
     def __init__(self, meter: str | None, out: Path, kept: int, fps: float) -> None:
         self._name = meter
         self._meter: Meter | None = None
-        self._about: Mapping[str, Mapping[str, Any]] = JUDGED
+        self.about: Mapping[str, Mapping[str, Any]] = {}
         if meter is not None:
             self._meter = user_function(meter, key="evaluation.meter", example=EXAMPLE)
-            self._about = _about(meter)
+            self.about = _about(meter)
         self._out, self._limit, self._fps = Path(out), kept, fps
-        self._videos: dict[str, list[Video]] = {}
+        self._videos: dict[str, dict[int, Video]] = {}
+        self._against: dict[str, str] = {}
 
-    def measure(self, phase: str, clips: list[CandidateVideos]) -> int:
-        """Measure and keep both videos of every clip; returns how many videos that were.
+    def measure(self, phase: str, first: int, shown: list[ShownVideos]) -> int:
+        """Measure and keep all videos; returns how many that were. `first`: the number of the first of them.
 
         Raises OSError if a video cannot be written, ValueError if the meter's names are not those of `FIGURES`, and
         whatever the meter raises.
         """
-        videos = self._videos.setdefault(phase, [])
-        for clip in clips:
-            for letter, frames in (("a", clip.video_a), ("b", clip.video_b)):
-                video = Video(clip.condition, clip.policy_version, frames.shape[1])
+        videos, number = self._videos.setdefault(phase, {}), first
+        for each in shown:
+            for letter, frames in zip(string.ascii_letters, each.videos, strict=False):
+                video = Video(each.condition, each.policy_version, frames.shape[1], each.seconds)
                 if self._meter is not None:
-                    video.figures = self._checked(self._meter(frames, clip.condition.prompt))
-                if len(videos) < self._limit:
-                    video.file = f"videos/{phase}/{len(videos) // 2:03d}-{letter}.mp4"
+                    video.figures = self._checked(self._meter(frames, each.condition.prompt))
+                if number < self._limit:
+                    video.file = f"videos/{phase}/{number // len(each.videos):03d}-{letter}.mp4"
                     self._write(video.file, frames)
-                videos.append(video)
-        return 2 * len(clips)
+                videos[number] = video
+                number += 1
+        return number - first
 
-    def before_and_after(self, phase: str, first: int, count: int) -> list[CandidateVideos]:
-        """`count` videos of "before" and of `phase`, from number `first` on, read from files of the same kind.
+    def pairs(self, phase: str, against: str, first: int, count: int) -> list[CandidateVideos]:
+        """`count` videos of the phases `against` and `phase`, from number `first` on, read from files of the same kind.
 
-        A is the video before training; of every odd pair it is the one after training, so that a judge that prefers the
-        first video favours neither side. Raises FileNotFoundError if a video of either phase is not there.
+        A is the video of `against`; of every odd pair it is that of `phase`, so that a judge that prefers the first
+        video favours neither side. Raises FileNotFoundError if a video of either phase is not there.
         """
-        pairs = []
-        for number, video in enumerate(self._videos[phase][first : first + count], start=first):
+        pairs, videos = [], self._videos[phase]
+        for number in range(first, min(first + count, len(videos))):
+            video = videos[number]
             assert video.file is not None, "videos that a judge compares are all kept"
-            before = self._read(video.file.replace(f"/{phase}/", "/before/"), video.side)
-            after = self._read(video.file, video.side)
-            a, b = (after, before) if number % 2 else (before, after)
+            other = self._read(video.file.replace(f"/{phase}/", f"/{against}/"), video.side)
+            own = self._read(video.file, video.side)
+            a, b = (own, other) if number % 2 else (other, own)
             pairs.append(CandidateVideos(video.condition, a, b, self._fps, video.version))
         return pairs
 
-    def judged(self, phase: str, first: int, outcomes: Sequence[dict[str, Value]]) -> None:
-        """What a judge said of the videos of `phase`, from number `first` on; the names are those of `JUDGED`."""
-        for video, outcome in zip(self._videos[phase][first:], outcomes, strict=False):
-            video.figures = outcome
+    def judged(self, phase: str, against: str, first: int, outcomes: Sequence[dict[str, Value]]) -> None:
+        """What a judge said of the `pairs` from number `first` on; the names are those of `JUDGED`."""
+        self._against[phase] = against
+        for number, outcome in enumerate(outcomes, start=first):
+            self._videos[phase][number].figures |= outcome
 
     def summary(self, phase: str) -> dict[str, Any]:
-        """Plain JSON values: how many `videos`, those `kept`, what is `about` the figures, and every measured video.
+        """Plain JSON values: how many `videos`, the median `seconds` that one took to make, those `kept`, what is
+        `about` the figures, and every measured video.
 
         Raises ValueError for a phase that was never measured.
         """
         if phase not in self._videos:
             raise ValueError(f"no video was measured in phase {phase!r}, only in {sorted(self._videos)}")
-        videos = self._videos[phase]
+        videos = [video for _, video in sorted(self._videos[phase].items())]
         measured = [video for video in videos if video.figures]
         names = measured[0].figures if measured else ()
         return {
             "videos": len(videos),
+            "seconds": statistics.median(video.seconds for video in videos),
             "kept": [
                 {"file": video.file, "prompt": video.condition.prompt, "domain": video.condition.domain}
                 | ({"figures": video.figures} if video.figures else {})
                 for video in videos
                 if video.file
             ],
-            "about": self._about,
+            "about": {**self.about, **self._about_judged(phase)},
             "measured": {
                 "prompt": [video.condition.prompt for video in measured],
                 "domain": [video.condition.domain or "unknown" for video in measured],
                 **{name: [video.figures[name] for video in measured] for name in names},
             },
         }
+
+    def _about_judged(self, phase: str) -> dict[str, dict[str, Any]]:
+        """What is about the judge's figures, if it was asked about this phase."""
+        against = self._against.get(phase)
+        return {name: {**about, "against": against} for name, about in JUDGED.items()} if against else {}
 
     def _checked(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """The meter's values as plain ones. Raises ValueError unless the bools and numbers are those of `FIGURES`."""
@@ -140,10 +156,10 @@ class Evaluator:
             name: value.item() if hasattr(value, "item") else value for name, value in values.items()
         }
         numbers = {name: value for name, value in plain.items() if not isinstance(value, str)}
-        if numbers.keys() != self._about.keys():
+        if numbers.keys() != self.about.keys():
             raise ValueError(
                 f"evaluation.meter = {self._name}: returned the figures {sorted(numbers)}, and {ABOUT} of its module "
-                f"names {sorted(self._about)}; both must name the same"
+                f"names {sorted(self.about)}; both must name the same"
             )
         if taken := plain.keys() & set(NOT_VALUES):
             raise ValueError(f"evaluation.meter = {self._name}: {sorted(taken)} are no names for what is measured")

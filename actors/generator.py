@@ -1,6 +1,8 @@
 """The role that makes videos: two of each condition, with the newest policy it was given."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,10 +16,13 @@ from buffers.records import (
     Receipt,
     Request,
     RoleTimes,
+    ShownVideos,
     Snapshot,
 )
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
+from configs.sections import SamplingConfig
+from policy.conditioning import Conditioning
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -31,7 +36,6 @@ class Generator:
 
     def __init__(self, config: RunConfig) -> None:
         self.version = 0
-        self._sampling = config.sampling
         self._policy = VideoPolicy.load(
             config.model.path,
             dtype=config.model.dtype,
@@ -42,10 +46,14 @@ class Generator:
         )
         if config.start_from is not None:
             load_lora(config.start_from, self._policy.transformers)
-        size = (config.sampling.num_frames, config.sampling.height, config.sampling.width)
-        self._shape = self._policy.facts.latent_shape(*size)
+        self.sample_as(config.sampling)
         self._counts = {"requests": 0, "videos": 0, "weight_loads": 0}
         self._clock = RoleClock()
+
+    def sample_as(self, sampling: SamplingConfig) -> None:
+        """How videos are made from now on. Raises ValueError if the bundle cannot make videos of that size."""
+        self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        self._sampling = sampling
 
     def load_weights(self, snapshot: Snapshot) -> Receipt:
         """Swap the adapter for the snapshot's; the receipt says what this generator really holds now.
@@ -75,32 +83,64 @@ class Generator:
         policy's dtype. Raises ValueError if seeds and conditions are not as many.
         """
         with self._clock.answering():
-            conditions, sampling = request.conditions, self._sampling
+            conditions, fps = request.conditions, self._sampling.fps
             prepared = self._policy.prepare(conditions)
-            negative = (
-                self._policy.prepare(conditions, prompt=sampling.negative_prompt) if sampling.guided_steps else None
-            )
-            requested = list(zip(conditions, request.seeds, strict=True))
-            noise = [draw_noise(seed, self._shape) for _, seeds in requested for seed in seeds]
-            latents = sample_latents(
-                self._policy,
-                noise=torch.stack(noise),
-                conditioning=prepared.repeated(2),
-                negative=negative.repeated(2) if negative else None,
-                sampling=sampling,
-            )
+            latents = self._sampled(request, self._sampling, prepared)
             videos = self._policy.decode(latents) if request.is_seen else None
-            self._counts["requests"] += 1
-            self._counts["videos"] += len(latents)
             stored = [encode(video) for video in latents.to(self._policy.dtype)]
             candidates, clips = [], []
-            for index, (condition, seeds) in enumerate(requested):
+            for index, (condition, (seed_a, seed_b)) in enumerate(zip(conditions, request.seeds, strict=True)):
                 a, b = 2 * index, 2 * index + 1
-                conditioning = _stored(condition, prepared.row(index))
+                conditioning, seeds = _stored(condition, prepared.row(index)), (seed_a, seed_b)
                 candidates.append(Candidates(condition, conditioning, seeds, stored[a], stored[b], self.version))
                 if videos is not None:
-                    clips.append(CandidateVideos(condition, videos[a], videos[b], sampling.fps, self.version))
+                    clips.append(CandidateVideos(condition, videos[a], videos[b], fps, self.version))
             return candidates, clips
+
+    def show(self, request: Request, sampling: SamplingConfig, snapshot: Snapshot | None = None) -> list[ShownVideos]:
+        """Videos to look at, as many of each condition as it has seeds, made by the policy of `snapshot`.
+
+        The weights and the sampling that this generator has for the loop stay its own. Without a snapshot they are made
+        with these weights. Raises as `load_weights`, and ValueError if seeds and conditions are not as many.
+        """
+        with self._clock.answering(), self._holding(snapshot) as version:
+            started = time.perf_counter()
+            prepared = self._policy.prepare(request.conditions)
+            videos = iter(self._policy.decode(self._sampled(request, sampling, prepared)))
+            seconds = (time.perf_counter() - started) / sum(map(len, request.seeds))
+            return [
+                ShownVideos(condition, tuple(next(videos) for _ in seeds), sampling.fps, version, seconds)
+                for condition, seeds in zip(request.conditions, request.seeds, strict=True)
+            ]
+
+    @contextmanager
+    def _holding(self, snapshot: Snapshot | None) -> Iterator[int]:
+        """The weights of a snapshot inside the block, and its version; afterwards those of before."""
+        if snapshot is None:
+            yield self.version
+            return
+        version, own = self.version, adapter_state(self._policy.transformers)
+        try:
+            yield self.load_weights(snapshot).version
+        finally:
+            load_adapter_state(self._policy.transformers, own)
+            self.version = version
+
+    def _sampled(self, request: Request, sampling: SamplingConfig, prepared: Conditioning) -> Tensor:
+        """Latents of every seed of every condition, sampled as one batch, in the order of the request."""
+        if len(request.seeds) != len(request.conditions):
+            raise ValueError(f"{len(request.conditions)} conditions, but seeds for {len(request.seeds)}")
+        times = torch.tensor([len(seeds) for seeds in request.seeds], device=self._policy.device)
+        shape = self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        noise = torch.stack([draw_noise(seed, shape) for seeds in request.seeds for seed in seeds])
+        negative: Conditioning | None = None
+        if sampling.guided_steps:
+            negative = self._policy.prepare(request.conditions, prompt=sampling.negative_prompt).repeated(times)
+        self._counts["requests"] += 1
+        self._counts["videos"] += len(noise)
+        return sample_latents(
+            self._policy, noise=noise, conditioning=prepared.repeated(times), negative=negative, sampling=sampling
+        )
 
     def negative(self) -> EncodedCondition:
         """The conditioning of the unconditional pass, as a condition of its own."""

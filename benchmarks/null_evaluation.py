@@ -33,12 +33,13 @@ def measured_videos(per_prompt: int) -> Measured:
     config = load_config(Path("configs/miniature.yaml"))
     generator, evaluator = Generator(config), Evaluator(config.evaluation.meter, Path(), 0, config.sampling.fps)
     prompts = read_prompts(config.evaluation.prompts, max_characters=config.prompts.max_characters)
+    measured = 0
     for number, condition in enumerate(prompts):
         start = FIRST_SEED + number * per_prompt
         seeds = [(seed, seed + 1) for seed in range(start, start + per_prompt, 2)]
         for some in portions(seeds, config.generator.conditions_per_request):
-            _, clips = generator.generate(Request((condition,) * len(some), tuple(some)))
-            evaluator.measure("null", clips)
+            request = Request((condition,) * len(some), tuple(some))
+            measured += evaluator.measure("null", measured, generator.show(request, config.sampling))
         print(f"{number + 1} of {len(prompts)} prompts", flush=True)
     return evaluator.summary("null")["measured"]
 

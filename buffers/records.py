@@ -100,7 +100,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Request:
-    """One unit of work for a generator: a batch of conditions, two noise seeds for each.
+    """One unit of work for a generator: a batch of conditions, two noise seeds for each (evaluation: any number).
 
     `slot`: its place in a stream of its stage, or None (evaluation). `anchors`: ids, one for each condition, if its
     pairs are half-online ones.
@@ -109,13 +109,13 @@ class Request:
     """
 
     conditions: tuple[Condition, ...]
-    seeds: tuple[tuple[int, int], ...]
+    seeds: tuple[tuple[int, ...], ...]
     slot: Slot | None = None
     anchors: tuple[str, ...] = ()
 
     @property
     def is_seen(self) -> bool:
-        """Whether anybody looks at the videos: a judge, or an evaluation. Otherwise they are not decoded."""
+        """Whether a judge looks at the videos. Otherwise they are not decoded."""
         return self.slot is None or self.slot.source == "online"
 
 
@@ -146,6 +146,20 @@ class CandidateVideos:
     video_b: np.ndarray
     fps: float
     policy_version: int
+
+
+@dataclass(frozen=True)
+class ShownVideos:
+    """Videos of one condition that nobody learns from. Made by the generator; measured, compared and kept.
+
+    `videos`: uint8 `[frames, height, width, 3]` each, one for each noise seed. `seconds`: how long each took to make.
+    """
+
+    condition: Condition
+    videos: tuple[np.ndarray, ...]
+    fps: float
+    policy_version: int
+    seconds: float
 
 
 class Preference(Protocol):

@@ -1,8 +1,8 @@
 """The command line: `apogee check` prints what a config would do, `apogee run` does it, `apogee rank` judges two files.
 
-ray is loaded by `run` alone, vllm by `rank`, torch by both and by `check`, and only after the files have been found
-good. The same commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls. The docstring of a
-command is its help text.
+ray is loaded by `run` alone, vllm by `rank`, torch by both, by `check` and by `export`, and only after the files have
+been found good. The same commands work as `python -m cluster.cli ...`, which is what a submitted Ray job calls. The
+docstring of a command is its help text.
 """
 
 from cluster.shadows import refuse_shadows
@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -25,6 +25,9 @@ from cluster.signals import stopped_in_order
 from configs.load import load_as, load_config
 from configs.paths import path
 from configs.ranker import RankerScoringConfig, RankerTrainingConfig
+
+if TYPE_CHECKING:  # it loads torch
+    from cluster.commands.export import Format
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -120,6 +123,55 @@ def _rank(videos: tuple[Path, Path], prompt: str | None, domain: Domain | None, 
     from cluster.commands.ranker.rank import rank_by_hand
 
     rank_by_hand(judge, *videos, prompt=prompt, domain=domain, console=Console(highlight=False))
+
+
+@apogee.command("evaluate")
+@click.argument("policies", nargs=-1, required=True, metavar="POLICY...", help="A run's folder, an adapter's, or base.")
+@click.option("--prompts", required=True, metavar="FILE", help="Prompts that none of them was trained on.")
+@click.option("--out", required=True, type=path, metavar="FOLDER", help="Where to; a new folder.")
+@click.option(
+    "--config", metavar="CONFIG", help="Model, judge, meter and actors (default: the first run's own config)."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A key of that config, e.g. ranker.path=x."
+)
+@click.option("--seeds", type=click.IntRange(1, 50), default=3, show_default=True, help="Videos of each prompt.")
+@click.option("--judge/--no-judge", "judged", default=True, help="Whether the judge compares all with the first.")
+@click.option("--vbench", type=path, metavar="FOLDER", help="Also write the videos as VBench wants to read them.")
+def _evaluate(
+    policies: Sequence[str],
+    prompts: str,
+    out: Path,
+    config: str | None,
+    overrides: Sequence[str],
+    seeds: int,
+    judged: bool,
+    vbench: Path | None,
+) -> None:
+    """Compare policies on the same prompts and noises.
+
+    Each is sampled as it was trained to be. The first one is what the others are compared with.
+    """
+    from cluster.commands.evaluate import prepare, run_comparison
+
+    given = {"config": config, "overrides": overrides, "seeds": seeds, "judged": judged}
+    ready = prepare(policies, prompts=prompts, out=out, vbench=vbench, **given)
+    print(f"done: {run_comparison(ready, out, vbench=vbench)}")
+
+
+@apogee.command("export")
+@click.argument("place", type=path, metavar="RUN", help="A run's folder, or an adapter's in runs/x/adapters.")
+@click.option("--format", "kind", required=True, type=click.Choice(["diffusers", "comfyui", "merged"]))
+@click.option("--out", required=True, type=path, metavar="FOLDER", help="Where to; a new folder.")
+@click.option("--model", type=path, metavar="BUNDLE", help="The base to merge with (default: the run's).")
+def _export(place: Path, kind: "Format", out: Path, model: Path | None) -> None:
+    """Write a run's adapter for other programs.
+
+    For diffusers, for ComfyUI, or merged into its base as a pipeline folder. Two experts are a file each.
+    """
+    from cluster.commands.export import export
+
+    print(f"done: {export(place, kind, out, model=model)}")
 
 
 @apogee.group()

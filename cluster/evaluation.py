@@ -14,7 +14,7 @@ from buffers.figures import Value
 from buffers.portions import portions
 from buffers.records import Condition, Preference, Request, Verdict
 from configs.schema import RunConfig
-from configs.sections import RankerConfig
+from configs.sections import RankerConfig, SamplingConfig
 from ranker.verdict import doubts
 
 
@@ -57,45 +57,68 @@ async def evaluate(
     *,
     generators: Sequence[Any],
     evaluator: Any,
+    sampling: SamplingConfig,
+    snapshot: Any = None,
     requests_in_flight: int,
     measured: Callable[[int], None] = lambda videos: None,
+    recover: Callable[[BaseException], bool] = lambda error: False,
 ) -> dict[str, Any]:
-    """Generate every request and have its clips measured under `phase`; return the evaluator's summary.
+    """Generate every request and have its videos measured under `phase`; return the evaluator's summary.
 
-    `measured` is told how many videos have been measured so far, whenever there are more.
-    The clips travel from generator to evaluator by reference. They are measured in the order of the requests, so that
-    the videos that are kept are the same ones in every phase, however many generators there are.
+    recover: as `online_loop.run` has it; a request of a lost generator is made again by the new one.
+
+    snapshot: the policy that makes the videos, by reference; None if it is the generators' own.
+    measured: is told how many videos have been measured so far, whenever there are more.
+    The videos travel from generator to evaluator by reference.
     """
-    waiting: list[Any] = []
-    videos = 0
+    at_once = asyncio.Semaphore(requests_in_flight * len(generators))
+    done = 0
 
-    async def settle(limit: int) -> None:
-        nonlocal videos
-        while len(waiting) > limit:
-            videos += await waiting.pop(0)
-            measured(videos)
+    async def make(turn: int, first: int, request: Request) -> None:
+        nonlocal done
+        async with at_once:
+            while True:
+                try:
+                    shown = generators[turn % len(generators)].show.remote(request, sampling, snapshot)
+                    count = await evaluator.measure.remote(phase, first, shown)
+                    done += count
+                    measured(done)
+                    return
+                except Exception as error:
+                    if not recover(error):
+                        raise
 
-    for request, generator in zip(requests, itertools.cycle(generators), strict=False):
-        _, clips = generator.generate.options(num_returns=2).remote(request)
-        waiting.append(evaluator.measure.remote(phase, clips))
-        await settle(requests_in_flight * len(generators) - 1)
-    await settle(0)
-    return await evaluator.summary.remote(phase)
+    counts = [sum(map(len, request.seeds)) for request in requests]
+    firsts = itertools.accumulate(counts, initial=0)
+    making = [asyncio.ensure_future(make(*each)) for each in zip(itertools.count(), firsts, requests, strict=False)]
+    try:
+        await asyncio.gather(*making)
+    finally:
+        for task in making:
+            task.cancel()
+    return {**await evaluator.summary.remote(phase), "passes": sampling.passes}
 
 
 async def compare(
-    phase: str, *, evaluator: Any, rankers: Sequence[Any], config: RankerConfig, videos: int, at_once: int
+    phase: str,
+    *,
+    against: str = "before",
+    evaluator: Any,
+    rankers: Sequence[Any],
+    config: RankerConfig,
+    videos: int,
+    at_once: int,
 ) -> dict[str, Any]:
-    """Have the rankers compare every video of `phase` with the one before training; returns the evaluator's summary.
+    """Have the rankers compare every video of `phase` with that of `against`; returns the evaluator's summary.
 
     Each ranker is asked about `at_once` pairs at a time. The videos travel from evaluator to ranker by reference.
     """
 
     async def judge(first: int, ranker: Any) -> None:
-        pairs = evaluator.before_and_after.remote(phase, first, at_once)
+        pairs = evaluator.pairs.remote(phase, against, first, at_once)
         preferences: list[Preference] = await ranker.rank.remote(pairs)
         outcomes = [outcome(each, first + place, config) for place, each in enumerate(preferences)]
-        await evaluator.judged.remote(phase, first, outcomes)
+        await evaluator.judged.remote(phase, against, first, outcomes)
 
     for start in range(0, videos, at_once * len(rankers)):
         places = range(start, min(videos, start + at_once * len(rankers)), at_once)
@@ -107,7 +130,7 @@ def outcome(preference: Preference, number: int, config: RankerConfig) -> dict[s
     """The judge's answer about video `number` as figures: win, tie or loss of after against before.
 
     A dropped or doubtful answer is a tie, and its reason is counted. That motion has decided enough pairs already is no
-    doubt. The video after training is A of every odd pair (`Evaluator.before_and_after`).
+    doubt. The video after training is A of every odd pair (`Evaluator.pairs`).
     """
     doubt = None if preference.dropped == "motion_share" else preference.dropped
     if doubt is None and isinstance(preference, Verdict):

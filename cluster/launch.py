@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from cluster import run_state
-from cluster.checks.resources import check_resources, needs
+from cluster.checks.resources import check_resources, evaluation_needs, needs
 from cluster.checks.run import Checked
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
@@ -35,11 +35,14 @@ def run(checked: Checked) -> Path:
     if checked.goes_on:
         started -= max((row["time"] for row in read_metrics(folder.metrics_file)), default=0.0)
     stopped: BaseException | None = None
-    with Progress(sum(stage.steps for stage in config.stages)) as progress, logs_to(folder.logs / "driver.log"):
+    with (
+        Progress(sum(config.stages[each].steps for each in config.numbers)) as progress,
+        logs_to(folder.logs / "driver.log"),
+    ):
         progress.phase("start", waiting_for="Ray")
         with contextlib.ExitStack() as stack:
             try:
-                needed = [needs(stage) for stage in config.by_stage()]
+                needed = [evaluation_needs(config), *(needs(stage) for stage in config.by_stage())]
                 on_gpus = any(need.gpus for of_stage in needed for need in of_stage)
                 stack.enter_context(connected(config.cluster, on_gpus=on_gpus, logs=folder.logs))
                 for of_stage in needed:

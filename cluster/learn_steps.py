@@ -1,4 +1,4 @@
-"""The learner's side of the loop: take, step, publish, save. Callables join it to the rest.
+"""The learner's side of a stage: take, step, publish, save, and stop if a guard says so. Callables join it to the rest.
 
 `on_ray/learner_worker.py` runs it in every process of the Ray Train group; the tests run it in a thread.
 """
@@ -8,10 +8,12 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from buffers.records import Batch, Snapshot
+from learner.guards import Finding
 
 Result = TypeVar("Result")
 
@@ -20,24 +22,34 @@ def learn_steps(
     learner: Any,
     *,
     steps: int,
+    first_step: int = 0,
     first_version: int,
     publish_every: int,
     checkpoint_every: int,
     take: Callable[[int], Batch | None],
     publish: Callable[[Snapshot], None],
-    save: Callable[[int], None],
+    save: Callable[[int, bool], None],
     record: Callable[[str, dict[str, Any]], None],
     agree: Callable[[bool], bool] = bool,
     checkpoint_seconds: float = math.inf,
     teacher: Callable[[int], Snapshot] | None = None,
+    guard: Callable[[Mapping[str, Any]], Sequence[Finding]] = lambda measured: (),
+    evaluate: Callable[[], None] = lambda: None,
+    evaluate_every: int = 0,
+    take_back: Callable[[], None] = lambda: None,
 ) -> int:
     """Step until the learner has made `steps` steps or there is nothing more to take; return how many it has made.
 
+    first_step: the learner's step at which the stage began, which may have been in an earlier process.
     first_version: the version of the weights as they are now. They are published before anything is taken, since
         generators need them to start. Every later publication counts one up.
     take: this rank's share of the batch of a step; None if the buffer is closed.
-    save: is given the version of the weights. It is called every `checkpoint_every` steps, and if `checkpoint_seconds`
-        have passed, as soon as the weights are those that were published: a run that goes on publishes them again.
+    save: is given the version of the weights, and whether a guard has ended the stage. It is called every
+        `checkpoint_every` steps, and if `checkpoint_seconds` have passed, as soon as the weights are those that were
+        published: a run that goes on publishes them again.
+    guard: is shown the figures of every step. A finding that stops ends the loop; then `take_back` puts the best
+        adapter of the stage in the place of the last one.
+    evaluate: is called after every `evaluate_every` steps of the stage (0: never).
     teacher: gives the weights that are published until the last step, in place of the learner's own ones.
     agree: whether all ranks say yes. It is asked before a take, so that no rank takes for step n + 1 before the buffer
         knows the version of step n. It is asked after a take, so that no rank steps alone.
@@ -48,6 +60,7 @@ def learn_steps(
     shown = teacher or learner.snapshot
     publish(shown(version))
     published = saved = learner.steps
+    stopped = False
     while learner.steps < steps:
         agree(True)
         started = time.perf_counter()
@@ -62,19 +75,28 @@ def learn_steps(
             publish(shown(version))
         due = time.monotonic() - saved_at >= checkpoint_seconds and published == learner.steps
         if due or learner.steps % checkpoint_every == 0:
-            save(version)
+            save(version, False)
             saved, saved_at = learner.steps, time.monotonic()
         waited, worked = waited + taken - started, worked + stepped - taken
         row = {"step": learner.steps, "version": version, "wait_s": taken - started, "step_s": stepped - taken}
         record("step", {**measured, **row, **staleness(batch)})
         times = {"role": "learner", "index": 0, "busy_s": worked, "waiting_s": waited}
         record("roles", {**times, "counts": {"steps": learner.steps}})
-    ends_new = teacher is not None or published != learner.steps
+        if evaluate_every and (learner.steps - first_step) % evaluate_every == 0:
+            evaluate()
+        found = guard(measured)
+        for finding in found:
+            record("guard", {"step": learner.steps, "left": steps - learner.steps, **asdict(finding)})
+        if any(finding.stops for finding in found):
+            take_back()
+            stopped = True
+            break
+    ends_new = stopped or teacher is not None or published != learner.steps
     if ends_new:
         version += 1
         publish(learner.snapshot(version))
     if ends_new or saved != learner.steps or not learner.steps:
-        save(version)
+        save(version, stopped)
     return learner.steps
 
 

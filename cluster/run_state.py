@@ -1,7 +1,7 @@
 """Where a run stands, as a folder that is written whole: from it the same command goes on after a stop or a kill.
 
-    checkpoints/00000120/state.safetensors  adapter, reference, optimizer; stage, versions and cursors
-    checkpoints/00000120/adapter/           the same adapter, as diffusers loads it
+    checkpoints/1-online/00000120/state.safetensors  adapter, reference, optimizer; stage, versions and cursors
+    checkpoints/1-online/00000120/adapter/           the same adapter, as diffusers loads it
 
 The pairs that were generated are not in it. They are in the buffer's folder, which commits each request with the pairs
 that it brought, the batches that were drawn, and the counts (`buffers/replay.py`). So a run that goes on loses no pair:
@@ -29,13 +29,15 @@ STATE, ADAPTER = "state.safetensors", "adapter"
 class Position:
     """stage: number of the stage that is being run. first_step: the run's step at which that stage began.
 
-    version: the policy version of the adapter in the state. buffer: `ReplayBuffer.cursor` at that moment.
+    version: the policy version of the adapter in the state. buffer: `ReplayBuffer.cursor` at that moment. stopped:
+    whether a guard has ended the stage before its last step.
     """
 
     stage: int
     first_step: int
     version: int
     buffer: dict[str, int]
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class RunState:
 def save(root: Path, state: RunState, *, export: Callable[[Path], None]) -> Path:
     """Commits the state and returns its folder; the one before it stays, older ones are deleted.
 
-    export: writes the adapter, as diffusers loads it, into the folder it is given. A state of this step that is there
-    already is replaced: a run that goes on repeats steps. Raises OSError if the disk refuses; then nothing is changed.
+    root: the folder of the stage. export: writes the adapter, as diffusers loads it, into the folder it is given. A
+    state of this step that is there already is replaced: a run that goes on repeats steps. Raises OSError if the disk
+    refuses; then nothing is changed.
     """
     with step_folder(root, state.step) as unfinished:
         save_checkpoint(unfinished / STATE, replace(state.learner, run=asdict(state.position)))
@@ -63,9 +66,15 @@ def save(root: Path, state: RunState, *, export: Callable[[Path], None]) -> Path
     return step_folders(root)[-1]
 
 
+def folders(root: Path) -> list[Path]:
+    """The folders of all whole states of a run, the oldest first. root: `checkpoints`, with a folder for each stage."""
+    stages = sorted(root.glob("[0-9]*-*"), key=lambda stage: int(stage.name.partition("-")[0]))
+    return [folder for stage in stages for folder in step_folders(stage)]
+
+
 def keep_adapter(root: Path, folder: Path) -> None:
     """The newest state's adapter, in diffusers' format, becomes `folder`; nothing changes if there is no state."""
-    states = step_folders(root)
+    states = folders(root)
     if states:
         with whole_folder(folder, replace=True) as unfinished:
             shutil.copytree(states[-1] / ADAPTER, unfinished, dirs_exist_ok=True)
@@ -77,7 +86,7 @@ def newest(root: Path) -> RunState | None:
     Raises ValueError if there are states and all of them are damaged.
     """
     problems = []
-    for folder in reversed(step_folders(root)):
+    for folder in reversed(folders(root)):
         try:
             return load(folder)
         except (ValueError, OSError, TypeError) as error:

@@ -6,7 +6,9 @@ import os
 import signal
 from collections.abc import Coroutine, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -25,8 +27,8 @@ def stopped_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def until_stopped(main: Coroutine[Any, Any, None]) -> None:
-    """Await `main`; SIGTERM and SIGHUP cancel it as Ctrl-C does. Raises KeyboardInterrupt once it has ended so."""
+async def until_stopped(main: Coroutine[Any, Any, Result]) -> Result:
+    """What `main` returns; SIGTERM and SIGHUP cancel it as Ctrl-C does, and KeyboardInterrupt is raised at its end."""
     task, loop = asyncio.ensure_future(main), asyncio.get_running_loop()
 
     def stop(number: int) -> None:
@@ -40,7 +42,7 @@ async def until_stopped(main: Coroutine[Any, Any, None]) -> None:
         if handler is not signal.SIG_IGN:
             loop.add_signal_handler(number, stop, number)
     try:
-        await task
+        return await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:

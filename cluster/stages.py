@@ -10,7 +10,8 @@
 
 `buffer.mix` of a stage may add other sources; who works follows from the mix. The loss is Diffusion-APO's, and in
 `distill` the distance to the guided teacher. Reference and teacher are the adapter that the stage starts from. What a
-stage that generates does step by step is `online_loop.py`; what the learner does is `learn_steps.py`.
+stage that generates does step by step is `online_loop.py`; what the learner does is `learn_steps.py`. Actors and
+learner group stay from stage to stage if the next one has them, too (`on_ray/crew.py`).
 """
 
 import asyncio
@@ -21,11 +22,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors.streams import AnchorStream, PromptStream
+from buffers.figures import figures_of
 from buffers.records import Condition, Request, Slot
 from buffers.store.pair_store import PairStore
 from cluster import online_loop, run_state
 from cluster.evaluation import compare, evaluate, evaluation_requests, is_judged, videos_made
-from cluster.learn_steps import in_thread
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import evaluation_rows, read_metrics
 from cluster.monitor.watch import record_verdicts, watch
@@ -76,12 +77,14 @@ async def run_stages(run: Run) -> None:
     watching = asyncio.ensure_future(watch(run.crew, run.progress))
     try:
         left = _left(run.config, state)
-        before = None if "before" in measured else _evaluate(run, -1)
-        if left.start and state is not None and state.position.stage < left.start:
+        before = None if "before" in measured else _evaluate(run, run.config.first_stage - 1)
+        if state is not None and state.position.stage < left.start:
             await _end_stage(run, state, measured)  # a run that was stopped between two stages
         for number in left:
             state = await run_stage(number, state, run, meanwhile=before)
             before = None
+            if number == run.config.numbers[-1]:
+                await run.crew.dismiss_learners()
             await _end_stage(run, state)
     finally:
         watching.cancel()
@@ -101,27 +104,24 @@ async def run_stage(
     """
     crew, config = run.crew, run.config.of_stage(number)
     stage = run.config.stages[number]
+    if meanwhile is not None and not crew.has_room_for_evaluation(config):
+        await meanwhile
+        meanwhile = None
     await crew.begin_stage(number)
     await _check_buffer(run, number, state)
-    if stage.kind == "distill" and meanwhile is not None:
-        await meanwhile  # it may replace the generators, and the learner asks one of them for its negative prompt
-        meanwhile = None
-    learning = asyncio.ensure_future(in_thread(crew.learner(number).fit))
+    learning = asyncio.ensure_future(crew.learn(number))
     ready = asyncio.ensure_future(crew.ready(run.waiting_for))
+    questions = asyncio.ensure_future(_answer_questions(run, config, number))
     try:
         if meanwhile is not None:
             await _unless_failed(meanwhile, ready, learning)
-        if config.has_generators:
-            crew.start_generators(config)
-        else:
-            crew.supervisor.stop("generator")
         with run.phase(f"{stage.kind}: start"):
             await _unless_failed(ready, learning)
         with run.phase(stage.kind):
             if not config.generates:
-                await learning
+                await _unless_failed(learning, questions)
             else:
-                await online_loop.run(
+                work = online_loop.run(
                     requests=Requests(run, config, number),
                     conditions_per_request=config.generator.conditions_per_request,
                     generators=crew.generators,
@@ -132,9 +132,11 @@ async def run_stage(
                     requests_in_flight=config.generator.requests_in_flight,
                     recover=crew.supervisor.recover,
                 )
+                await _unless_failed(work, questions)
         await record_verdicts(crew)
     finally:
         ready.cancel()
+        questions.cancel()
         await _stop_learning(run, learning)
     ended = run_state.newest(run.folder.checkpoints)
     assert ended is not None, "learn_steps saves a state before it returns"
@@ -178,10 +180,10 @@ class Requests:
 def _left(config: RunConfig, state: RunState | None) -> range:
     """Numbers of the stages that are not done yet."""
     if state is None:
-        return range(len(config.stages))
+        return config.numbers
     here = state.position
-    done = state.step - here.first_step >= config.stages[here.stage].steps
-    return range(here.stage + done, len(config.stages))
+    done = here.stopped or state.step - here.first_step >= config.stages[here.stage].steps
+    return range(here.stage + done, config.numbers.stop)
 
 
 async def _check_buffer(run: Run, number: int, state: RunState | None) -> None:
@@ -200,51 +202,67 @@ async def _check_buffer(run: Run, number: int, state: RunState | None) -> None:
 async def _evaluate(run: Run, number: int, state: RunState | None = None) -> None:
     """Make the videos of one phase, measure or compare them, and record the figures. Makes none that nobody looks at.
 
-    number: of the stage that has ended; -1 before the first. state: whose adapter the generators are to hold; None if
-    they hold the run's first one already.
+    number: of the stage that has ended; the one before the first if none has. state: whose adapter makes the videos;
+    None if the generators hold the run's first one.
     """
-    config, crew, videos = run.config.sampled_after(number), run.crew, videos_made(run.config)
-    phase = config.phase_after(number) if state is not None else "before"
+    crew, videos = run.crew, videos_made(run.config)
+    phase = run.config.phase_after(number) if state is not None else "before"
     if not videos:
         empty = {"videos": 0, "kept": [], "about": {}, "measured": {}}
         await crew.metrics.record.remote("evaluation", {"phase": phase, **empty})
         return
-    crew.start_generators(config)
-    if state is not None:
-        await _load_last(run, state)
-    at_once, seed = config.generator.conditions_per_request, config.evaluation.seed
-    requests = evaluation_requests(run.held_out, videos=videos, seed=seed, conditions_per_request=at_once)
+    await crew.prepare_evaluation()
+    snapshot = crew.shared(run_state.snapshot(state)) if state is not None else None
     with run.phase(f"evaluation {phase}"):
-        summary = await evaluate(
-            phase,
-            requests,
-            generators=crew.generators,
-            evaluator=crew.evaluator,
-            requests_in_flight=config.generator.requests_in_flight,
-            measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
-        )
-        if state is not None and is_judged(config):
-            run.progress.update(measured=None)
-            crew.start_rankers()
-            summary = await compare(
-                phase,
-                evaluator=crew.evaluator,
-                rankers=crew.rankers,
-                config=config.ranker,
-                videos=videos,
-                at_once=2 * at_once,
-            )
-    run.progress.update(measured=None)
+        summary = await _shown(run, number, phase, videos, snapshot)
     await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
 
 
-async def _load_last(run: Run, state: RunState) -> None:
-    """Every generator holds the weights of `state`, also if no learner of this process has published them."""
-    crew = run.crew
-    if await crew.weights.version.remote() < state.position.version:
-        await crew.weights.publish.remote(run_state.snapshot(state))
-    newest = (online_loop.load_newest(each, crew.weights, online_loop.NOTHING_LOADED) for each in crew.generators)
-    await asyncio.gather(*newest)
+async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any) -> dict[str, Any]:
+    """The evaluator's summary of the first `videos` videos of an evaluation, measured or compared."""
+    config, crew = run.config.sampled_after(number), run.crew
+    at_once, seed = config.generator.conditions_per_request, config.evaluation.seed
+    summary = await evaluate(
+        phase,
+        evaluation_requests(run.held_out, videos=videos, seed=seed, conditions_per_request=at_once),
+        generators=crew.generators,
+        evaluator=crew.evaluator,
+        sampling=config.sampling,
+        snapshot=snapshot,
+        requests_in_flight=config.generator.requests_in_flight,
+        measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
+        recover=crew.supervisor.recover,
+    )
+    run.progress.update(measured=None)
+    if snapshot is not None and is_judged(config):
+        crew.start_rankers()
+        summary |= await compare(
+            phase,
+            evaluator=crew.evaluator,
+            rankers=crew.rankers,
+            config=config.ranker,
+            videos=videos,
+            at_once=2 * at_once,
+        )
+    return summary
+
+
+async def _answer_questions(run: Run, config: RunConfig, number: int) -> None:
+    """Inside a stage, whenever the learner asks: how good its policy is, on the first few videos of an evaluation.
+
+    The answer is the figure `evaluation.best`, with its sign changed if lower is better. Runs until it is cancelled.
+    """
+    crew, section = run.crew, config.evaluation
+    while True:
+        step, (snapshot,) = await crew.board.question.remote()
+        phase = f"stage-{number + 1}-{config.stages[0].kind}-step-{step}"
+        summary = await _shown(run, number, phase, section.every_videos, snapshot)
+        await crew.metrics.record.remote("glance", {"phase": phase, "stage": number, "step": step, **summary})
+        value = None
+        if section.best:
+            figure = figures_of(summary["measured"], summary["about"])[section.best]
+            value = figure["value"] if figure["better"] == "higher" else -figure["value"]
+        await crew.board.answer.remote(step, value)
 
 
 async def _stop_learning(run: Run, learning: asyncio.Future[Any]) -> None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:  # the schema imports this module
     from configs.stages import DistillStage
 
 
+SIZE = ("num_frames", "height", "width", "fps")
+"""Keys of `sampling` that are the run's alone."""
+
+
 def contradictions(config: RunConfig) -> list[str]:
     """A sentence for each contradiction: the keys, their values and what would be right. Empty if there is none."""
     problems = [*_of_run(config)]
@@ -34,6 +38,12 @@ def contradictions(config: RunConfig) -> list[str]:
             continue
         read["offline"] |= merged.buffer.mix.offline > 0
         read["anchors"] |= merged.buffer.mix.half_online > 0
+        problems += [
+            f"stages.{number}.sampling.{key} = {own:g} and sampling.{key} = {getattr(config.sampling, key):g}: videos "
+            f"of one size go through all stages; leave {key} out of the stage"
+            for key in SIZE
+            if (own := getattr(merged.sampling, key)) != getattr(config.sampling, key)
+        ]
         if adapter not in (None, merged.learner.lora):
             problems.append(
                 f"stages.{number}.learner.lora differs from that of the stages before: one adapter goes through all "
@@ -70,6 +80,16 @@ def _with_stage(problem: str, stage: str, overrides: dict[str, Any], before: str
 def _of_run(config: RunConfig) -> Iterator[str]:
     evaluation, cluster = config.evaluation, config.cluster
     videos, shown = evaluation.videos, evaluation.shown_videos
+    yield from _of_start(config)
+    if evaluation.best and not evaluation.every:
+        yield f"evaluation.best = {evaluation.best} needs evaluation.every: after how many steps adapters are compared"
+    if evaluation.every and evaluation.every_videos > videos:
+        yield (
+            f"evaluation.every_videos = {evaluation.every_videos} is more than evaluation.videos = {videos}: they are "
+            f"the first of the same videos; use at most {videos}"
+        )
+    if evaluation.every_videos % 2:
+        yield f"evaluation.every_videos = {evaluation.every_videos}: a condition makes two; use an even number"
     if videos % 2:
         yield f"evaluation.videos = {videos}: a condition makes two; use {videos - 1 or 2} or {videos + 1}"
     if shown > videos:
@@ -89,6 +109,27 @@ def _of_run(config: RunConfig) -> Iterator[str]:
         yield (
             f"out = {config.out} is relative and cluster.address = auto: a submitted job works in a copy of the "
             "working directory, which Ray deletes in the end; give an absolute path on storage that every node sees"
+        )
+
+
+def _of_start(config: RunConfig) -> Iterator[str]:
+    """A curriculum is run from its beginning, or from a stage in its middle with what the stages before it left."""
+    first, count = config.first_stage, len(config.stages)
+    if not config.numbers or config.numbers[-1] >= count:
+        last = config.numbers.stop - 1
+        yield f"first_stage = {first} and last_stage = {last}: there are stages 0 to {count - 1}, the first comes first"
+        return
+    if config.start_from is not None:
+        return
+    if first:
+        yield (
+            f"first_stage = {first} begins in the middle of the curriculum: give start_from, the adapter that stage "
+            f"{first - 1} ({config.stages[first - 1].kind}) left"
+        )
+    elif config.stages[0].kind == "distill_aware":
+        yield (
+            "stages.0: distill_aware goes on from a distilled student: put a distill stage before it, or give "
+            "start_from, the adapter that one left"
         )
 
 
@@ -178,6 +219,9 @@ def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
             f"learner.microbatch_pairs = {learner.microbatch_pairs} is more than the {share} pairs that each of "
             f"learner.num_workers = {workers} has of learner.pairs_per_step = {pairs}; use at most {share}"
         )
+    for key in ("max_drift", "max_accuracy", "max_loss"):
+        if (band := getattr(learner, key)) and band[0] > band[1]:
+            yield f"learner.{key} = {band}: a stage warns at the first number and stops at the second, the larger one"
     if published > stage.steps:
         yield (
             f"learner.publish_every = {published} is more than stages.{number}.steps = {stage.steps}: no new weights "

@@ -52,7 +52,18 @@ class RunConfig(Section):
     cluster: sections.ClusterConfig = sections.ClusterConfig()
     """The Ray that all of it runs on."""
     start_from: PathText | None = None
-    """An adapter folder, such as `out/adapter` of an earlier run. The first stage starts from it, not from the base."""
+    """The adapter that the first stage starts from, in place of the base: a folder, such as `out/adapter` of an earlier
+    run, or a .safetensors file with the keys of diffusers, ComfyUI or musubi, of a rank up to `learner.lora.rank`."""
+    first_stage: sections.Count = 0
+    """Number of the first stage that is run, from 0. One in the middle needs `start_from`."""
+    last_stage: sections.Count | None = None
+    """Number of the last stage that is run. Null: all that follow."""
+
+    @property
+    def numbers(self) -> range:
+        """Numbers of the stages that are run."""
+        end = len(self.stages) if self.last_stage is None else self.last_stage + 1
+        return range(self.first_stage, end)
 
     def of_stage(self, number: int) -> "RunConfig":
         """The config as the stage sees it: its overrides put in, and `stages` holding it alone.
@@ -66,7 +77,7 @@ class RunConfig(Section):
             changed["buffer"] = _merged({"mix": mix}, changed["buffer"])
         if stage.kind == "distill":
             changed["learner"] = _merged({"timesteps": ON_THE_GRID}, changed["learner"])
-        if any(earlier.kind == "distill" for earlier in self.stages[:number]):
+        if self.is_distilled(number):
             changed["sampling"] = UNGUIDED | changed["sampling"]
         merged = {}
         for name in OVERRIDABLE:
@@ -76,7 +87,7 @@ class RunConfig(Section):
             except ValidationError as error:
                 found = [_problem(type(section), f"stages.{number}.{name}", dict(e)) for e in error.errors()]
                 raise ValueError("\n".join(found)) from None
-        return self.model_copy(update={**merged, "stages": [stage]})
+        return self.model_copy(update={**merged, "stages": [stage], "first_stage": 0, "last_stage": None})
 
     @property
     def asks_ranker(self) -> bool:
@@ -90,22 +101,27 @@ class RunConfig(Section):
 
     @property
     def has_generators(self) -> bool:
-        """Whether generators run beside the learner: one encodes the negative prompt of a distillation."""
-        return self.generates or any(stage.kind == "distill" for stage in self.stages)
+        """Whether generators run beside the learner, if only to show videos or for a distillation's negative prompt."""
+        return self.generates or self.evaluation.every > 0 or any(stage.kind == "distill" for stage in self.stages)
+
+    def is_distilled(self, number: int) -> bool:
+        """Whether the policy that stage `number` starts from makes one pass: a stage before it was a distillation."""
+        return any(stage.kind == "distill" for stage in self.stages[:number])
 
     def sampled_after(self, number: int) -> "RunConfig":
-        """The config that the policy which stage `number` leaves is sampled with; -1: the policy before all stages."""
-        distilled = any(stage.kind == "distill" for stage in self.stages[: number + 1])
-        sampling = self.sampling.model_copy(update=UNGUIDED if distilled else {})
+        """The config that the policy which stage `number` leaves is sampled with; `first_stage` - 1: the policy
+        before all stages."""
+        sampling = self.sampling.model_copy(update=UNGUIDED if self.is_distilled(number + 1) else {})
         return self.model_copy(update={"sampling": sampling})
 
     def phase_after(self, number: int) -> str:
-        """The name of the evaluation after a stage: `stage-1-online`, and `after` after the last."""
-        return phases_after([stage.kind for stage in self.stages])[number]
+        """The name of the evaluation after a stage: `stage-1-online`, and `after` after the last that is run."""
+        kinds = [self.stages[each].kind for each in self.numbers]
+        return phases_after(kinds, first=self.first_stage)[number - self.first_stage]
 
     def by_stage(self) -> "list[RunConfig]":
-        """`of_stage` of every stage."""
-        return [self.of_stage(number) for number in range(len(self.stages))]
+        """`of_stage` of every stage that is run."""
+        return [self.of_stage(number) for number in self.numbers]
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> "RunConfig":

@@ -26,6 +26,8 @@ Scale = Annotated[float, Field(ge=1.0, le=1000)]
 Rate = Annotated[float, Field(ge=1e-12, le=1.0)]
 Shift = Annotated[float, Field(ge=1e-3, le=1000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Band = Annotated[list[Quantity], Field(min_length=2, max_length=2)]
+"""Where a stage warns, and where it stops."""
 Doubtful = Literal["drop", "keep"]
 TimestepKind = Literal["apo", "uniform", "logit_normal"]
 
@@ -124,6 +126,11 @@ class SamplingConfig(Section):
         first, end = int(self.stg_from * self.steps), int(self.stg_to * self.steps)
         return range(first, end) if self.stg_scale > 0.0 else range(0)
 
+    @property
+    def passes(self) -> int:
+        """Transformer passes of a video: one a step, and one more for each kind of guidance that the step has."""
+        return self.steps + len(self.guided_steps) + len(self.skipping_steps)
+
 
 class PromptsConfig(Section):
     """Prompt files, one prompt a line or `domain<TAB>prompt`; or a store of people's own prompts."""
@@ -194,6 +201,14 @@ class TimestepsConfig(Section):
 class LearnerConfig(Training):
     """The optimizer, the loss, and the processes that learn."""
 
+    max_drift: Band | None = [0.2, 1.0]
+    """Mean squared difference of the policy's and its reference's predictions, over the last 16 steps: a stage warns at
+    the first number, and at the second it stops and hands on its best adapter. 0.03 to 0.1 is usual. Null: no limit.
+    Not in a distillation, which is to change the predictions."""
+    max_accuracy: Band | None = [0.95, 1.0]
+    """Likewise of implicit accuracy: if nearly every pair is told right, the policy knows its pairs by heart."""
+    max_loss: Band | None = [2.0, 10.0]
+    """Likewise of the loss, which is 0.69 at the first step of a stage that learns from preferences."""
     beta: Quantity = 2000.0
     """How strongly the loss holds the policy to its reference. The paper gives none; peers use 100 to 5000."""
     pairs_per_step: Positive = 16
@@ -330,6 +345,14 @@ class EvaluationConfig(Section):
     """Videos made before and after, two per condition."""
     seed: Seed = 90_000
     """The first noise seed; the same before and after."""
+    every: Count = 0
+    """Inside a stage, `every_videos` of the same videos are made after so many steps. The learner waits for them. 0:
+    between stages alone."""
+    every_videos: Positive = 32
+    """How many videos that are."""
+    best: str | None = None
+    """The figure by which the best adapter of a stage is kept beside its last one (`adapters/N-KIND-best`): a name of
+    the meter's `FIGURES`, or without a meter `net win rate`. A stage that stops early hands that one on."""
     meter: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
     """`module:function`, called with (frames uint8 [frames, height, width, 3], prompt). It returns named values: a bool
     becomes a rate, a number a mean, a text is counted. `FIGURES` of its module says of each name which direction is

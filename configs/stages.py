@@ -93,6 +93,9 @@ def own_mix(stage: Stage) -> dict[str, float] | None:
     return dict.fromkeys(MixConfig.model_fields, 0.0) | {source: 1.0}
 
 
-def phases_after(kinds: Sequence[str]) -> list[str]:
-    """Of stages of these kinds, the name of the evaluation after each: `stage-1-online`, and `after` after the last."""
-    return [*(f"stage-{number}-{kind}" for number, kind in enumerate(kinds[:-1], start=1)), "after"]
+def phases_after(kinds: Sequence[str], *, first: int = 0) -> list[str]:
+    """The name of the evaluation after each stage: `stage-1-online`, and `after` after the last.
+
+    kinds: of the stages that are run. first: number of the first of them.
+    """
+    return [*(f"stage-{number}-{kind}" for number, kind in enumerate(kinds[:-1], start=first + 1)), "after"]

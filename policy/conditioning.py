@@ -42,8 +42,8 @@ class Conditioning:
         rows = list(parts)
         return cls(*(torch.cat([getattr(part, field.name) for part in rows]) for field in fields(cls)))
 
-    def repeated(self, times: int) -> "Conditioning":
-        """Every row `times` times, neighbours."""
+    def repeated(self, times: int | Tensor) -> "Conditioning":
+        """Every row `times` times, neighbours; times: one number, or `[batch]`."""
         return Conditioning(self.prompt_embeds.repeat_interleave(times, dim=0))
 
     def to(self, device: torch.device) -> "Conditioning":

@@ -43,8 +43,8 @@ def goes_on(config: RunConfig) -> bool:
         raise FileExistsError(
             f"out={folder.path}: this folder already holds a run (config.yaml) of another config; it was left as "
             f"it is. Different: {', '.join(differing)}. A run goes on with the config that it began with; only "
-            "stages.N.steps may grow, and stages may be added at the end. Give that config, or another folder, for "
-            f"example out={_free_name(folder.path)}"
+            "stages.N.steps and last_stage may grow, and stages may be added at the end. Give that config, or another "
+            f"folder, for example out={_free_name(folder.path)}"
         )
     if before == now and _is_finished(folder):
         raise FileExistsError(
@@ -64,8 +64,9 @@ def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
         now = now[: len(before)] if key == "stages" else now
         before, now = (dict(enumerate(values)) for values in (before, now))
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        may_grow = isinstance(before, int) and isinstance(now, int) and re.fullmatch(r"stages\.\d+\.steps", key)
-        return [] if before == now or (may_grow and before < now) else [key]  # pyright: ignore[reportOperatorIssue]
+        may_grow = isinstance(before, int) and re.fullmatch(r"stages\.\d+\.steps|last_stage", key)
+        grows = may_grow and (now is None or (isinstance(now, int) and now > before))  # pyright: ignore[reportOperatorIssue]
+        return [] if before == now or grows else [key]
     inside = f"{key}." if key else ""
     names = sorted(before.keys() | now.keys())
     return [k for name in names for k in different_keys(before.get(name), now.get(name), f"{inside}{name}")]
@@ -111,7 +112,7 @@ def needed_bytes(plan: Plan, *, conditions: int) -> int:
     videos = plan.training_videos + 2 * plan.config.buffer.capacity
     latents = videos * plan.latent_bytes
     embeddings = min(conditions, videos // 2) * plan.embedding_bytes
-    evaluations = len(plan.config.stages) + 1
+    evaluations = len(plan.config.numbers) + 1
     mp4 = evaluations * videos_kept(plan.config) * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
     return int(SLACK * (latents + embeddings + mp4)) + FIXED_BYTES
 

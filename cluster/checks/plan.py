@@ -49,7 +49,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
 
     Raises ValueError if the bundle cannot make videos of that size.
     """
-    sampling, first = config.sampling, config.of_stage(0)
+    sampling, first = config.sampling, config.of_stage(config.first_stage)
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
     number_bytes = 2 if config.model.dtype == "bfloat16" else 4
     pairs = videos = generation = learning = rankings = 0
@@ -60,7 +60,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         for source, share in made_shares(stage.buffer.mix).items():
             of_source = ceil(learned * share / stage.buffer.max_uses / PAIRS_OF_A_CONDITION[source])
             videos += 2 * of_source
-            generation += 2 * of_source * _passes_of_a_video(stage)
+            generation += 2 * of_source * stage.sampling.passes
             rankings += of_source * (2 if config.ranker.both_orders else 1) if source == "online" else 0
     return Plan(
         config=config,
@@ -74,8 +74,8 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         generation_passes=generation,
         learning_passes=learning,
         evaluation_passes=sum(
-            videos_made(config) * _passes_of_a_video(config.sampled_after(number))
-            for number in range(-1, len(config.stages))
+            videos_made(config) * config.sampled_after(number).sampling.passes
+            for number in (config.first_stage - 1, *config.numbers)
         ),
         rankings=rankings,
         roles=tuple(needs(first)),
@@ -83,12 +83,6 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         # What holds for several stages is said once.
         notes=tuple(dict.fromkeys(n for stage in config.by_stage() for n in (*_freshness(stage), *_balance(stage)))),
     )
-
-
-def _passes_of_a_video(config: RunConfig) -> int:
-    """Each kind of guidance adds a pass to its steps."""
-    sampling = config.sampling
-    return sampling.steps + len(sampling.guided_steps) + len(sampling.skipping_steps)
 
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:
@@ -101,7 +95,7 @@ def _passes_of_learning_a_pair(config: RunConfig) -> int:
 
 def _passes_of_a_step(config: RunConfig) -> dict[str, float]:
     generator, learner = config.generator, config.learner
-    made = 2 * learner.pairs_per_step / config.buffer.max_uses * _passes_of_a_video(config)
+    made = 2 * learner.pairs_per_step / config.buffer.max_uses * config.sampling.passes
     learned = learner.pairs_per_step * _passes_of_learning_a_pair(config)
     return {"generator": made / generator.num_actors, "learner": learned / learner.num_workers}
 

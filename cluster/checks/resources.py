@@ -6,8 +6,9 @@ Pure arithmetic: no ray is imported here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.evaluation import videos_made
+from cluster.evaluation import is_judged, videos_made
 from configs.schema import RunConfig
+from configs.sections import LearnerConfig
 
 
 @dataclass(frozen=True)
@@ -28,18 +29,31 @@ class Need:
 def needs(config: RunConfig) -> list[Need]:
     """What the roles ask Ray for, train workers included, in one stage; `config` is as that stage sees it.
 
-    Rankers only if pairs are judged. Generators only if it learns from new videos, or makes some to be evaluated.
+    Rankers only if pairs are judged. Generators only if it learns from new videos, or shows some on the way.
     """
-    learner, actors = config.learner, {"generator": config.generator, "ranker": config.ranker}
-    roles = [
-        Need(role, f"{role}.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor)
-        for role, section in actors.items()
-    ]
+    judged = config.asks_ranker or (config.evaluation.every > 0 and config.evaluation.meter is None)
+    return [*_actors(config, generator=config.has_generators, ranker=judged), learner_need(config.learner)]
+
+
+def evaluation_needs(config: RunConfig, *, judged: bool | None = None) -> list[Need]:
+    """Likewise of an evaluation between stages. `config`: the run's; `judged`: whether rankers compare the videos."""
+    ranker = is_judged(config) if judged is None else judged
+    return _actors(config, generator=videos_made(config) > 0, ranker=ranker)
+
+
+def learner_need(learner: LearnerConfig) -> Need:
+    """The processes of the Ray Train group."""
     workers = learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker
-    roles.append(Need("learner", "learner.num_workers", *workers))
-    generates = config.has_generators or videos_made(config) > 0
-    runs = {"learner": True, "ranker": config.asks_ranker, "generator": generates}
-    return [need for need in roles if runs[need.role]]
+    return Need("learner", "learner.num_workers", *workers)
+
+
+def _actors(config: RunConfig, *, generator: bool, ranker: bool) -> list[Need]:
+    runs = {"generator": (generator, config.generator), "ranker": (ranker, config.ranker)}
+    return [
+        Need(role, f"{role}.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor)
+        for role, (is_run, section) in runs.items()
+        if is_run
+    ]
 
 
 def check_resources(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> None:
@@ -62,6 +76,15 @@ def check_resources(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -
         f"{'; '.join(map(str, needed))}. There are {cpus:g} CPU and {gpus:g} GPU (nodes: {sizes}). "
         "Lower those keys, or raise cluster.num_cpus if the machine may be shared more finely"
     )
+
+
+def fits(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> bool:
+    """Whether everything fits on the nodes at the same time."""
+    try:
+        check_resources(needed, nodes)
+    except ValueError:
+        return False
+    return True
 
 
 def _unplaced(needed: Sequence[Need], nodes: Sequence[dict[str, float]]) -> Need | None:

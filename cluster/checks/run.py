@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 
-from actors.evaluator import Evaluator
+from actors.evaluator import JUDGED, Evaluator
 from actors.prompts import read_prompts
 from actors.streams import AnchorStream
 from buffers.records import Condition
@@ -16,8 +16,9 @@ from cluster.checks.bundle import encoded_by
 from cluster.checks.judge import check_judge, check_prompts, check_questions
 from cluster.checks.out_folder import check_disk, check_writable, goes_on
 from cluster.checks.plan import Plan, plan
-from cluster.checks.resources import Need, check_resources, needs
+from cluster.checks.resources import Need, check_resources, evaluation_needs, needs
 from cluster.evaluation import is_judged
+from cluster.run_folder import Sampled
 from configs.keys import shown
 from configs.paths import absolute
 from configs.schema import RunConfig
@@ -79,6 +80,7 @@ def check(config: RunConfig) -> Checked:
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
     _people(config, checked)
     _anchors(config, checked)
+    _start(config, checked)
     _functions_and_judge(config, checked)
     _processes(config, checked)
     with checked.collected():
@@ -157,10 +159,32 @@ def _anchors(config: RunConfig, checked: Checked) -> None:
             )
 
 
+def _start(config: RunConfig, checked: Checked) -> None:
+    """An adapter that says how it is sampled is sampled so."""
+    if config.start_from is None:
+        return
+    with checked.collected(f"start_from = {config.start_from}"):
+        said, first = Sampled.read(Path(config.start_from)), config.of_stage(config.first_stage)
+        passes = len(first.sampling.guided_steps) + len(first.sampling.skipping_steps)
+        if said is not None and said.distilled and passes:
+            raise ValueError(
+                "is a distilled student, which has guidance inside: give sampling.guidance_scale=1 and "
+                "sampling.stg_scale=0, without stg_blocks and negative_prompt"
+            )
+        if said is not None and not said.distilled and config.is_distilled(config.first_stage):
+            raise ValueError(
+                f"no distillation made this adapter, and stage {config.first_stage} comes after one: name the adapter "
+                "that the distill stage left"
+            )
+
+
 def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
     """The user's functions can be imported; the judge can be served, if a stage asks it."""
     with checked.collected():
-        Evaluator(config.evaluation.meter, Path(config.out), 0, config.sampling.fps)  # imports the meter
+        evaluator = Evaluator(config.evaluation.meter, Path(config.out), 0, config.sampling.fps)  # imports the meter
+        known, best = list(JUDGED if is_judged(config) else evaluator.about), config.evaluation.best
+        if best is not None and best not in known:
+            raise ValueError(f"evaluation.best = {best}: the figures are {', '.join(known) or 'none: give a meter'}")
     if not config.asks_ranker:
         return
     with checked.collected():
@@ -184,8 +208,7 @@ def _processes(config: RunConfig, checked: Checked) -> None:
 
     A cluster that is joined is asked once Ray is connected (`launch.py`).
     """
-    for stage in config.by_stage():
-        needed = needs(stage)
+    for needed in (*map(needs, config.by_stage()), evaluation_needs(config)):
         for need in needed:
             if need.gpus > 1:
                 key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
@@ -197,6 +220,8 @@ def _processes(config: RunConfig, checked: Checked) -> None:
             cpus = config.cluster.num_cpus
             with checked.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
                 check_resources(needed, [{"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}])
+                continue
+            return  # what is too small for one stage is said once
 
 
 def _gpus_here(needed: list[Need]) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["step", "verdicts", "roles", "evaluation", "phase", "failure", "left_out"]
+Kind = Literal["step", "verdicts", "roles", "evaluation", "glance", "guard", "phase", "failure", "left_out"]
 
 UNTRACKED = {"time", "kind", "role", "index", "stage", "counts", "phase", "name"}
 """Keys that say what a row is about; the rest are figures."""

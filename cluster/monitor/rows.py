@@ -41,6 +41,12 @@ def step_rows(rows: list[Row]) -> list[Row]:
     return [last[step] for step in sorted(last)]
 
 
+def glance_rows(rows: list[Row]) -> list[Row]:
+    """One row for each evaluation inside a stage, the last one if steps were repeated."""
+    last = {row["step"]: row for row in of_kind(rows, "glance")}
+    return [last[step] for step in sorted(last)]
+
+
 def evaluation_rows(rows: list[Row]) -> dict[str, Row]:
     """By phase. Raises ValueError if an older version wrote them, which kept no value of a single video."""
     evaluations = {row["phase"]: row for row in of_kind(rows, "evaluation")}

@@ -40,6 +40,8 @@ async def _show(crew: Any, progress: Any) -> None:
     step, counts = await crew.metrics.latest.remote("step"), await crew.buffer.counts.remote()
     dropped = sum(count for key, count in counts.items() if key.startswith("dropped_"))
     learned = {key: step.get(key) for key in ("step", "loss", "implicit_accuracy")} if step else {}
+    if warning := await crew.metrics.latest.remote("guard"):
+        learned["warning"] = warning["advice"]
     progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
 
 

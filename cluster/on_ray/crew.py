@@ -6,6 +6,7 @@ The small actors (buffer, weights, metrics, evaluator) ask for no CPU: they most
 import asyncio
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -13,13 +14,17 @@ import ray
 
 from actors.evaluator import Evaluator
 from actors.generator import Generator
+from buffers.records import Snapshot
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
+from cluster.board import Board
+from cluster.checks.resources import evaluation_needs, fits, learner_need, needs
 from cluster.evaluation import videos_kept
+from cluster.learn_steps import in_thread
 from cluster.monitor.metrics import MetricsLog
-from cluster.on_ray.learner_worker import make_trainer
+from cluster.on_ray.learner_worker import Stage, make_trainer
 from cluster.on_ray.supervision import Supervisor
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, Sampled
 from configs.schema import RunConfig
 from configs.sections import Actors
 from ranker.judges.function import FunctionRanker
@@ -30,9 +35,11 @@ NOTHING = Actors(cpus_per_actor=0.0)
 
 
 class Crew:
-    """The actors of a run; `stages.py` says when generators and rankers run.
+    """The actors of a run; `stages.py` says when generators, rankers and the learner group run.
 
     The loop reads the lists `generators` and `rankers`: a dead actor is replaced in them. `buffer` is the stage's own.
+    `board`: of the learner group that runs. A group stays from stage to stage if its processes are as many and as
+    large, and if there is room beside it for what evaluation needs.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, *, started: float, encoded_by: Mapping[str, str]) -> None:
@@ -40,11 +47,14 @@ class Crew:
         self._config, self._folder, self._encoded_by = config, folder, encoded_by
         self._numbers = itertools.count()
         self._generators_of: RunConfig | None = None
+        self._group: asyncio.Future[Any] | None = None
+        self._group_of = config.learner
         self.metrics = _actor(MetricsLog, "metrics").remote(
             folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
         )
         self.weights = _actor(WeightStore, "weights").remote(ray.put)
         self.buffer: Any = None
+        self.board: Any = None
         kept, fps = videos_kept(config), config.sampling.fps
         self.evaluator = _actor(Evaluator, "evaluator").remote(config.evaluation.meter, folder.path, kept, fps)
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
@@ -62,8 +72,10 @@ class Crew:
         return {"generator": self.generators, "ranker": self.rankers, "buffer": [self.buffer]}[role][index]
 
     async def begin_stage(self, number: int) -> None:
-        """The buffer of the stage is opened; rankers run if pairs of the stage are judged."""
+        """The buffer of the stage is opened. Who is not needed is stopped, unless it is in nobody's way."""
         config = self._config.of_stage(number)
+        if self._group is not None and learner_need(self._group_of) != learner_need(config.learner):
+            await self.dismiss_learners()
         if self.buffer is not None:
             await self.buffer.close.remote()
         self.buffer = _actor(ReplayBuffer, f"buffer-{number}").remote(
@@ -80,29 +92,70 @@ class Crew:
             self.start_rankers()
         else:
             self.supervisor.stop("ranker")
+        if config.has_generators:
+            self.start_generators(config)
+        elif not self.has_room_for_evaluation(config):
+            self.supervisor.stop("generator")
 
     def start_generators(self, config: RunConfig) -> None:
-        """`generator.num_actors` of them run with this config; those of another one are stopped first."""
-        if self._generators_of is not None and _videos_of(self._generators_of) != _videos_of(config):
+        """`generator.num_actors` of them run and sample as this config says; those of another one are stopped first."""
+        if self._generators_of is not None and self._generators_of.generator != config.generator:
             self.supervisor.stop("generator")
-        if not self.generators:
-            self._generators_of = config
+        self._generators_of = config
+        if self.generators:
+            for generator in self.generators:
+                generator.sample_as.remote(config.sampling)
+        else:
             self.supervisor.watch("generator", self._generator, count=config.generator.num_actors)
+
+    async def prepare_evaluation(self) -> None:
+        """Generators run, of whatever stage, and rankers if they judge; a learner group in their way ends."""
+        needed = evaluation_needs(self._config)
+        if self._group is not None and not fits([*needed, learner_need(self._group_of)], nodes()):
+            await self.dismiss_learners()
+        if not self.generators:
+            self.start_generators(self._config)
 
     def start_rankers(self) -> None:
         """`ranker.num_actors` of them run."""
         if not self.rankers:
             self.supervisor.watch("ranker", self._ranker, count=self._config.ranker.num_actors)
 
-    def learner(self, number: int) -> Any:
-        """The Ray Train group of a stage; `fit()` blocks until its steps are done or the buffer is closed."""
-        actors = {"buffer": self.buffer, "weights": self.weights, "metrics": self.metrics}
+    async def learn(self, number: int) -> None:
+        """The learner group does a stage: until its steps are done, a guard stops it or the buffer is closed.
+
+        Raises the error of a group that fails.
+        """
         config = self._config.of_stage(number)
-        if config.stages[0].kind == "distill":
-            # A generator has the text encoder. It is asked before any other work of the stage.
-            self.start_generators(config)
-            actors["negative"] = self.generators[0].negative.remote()
-        return make_trainer(config, number=number, folder=self._folder, **actors)
+        stage = Stage(config, number, Sampled.after(self._config, number), self.buffer)
+        if stage.kind == "distill":  # a generator has the text encoder; it is asked before any other work of the stage
+            stage = replace(stage, negative=self.generators[0].negative.remote())
+        if self._group is None:
+            self._group_of, self.board = config.learner, _actor(Board, self._new_name("board", number)).remote()
+            actors = {"board": self.board, "weights": self.weights, "metrics": self.metrics}
+            trainer = make_trainer(config, folder=self._folder, **actors)
+            self._group = asyncio.ensure_future(in_thread(trainer.fit))
+        await self.board.assign.remote(stage)
+        ended = asyncio.ensure_future(_done(self.board.ended.remote()))
+        await asyncio.wait([ended, self._group], return_when=asyncio.FIRST_COMPLETED)
+        if self._group.done():
+            self._group.result()
+        ended.cancel()
+
+    async def dismiss_learners(self) -> None:
+        """The learner group ends and gives its resources back. Raises its error if it failed."""
+        if self._group is not None:
+            group, self._group = self._group, None
+            await self.board.close.remote()
+            await group
+
+    def has_room_for_evaluation(self, config: RunConfig) -> bool:
+        """Whether an evaluation may go on while a stage starts; `config`: as the stage sees it."""
+        return fits([*{*needs(config), *evaluation_needs(self._config)}], nodes())
+
+    def shared(self, snapshot: Snapshot) -> Any:
+        """A reference: the snapshot travels once, however many generators make videos with it."""
+        return ray.put(snapshot)
 
     async def ready(self, waiting_for: Callable[[Sequence[str]], None]) -> None:
         """Wait until every actor has been constructed; raises the first constructor's error.
@@ -147,9 +200,8 @@ class Crew:
         return f"{role}-{index}.{next(self._numbers)}"
 
 
-def _videos_of(config: RunConfig) -> tuple[object, ...]:
-    """What a generator takes from its config."""
-    return config.sampling, config.generator, config.learner.lora
+async def _done(reference: Any) -> None:
+    await reference
 
 
 def nodes() -> list[dict[str, float]]:
@@ -164,7 +216,7 @@ def ray_gauge(name: str, tag_keys: tuple[str, ...]) -> Any:
     return Gauge(name, description=name.replace("_", " "), tag_keys=tag_keys)
 
 
-_ROLES = (Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)
+_ROLES = (Board, Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)
 _REMOTE = {cls: ray.remote(cls) for cls in _ROLES}
 
 

@@ -1,9 +1,15 @@
-"""What every process of the learner's Ray Train group runs: build or restore the learner, then `learn_steps`.
+"""What every process of the learner's Ray Train group runs: one stage after the other, as the board says.
 
-Rank 0 writes the state of the run as a folder (`run_state.py`). Metrics and weights go through actors.
+The policy is loaded once. A stage builds or restores its learner, then `learn_steps` runs. Rank 0 writes the state of
+the run as a folder (`run_state.py`). Metrics and weights go through actors.
 """
 
-from dataclasses import replace
+import json
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,34 +19,56 @@ from buffers.tensors import decode
 from cluster import run_state
 from cluster.learn_steps import learn_steps
 from cluster.on_ray.train_group import device, ranks, train_group
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, Sampled
 from cluster.run_state import Position, RunState
 from configs.schema import RunConfig
+from learner.guards import Guards
 from learner.learner import Learner
 from learner.mesh import Mesh
 from learner.objectives import Objective
 from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
+from media.whole import whole_folder
 from policy.conditioning import Conditioning
 from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
+BEST_FILE = "best.json"
+"""Beside the best adapter of a stage: at which step it was, and how good."""
 
-def make_trainer(config: RunConfig, *, number: int, folder: RunFolder, negative: Any = None, **actors: Any) -> Any:
-    """The Ray Train group of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's.
 
-    negative: a reference to the conditioning of the unconditional pass, if the stage distills. actors: the handles of
-    `buffer`, `weights` and `metrics`.
+@dataclass(frozen=True)
+class Stage:
+    """What the group is given of a stage. `config`: as the stage sees it (`RunConfig.of_stage`); `number`: the stage's.
+
+    `sampled`: how its adapter is to be sampled. `buffer`: the handle of its buffer. `negative`: a reference to the
+    conditioning of the unconditional pass, if the stage distills.
     """
-    given = {"config": config, "number": number, "checkpoints": folder.checkpoints, "negative": negative, **actors}
-    return train_group(
-        train_worker, given, section=config.learner, cluster=config.cluster, name=f"stage-{number}", logs=folder.logs
-    )
+
+    config: RunConfig
+    number: int
+    sampled: Sampled
+    buffer: Any
+    negative: Any = None
+
+    @property
+    def kind(self) -> str:
+        return self.config.stages[0].kind
 
 
-def build_learner(config: RunConfig, mesh: Mesh, objective: Objective) -> Learner:
-    """A learner at step 0 of a run."""
-    policy = VideoPolicy.load(
+def make_trainer(config: RunConfig, *, folder: RunFolder, **actors: Any) -> Any:
+    """A Ray Train group for stages with this config's `learner` processes, one after the other.
+
+    actors: the handles of `board`, `weights` and `metrics`.
+    """
+    given = {"config": config, "folder": folder, **actors}
+    name = f"learner-{secrets.token_hex(4)}"  # of a group that was there before
+    return train_group(train_worker, given, section=config.learner, cluster=config.cluster, name=name, logs=folder.logs)
+
+
+def load_policy(config: RunConfig) -> VideoPolicy:
+    """The bundle with a new adapter, on the device of this process."""
+    return VideoPolicy.load(
         config.model.path,
         dtype=config.model.dtype,
         device=device(),
@@ -48,8 +76,6 @@ def build_learner(config: RunConfig, mesh: Mesh, objective: Objective) -> Learne
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
     )
-    steps = config.sampling.steps
-    return Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
 
 
 def objective_of(config: RunConfig, negative: EncodedCondition | None) -> Objective:
@@ -65,7 +91,7 @@ def objective_of(config: RunConfig, negative: EncodedCondition | None) -> Object
 
 
 def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number: int) -> Position:
-    """Bring a new learner to where stage `number` of the run stands, and say where that is.
+    """Bring a learner to where stage `number` of the run stands, and say where that is.
 
     At the beginning of a stage the adapter is the one that the stage before left, or `start_from`'s, or a new one that
     changes nothing. Except for the last, a frozen copy of it is the reference.
@@ -84,13 +110,38 @@ def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number
 
 def train_worker(given: dict[str, Any]) -> None:
     """Ray Train's function; `given` holds what `make_trainer` put there."""
-    config: RunConfig = given["config"]
-    number, checkpoints = given["number"], given["checkpoints"]
-    buffer, weights, metrics = given["buffer"], given["weights"], given["metrics"]
-    mesh = ranks()
-    negative: EncodedCondition | None = ray.get(given["negative"]) if given["negative"] is not None else None
-    learner = build_learner(config, mesh, objective_of(config, negative))
-    position = go_on(learner, config, run_state.newest(checkpoints), number=number)
+    mesh, board, config = ranks(), given["board"], given["config"]
+    policy = load_policy(config)
+    while True:
+        stage: Stage | None = ray.get(board.next.remote())
+        if stage is None:
+            return
+        learn_stage(policy, mesh, stage, **given)
+        if not mesh.data_rank:
+            ray.get(board.end.remote())
+        mesh.agree(True)  # no rank asks for the next stage before this one has ended
+
+
+def learn_stage(
+    policy: VideoPolicy,
+    mesh: Mesh,
+    stage: Stage,
+    *,
+    folder: RunFolder,
+    board: Any,
+    weights: Any,
+    metrics: Any,
+    **_: Any,
+) -> None:
+    """One stage, from the newest state of the run to the stage's end."""
+    config, number, buffer = stage.config, stage.number, stage.buffer
+    negative: EncodedCondition | None = ray.get(stage.negative) if stage.negative is not None else None
+    objective, steps = objective_of(config, negative), config.sampling.steps
+    learner = Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
+    position = go_on(learner, config, run_state.newest(folder.checkpoints), number=number)
+    if position.stopped:  # the group was lost before it could say so
+        return
+    best = Best(folder.best_of(number, stage.kind))
 
     def take(step: int) -> Batch | None:
         count = config.learner.pairs_per_step
@@ -105,15 +156,26 @@ def train_worker(given: dict[str, Any]) -> None:
             ray.get(weights.publish.remote(snapshot))  # by value: the store puts it, so that it outlives this worker
         ray.get(buffer.advance.remote(snapshot.version))
 
-    def save(version: int) -> None:
+    def export(adapter: Path) -> None:
+        save_lora(adapter, policy.transformers, config.learner.lora)
+        stage.sampled.write(adapter)
+
+    def save(version: int, stopped: bool) -> None:
         if mesh.data_rank:
             return
-        here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()))
-        run_state.save(
-            checkpoints,
-            RunState(here, learner.state()),
-            export=lambda folder: save_lora(folder, learner.policy.transformers, config.learner.lora),
-        )
+        here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()), stopped=stopped)
+        run_state.save(folder.checkpoints_of(number, stage.kind), RunState(here, learner.state()), export=export)
+
+    def evaluate() -> None:
+        """Asks how good the policy is now, and keeps it if it is the best of the stage so far."""
+        if mesh.data_rank:
+            return
+        value: float | None = ray.get(board.ask.remote(learner.steps, [ray.put(learner.snapshot(learner.steps))]))
+        best.offer(value, learner.steps, export)
+
+    def take_back() -> None:
+        mesh.agree(True)  # rank 0 has written what it has to write
+        best.load(policy)
 
     def record(kind: str, row: dict[str, Any]) -> None:
         if not mesh.data_rank:
@@ -122,6 +184,7 @@ def train_worker(given: dict[str, Any]) -> None:
     learn_steps(
         learner,
         steps=position.first_step + config.stages[0].steps,
+        first_step=position.first_step,
         first_version=position.version,
         publish_every=config.learner.publish_every,
         checkpoint_every=config.learner.checkpoint_every,
@@ -131,5 +194,30 @@ def train_worker(given: dict[str, Any]) -> None:
         save=save,
         record=record,
         agree=mesh.agree,
-        teacher=learner.reference_snapshot if config.stages[0].kind == "distill" else None,
+        teacher=learner.reference_snapshot if stage.kind == "distill" else None,
+        guard=Guards(config.learner, objective.guarded).see,
+        evaluate=evaluate,
+        evaluate_every=config.evaluation.every,
+        take_back=take_back,
     )
+
+
+class Best:
+    """The best adapter of a stage, as a folder: also a run that goes on knows it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def offer(self, value: float | None, step: int, export: Callable[[Path], None]) -> None:
+        """Keeps the adapter that `export` writes if its value is larger than that of the one that is kept."""
+        file = self._folder / BEST_FILE
+        held = json.loads(file.read_text(encoding="utf-8"))["value"] if file.is_file() else -math.inf
+        if value is not None and value > held:
+            with whole_folder(self._folder, replace=True) as unfinished:
+                export(unfinished)
+                (unfinished / BEST_FILE).write_text(json.dumps({"step": step, "value": value}), encoding="utf-8")
+
+    def load(self, policy: VideoPolicy) -> None:
+        """Into the policy, if there is one."""
+        if self._folder.is_dir():
+            load_lora(self._folder, policy.transformers)

@@ -3,7 +3,6 @@
 The figures are those of `summary.py`. `templates/run.html` says in which words and pictures they are shown.
 """
 
-import itertools
 import json
 from pathlib import Path
 
@@ -40,8 +39,9 @@ def write_report(folder: Path | str) -> Path:
         for row in of_kind(rows, "verdicts")
         if row["judged"]
     ]
-    ends = itertools.accumulate((stage["steps"] for stage in config["stages"]), initial=0)
-    begun = [(end + 0.5, stage["kind"]) for end, stage in zip(ends, config["stages"], strict=False) if end < len(steps)]
+    kinds = [stage["kind"] for stage in config["stages"]]
+    begun = {row["stage"]: row["step"] for row in reversed(steps)}  # the first step of each stage
+    marks = [(begun[number] - 0.5, kinds[number]) for number in sorted(begun)]
     return write_page(
         run.report_file,
         "run.html",
@@ -53,7 +53,7 @@ def write_report(folder: Path | str) -> Path:
         videos=videos,
         more_videos=more_videos,
         picked=sum(pair["picked"] for pair in videos),
-        stages=begun if len(config["stages"]) > 1 else [],
+        stages=marks if len(kinds) > 1 else [],
         steps=steps,
         step_seconds=[{"step": step, "waited": waited, "worked": work} for step, waited, work in step_seconds(rows)],
         levels=[{"level": (level + 0.5) / LEVELS, **means} for level, means in levels.items()],

@@ -17,7 +17,7 @@ import yaml
 
 from buffers.figures import Measured, by_domain, differences_of, figures_of, position_bias, text_counts
 from cluster.monitor.balance import balance, role_figures
-from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows, without_stamp
+from cluster.monitor.rows import Row, evaluation_rows, glance_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
 from configs.stages import phases_after
 from media.whole import whole_file
@@ -36,7 +36,10 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
     measured: dict[str, Measured] = {phase: row["measured"] for phase, row in evaluations.items()}
     domains = {phase: by_domain(videos) for phase, videos in measured.items()}
     steps = step_rows(rows)
-    planned = sum(stage["steps"] for stage in config["stages"])
+    stages = stages_run(config)
+    # A stage that a guard has stopped is done.
+    stops = {row["stage"]: row for row in of_kind(rows, "guard") if row["stops"]}
+    planned = sum(stage["steps"] for stage in stages) - sum(row["left"] for row in stops.values())
     return {
         "name": config["name"],
         "evaluated": [phase for phase in PHASES if phase in evaluations],
@@ -50,7 +53,9 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
             )
             for domain in dict.fromkeys(domain for parts in domains.values() for domain in parts)
         },
-        "by_stage": _by_stage(evaluations, config["stages"]),
+        "by_stage": _by_stage(evaluations, [stage["kind"] for stage in stages], config.get("first_stage", 0)),
+        "inside_stages": _inside_stages(rows),
+        "guards": [without_stamp(row) for row in of_kind(rows, "guard")],
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
         "verdicts": verdict_figures(of_kind(rows, "verdicts"), config["ranker"]["both_orders"]),
@@ -130,17 +135,35 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _by_stage(evaluations: Mapping[str, Row], stages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def stages_run(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The stages that a run's config has it do, as plain values."""
+    first, last = config.get("first_stage", 0), config.get("last_stage")
+    return config["stages"][first : None if last is None else last + 1]
+
+
+def _inside_stages(rows: list[Row]) -> list[dict[str, Any]]:
+    """The figures of each evaluation inside a stage, by step."""
+    return [
+        {
+            "step": row["step"],
+            **{name: each["value"] for name, each in figures_of(row["measured"], row["about"]).items()},
+        }
+        for row in glance_rows(rows)
+    ]
+
+
+def _by_stage(evaluations: Mapping[str, Row], kinds: Sequence[str], first_stage: int) -> list[dict[str, Any]]:
     """Of each evaluation before and after the stages of a run, the figures, and the paired differences to two others.
 
-    `change`: to the evaluation before it; `whole`: to the first. Empty if the run has one stage.
+    `change`: to the evaluation before it; `whole`: to the first. `passes`, `seconds`: of one video. Empty if the run
+    has one stage.
     """
-    if len(stages) < 2:
+    if len(kinds) < 2:
         return []
-    kinds = [stage["kind"] for stage in stages]
     rows = []
     earlier = first = None
-    for phase, kind in zip(["before", *phases_after(kinds)], ["before", *kinds], strict=True):
+    names = phases_after(kinds, first=first_stage)
+    for phase, kind in zip(["before", *names], ["before", *kinds], strict=True):
         if phase not in evaluations:
             continue
         measured, about = evaluations[phase]["measured"], evaluations[phase]["about"]
@@ -150,6 +173,7 @@ def _by_stage(evaluations: Mapping[str, Row], stages: Sequence[Mapping[str, Any]
             {
                 "phase": phase,
                 "kind": kind,
+                **{key: evaluations[phase].get(key) for key in ("passes", "seconds")},
                 "figures": {
                     name: {"value": figure, "change": changes.get(name), "whole": whole.get(name)}
                     for name, figure in figures.items()

@@ -13,11 +13,15 @@ from policy.policy import VideoPolicy
 class Objective(Protocol):
     """From a batch and timesteps to per-sample losses and named figures. What a sample is, the objective decides.
 
-    `figures`: names of the per-sample figures that a call returns.
+    `figures`: names of the per-sample figures that a call returns. `guarded`: those of them, and "loss", that have to
+    stay in the bands of the config (`learner/guards.py`).
     """
 
     @property
     def figures(self) -> tuple[str, ...]: ...
+
+    @property
+    def guarded(self) -> tuple[str, ...]: ...
 
     def load(self, batch: Batch, *, seed: int) -> Sequence[Sample]:
         """This rank's samples, on the CPU. Random draws are keyed by `seed`, step and sample."""

@@ -51,6 +51,7 @@ class Distill:
     stg_scales: list[float]
     negative: Conditioning
     figures = ("drift",)
+    guarded = ("loss",)
 
     def load(self, batch: Batch, *, seed: int) -> list[GuidedPair]:
         """Raises what `load_pairs` raises. Which video of a pair is "chosen" means nothing: both are noised."""

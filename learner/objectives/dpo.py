@@ -57,6 +57,7 @@ class Dpo:
 
     beta: float
     figures = ("implicit_accuracy", "margin", "chosen_reward", "rejected_reward", "drift")
+    guarded = ("drift", "implicit_accuracy", "loss")
 
     def load(self, batch: Batch, *, seed: int) -> list[PairTensors]:
         """Raises what `load_pairs` raises."""

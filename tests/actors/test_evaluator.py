@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
-from buffers.records import CandidateVideos, Condition
+from buffers.records import Condition, ShownVideos
 from media.video_read import read_video
 
 METER = f"{__name__}:measure"
@@ -35,9 +35,9 @@ def video(red: int, motion: int) -> np.ndarray:
     return frames
 
 
-def clip(number: int, *, domain: str | None, reds: tuple[int, int], motions: tuple[int, int]) -> CandidateVideos:
+def clip(number: int, *, domain: str | None, reds: tuple[int, int], motions: tuple[int, int]) -> ShownVideos:
     condition = Condition(f"c{number}", f"prompt {number}", domain)  # type: ignore[arg-type]
-    return CandidateVideos(condition, video(reds[0], motions[0]), video(reds[1], motions[1]), 8.0, 0)
+    return ShownVideos(condition, (video(reds[0], motions[0]), video(reds[1], motions[1])), 8.0, 0, 0.5)
 
 
 CLIPS = [
@@ -55,8 +55,8 @@ def meter() -> str:
 
 def test_every_video_is_in_the_columns(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 0, 8.0)
-    assert evaluator.measure("before", CLIPS[:1]) == 2
-    assert evaluator.measure("before", CLIPS[1:]) == 4
+    assert evaluator.measure("before", 0, CLIPS[:1]) == 2
+    assert evaluator.measure("before", 2, CLIPS[1:]) == 4
     summary = evaluator.summary("before")
     assert summary["videos"] == 6 and summary["about"]["distorted"] == {"better": "lower", "unit": "of videos"}
     assert summary["measured"] == {
@@ -72,7 +72,7 @@ def test_every_video_is_in_the_columns(tmp_path: Path, meter: str):
 def test_the_first_videos_of_each_phase_are_kept(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 3, 8.0)
     for phase in ("before", "after"):
-        evaluator.measure(phase, CLIPS)
+        evaluator.measure(phase, 0, CLIPS)
     kept = evaluator.summary("after")["kept"]
     assert [row["file"] for row in kept] == [
         "videos/after/000-a.mp4",
@@ -93,8 +93,8 @@ def test_the_first_videos_of_each_phase_are_kept(tmp_path: Path, meter: str):
 
 def test_phases_are_counted_apart(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 0, 8.0)
-    evaluator.measure("before", CLIPS)
-    evaluator.measure("after", CLIPS[:1])
+    evaluator.measure("before", 0, CLIPS)
+    evaluator.measure("after", 0, CLIPS[:1])
     assert (evaluator.summary("before")["videos"], evaluator.summary("after")["videos"]) == (6, 2)
     with pytest.raises(ValueError, match=r"phase 'later', only in \['after', 'before'\]"):
         evaluator.summary("later")
@@ -102,7 +102,7 @@ def test_phases_are_counted_apart(tmp_path: Path, meter: str):
 
 def test_without_a_meter_videos_are_kept_and_nothing_is_claimed(tmp_path: Path):
     evaluator = Evaluator(None, tmp_path, 2, 8.0)
-    assert evaluator.measure("before", CLIPS) == 6
+    assert evaluator.measure("before", 0, CLIPS) == 6
     summary = evaluator.summary("before")
     assert summary["videos"] == 6 and len(summary["kept"]) == 2
     assert summary["measured"] == {"prompt": [], "domain": []}
@@ -111,7 +111,7 @@ def test_without_a_meter_videos_are_kept_and_nothing_is_claimed(tmp_path: Path):
 
 def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 0, 8.0)
-    evaluator.measure("before", [clip(0, domain=None, reds=(0, 0), motions=(1, 1))])
+    evaluator.measure("before", 0, [clip(0, domain=None, reds=(0, 0), motions=(1, 1))])
     assert set(evaluator.summary("before")["measured"]["domain"]) == {"unknown"}
 
 
@@ -152,4 +152,4 @@ def test_values_that_are_not_those_of_figures_are_refused_with_the_first_video(
 ):
     evaluator = Evaluator(f"{__name__}:{function}", tmp_path, 0, 8.0)
     with pytest.raises(ValueError, match=rf"evaluation.meter = .*:{function}: {message}"):
-        evaluator.measure("before", CLIPS)
+        evaluator.measure("before", 0, CLIPS)

@@ -103,6 +103,27 @@ def test_videos_are_those_of_plain_diffusers_with_the_same_adapter(
     assert np.abs(videos / 255 - pixels).max() < 0.5 / 255 + 1e-3
 
 
+def test_videos_to_look_at_are_those_of_another_policy_and_change_nothing(generator: Generator, tiny_bundle: Path):
+    config = make_config(tiny_bundle).sampling
+    own, _ = generator.generate(REQUEST)
+    shown = generator.show(REQUEST, config, snapshot(trained(tiny_bundle), 4))
+    assert [each.policy_version for each in shown] == [4, 4] and generator.version == 0
+    again, clips = generator.generate(REQUEST)
+    assert [decode(each.latents_a).equal(decode(was.latents_a)) for each, was in zip(again, own, strict=True)] == [
+        True
+    ] * 2
+    generator.load_weights(snapshot(trained(tiny_bundle), 4))
+    _, clips = generator.generate(REQUEST)
+    for each, clip in zip(shown, clips, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(each.videos, (clip.video_a, clip.video_b), strict=True))
+    # Another sampling, and as many videos of a condition as it has seeds.
+    three = Request((CIRCLE,), ((11, 12, 15),))
+    [unguided] = generator.show(three, config.model_copy(update={"guidance_scale": 1.0}))
+    assert len(unguided.videos) == 3 and unguided.seconds > 0
+    assert not np.array_equal(unguided.videos[0], shown[0].videos[0])
+    assert np.array_equal(generator.show(three, config)[0].videos[1], clips[0].video_b)
+
+
 def test_records_are_whole_and_stamped_with_the_version(generator: Generator, tiny_bundle: Path):
     generator.load_weights(snapshot(trained(tiny_bundle), 7))
     candidates, clips = generator.generate(REQUEST)

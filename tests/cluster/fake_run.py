@@ -117,7 +117,7 @@ def step(number: int, *, time: float, wait_s: float, step_s: float, loss: float)
         "chosen_reward": 0.1,
         "rejected_reward": -0.1,
     }
-    learned |= {"drift": 1e-4, "grad_norm": 2.0, "staleness_mean": 0.5, "staleness_max": 1.0}
+    learned |= {"drift": 1e-4, "grad_norm": 2.0, "stage": 0, "staleness_mean": 0.5, "staleness_max": 1.0}
     learned["levels"] = [
         {"level": level, "pairs": pairs, "implicit_accuracy": accuracy, "drift": 1e-4}
         for level, pairs, accuracy in ((4, 16, 0.5), (9, 64, 0.8))

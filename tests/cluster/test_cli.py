@@ -281,6 +281,12 @@ def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[st
     add_adapters(transformers, lora, seed=0)
     save_lora(tmp_path, transformers, lora)
     assert cli.main(command) == 0
+    assert cli.main(["export", str(tmp_path), "--format", "comfyui", "--out", str(tmp_path / "theirs")]) == 0
+    command[-1] = f"start_from={tmp_path / 'theirs' / 'theirs.safetensors'}"
+    assert cli.main([*command, f"learner.lora.rank={lora.rank + 1}"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, f"learner.lora.rank={lora.rank - 1}"]) == 2
+    assert f"theirs.safetensors: its rank is {lora.rank}, the model's is" in capsys.readouterr().err
 
 
 def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]):

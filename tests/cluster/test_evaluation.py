@@ -7,10 +7,10 @@ import pytest
 
 from actors.evaluator import Evaluator
 from buffers.figures import figures_of, text_counts
-from buffers.records import Candidates, CandidateVideos, Condition, Request, Scores, Verdict
+from buffers.records import Condition, Request, Scores, ShownVideos, Verdict
 from cluster.evaluation import compare, evaluate, evaluation_requests, outcome, videos_kept, videos_made
 from configs.load import load_config
-from configs.sections import RankerConfig
+from configs.sections import RankerConfig, SamplingConfig
 from ranker.judges.function import FunctionRanker
 from tests.cluster.handles import InProcessHandle
 
@@ -28,48 +28,60 @@ def test_every_video_has_its_own_seed_and_the_conditions_take_turns(videos: int,
     assert 1 <= len(requests[-1].conditions) <= per_request
 
 
-def test_clips_are_measured_in_the_order_of_the_requests_however_fast_each_generator_is():
-    class Generator:
-        def __init__(self, seconds: float) -> None:
-            self.seconds, self.now, self.most = seconds, 0, 0
+def test_every_video_has_its_number_however_fast_each_generator_is_and_also_if_one_dies():
+    class Lost(Exception):
+        pass
 
-        async def generate(self, request: Request) -> tuple[str, tuple[int, int]]:
+    class Generator:
+        def __init__(self, seconds: float, *, dies: bool = False) -> None:
+            self.seconds, self.now, self.most, self.dies = seconds, 0, 0, dies
+
+        async def show(self, request: Request, sampling: SamplingConfig, snapshot: str) -> tuple[int, ...]:
+            assert snapshot == "the policy"
             self.now += 1
             self.most = max(self.most, self.now)
             await asyncio.sleep(self.seconds)
             self.now -= 1
-            return "candidates are not measured", request.seeds[0]
+            if self.dies and request.seeds[0][0] >= 4:
+                raise Lost
+            return request.seeds[0]
 
     class Evaluator:
-        """Takes one call after another, as an actor does with the calls of one caller."""
-
         def __init__(self) -> None:
-            self.measured: list[tuple[str, int]] = []
+            self.measured: list[tuple[str, int, tuple[int, ...]]] = []
 
-        def measure(self, phase: str, clips: tuple[int, int]) -> int:
-            self.measured.append((phase, clips[0]))
-            return 2
+        def measure(self, phase: str, first: int, shown: tuple[int, ...]) -> int:
+            self.measured.append((phase, first, shown))
+            return len(shown)
 
         def summary(self, phase: str) -> dict[str, int]:
             return {"videos": 2 * len(self.measured)}
 
     told: list[int] = []
-    generators, evaluator = [Generator(0.02), Generator(0.001)], Evaluator()
+    generators = [Generator(0.02, dies=True), Generator(0.001)]
+    handles, evaluator = [InProcessHandle(generator) for generator in generators], Evaluator()
     requests = evaluation_requests(CONDITIONS, videos=20, seed=0, conditions_per_request=1)
+
+    def recover(error: BaseException) -> bool:
+        handles[0] = InProcessHandle(Generator(0.001))
+        return isinstance(error, Lost)
 
     async def story() -> dict[str, int]:
         return await evaluate(
             "before",
             requests,
-            generators=[InProcessHandle(generator) for generator in generators],
-            evaluator=InProcessHandle(evaluator, ordered=True),
+            generators=handles,
+            evaluator=InProcessHandle(evaluator),
+            sampling=SamplingConfig(steps=10, guidance_scale=2.0, guidance_to=0.5),
+            snapshot="the policy",
             requests_in_flight=2,
             measured=told.append,
+            recover=recover,
         )
 
-    assert asyncio.run(story()) == {"videos": 20}
+    assert asyncio.run(story()) == {"videos": 20, "passes": 15}
     assert told == list(range(2, 21, 2))
-    assert evaluator.measured == [("before", seed) for seed in range(0, 20, 2)]
+    assert sorted(evaluator.measured) == [("before", seed, (seed, seed + 1)) for seed in range(0, 20, 2)]
     assert all(generator.most <= 4 for generator in generators)
 
 
@@ -79,9 +91,9 @@ class Painter:
     def __init__(self, brightness: int) -> None:
         self.brightness = brightness
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
-        grey, black = (np.full((3, 32, 32, 3), level, np.uint8) for level in (self.brightness, 0))
-        return [], [CandidateVideos(condition, grey, black, 8.0, 0) for condition in request.conditions]
+    def show(self, request: Request, sampling: SamplingConfig, snapshot: None) -> list[ShownVideos]:
+        videos = tuple(np.full((3, 32, 32, 3), level, np.uint8) for level in (self.brightness, 0))
+        return [ShownVideos(condition, videos, 8.0, 0, 0.5) for condition in request.conditions]
 
 
 def brightness(frames: np.ndarray, prompt: str) -> float:
@@ -101,7 +113,8 @@ def test_without_a_meter_the_judge_compares_after_with_before_also_in_another_pr
         for phase, level in (("before", 100), ("after", after)):
             evaluator = InProcessHandle(Evaluator(None, tmp_path, 6, 8.0), ordered=True)  # knows nothing of before
             painter = InProcessHandle(Painter(level))
-            await evaluate(phase, requests, generators=[painter], evaluator=evaluator, requests_in_flight=1)
+            asked = {"generators": [painter], "evaluator": evaluator, "sampling": SamplingConfig()}
+            await evaluate(phase, requests, **asked, requests_in_flight=1)
         return await compare("after", evaluator=evaluator, rankers=rankers, config=judge, videos=6, at_once=2)
 
     summary = asyncio.run(story())

@@ -1,11 +1,13 @@
 import asyncio
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from buffers.records import Batch, Snapshot
 from cluster.learn_steps import in_thread, learn_steps
+from learner.guards import Finding
 
 
 class Learner:
@@ -32,13 +34,17 @@ def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -
         seen["taken"].append(step)
         return Batch(step, (), {}, (0, 2, 1, 1))
 
+    def save(version: int, stopped: bool) -> None:
+        seen["saved"].append(learner.steps)
+        seen["stopped"] = stopped
+
     given = {"first_version": 0, "publish_every": 1, "checkpoint_every": 50, "agree": bool, **options}
     seen["returned"] = learn_steps(
         learner,
         steps=steps,
         take=take,
         publish=lambda snapshot: seen["published"].append((snapshot.version, snapshot.checksum)),
-        save=lambda version: seen["saved"].append(learner.steps),
+        save=save,
         record=lambda kind, row: seen["rows"].append((kind, row)),
         **given,
     )
@@ -83,6 +89,28 @@ def test_a_teacher_is_published_until_the_last_step_and_then_what_was_learned_fr
     seen = learn(Learner(), steps=4, publish_every=2, checkpoint_every=2, teacher=teacher)
     assert seen["published"] == [(0, "teacher"), (1, "teacher"), (2, "teacher"), (3, "after 4 steps")]
     assert seen["saved"] == [2, 4, 4]  # the last state has the version of the student's weights
+
+
+def test_a_guard_that_stops_ends_the_stage_with_the_best_adapter():
+    order: list[str] = []
+
+    def guard(measured: Mapping[str, Any]) -> list[Finding]:
+        return [Finding("drift", 0.3, stops=measured["loss"] < 0.3, advice="lower the rate")]
+
+    seen = learn(
+        Learner(),
+        steps=9,
+        publish_every=2,
+        guard=guard,
+        evaluate=lambda: order.append("evaluate"),
+        evaluate_every=2,
+        take_back=lambda: order.append("take back"),
+    )
+    assert (seen["returned"], seen["stopped"]) == (4, True)  # at step 4 the loss is 0.25
+    assert order == ["evaluate", "evaluate", "take back"]
+    assert seen["published"][-1][0] == 3  # also what was published is what was taken back
+    assert [row["stops"] for kind, row in seen["rows"] if kind == "guard"] == [False, False, False, True]
+    assert [row["left"] for kind, row in seen["rows"] if kind == "guard"] == [8, 7, 6, 5]
 
 
 def test_a_rank_whose_neighbour_has_nothing_does_not_step_alone():

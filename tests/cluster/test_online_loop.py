@@ -66,7 +66,8 @@ class FakeGenerator:
         candidates, clips = [], []
         for condition, seeds in zip(request.conditions, request.seeds, strict=True):
             conditioning = EncodedCondition(condition, tensor(0))
-            candidates.append(Candidates(condition, conditioning, seeds, tensor(1), tensor(2), self.version))
+            a, b = seeds
+            candidates.append(Candidates(condition, conditioning, (a, b), tensor(1), tensor(2), self.version))
             clips.append(
                 CandidateVideos(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0)
             )
@@ -163,7 +164,7 @@ class Scene:
                 await asyncio.sleep(0)
             self.left_over = [task for task in asyncio.all_tasks() - before if "produce" in repr(task)]
 
-    def _save(self, version: int) -> None:
+    def _save(self, version: int, stopped: bool) -> None:
         self.saves += 1
 
 

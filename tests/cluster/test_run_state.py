@@ -33,8 +33,8 @@ def export(folder: Path) -> None:
 
 def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
     for step in (2, 4, 6):
-        run_state.save(tmp_path, state(step, stage=1), export=export)
-    assert [folder.name for folder in step_folders(tmp_path)] == ["00000004", "00000006"]
+        run_state.save(tmp_path / "1-online", state(step, stage=1), export=export)
+    assert [folder.name for folder in step_folders(tmp_path / "1-online")] == ["00000004", "00000006"]
     newest = run_state.newest(tmp_path)
     assert newest is not None
     assert (newest.step, newest.position) == (6, state(6, stage=1).position)
@@ -42,15 +42,15 @@ def test_the_newest_state_is_read_and_two_are_kept(tmp_path: Path):
     for tensors in (learner.adapter, learner.reference, learner.optimizer):
         (tensor,) = tensors.values()
         assert torch.equal(tensor, torch.full((2, 3), 6.0))
-    assert (tmp_path / "00000006" / run_state.ADAPTER / "adapter.txt").read_text() == "for people"
+    assert (tmp_path / "1-online" / "00000006" / run_state.ADAPTER / "adapter.txt").read_text() == "for people"
 
 
 def test_a_damaged_state_is_passed_over_and_all_damaged_ones_are_an_error(tmp_path: Path):
     assert run_state.newest(tmp_path) is None
     for step in (2, 4):
-        run_state.save(tmp_path, state(step), export=export)
+        run_state.save(tmp_path / "1-online", state(step), export=export)
     for step in (4, 2):
-        (tmp_path / f"{step:08d}" / run_state.STATE).write_bytes(b"torn")
+        (tmp_path / "1-online" / f"{step:08d}" / run_state.STATE).write_bytes(b"torn")
         if step == 4:
             newest = run_state.newest(tmp_path)
             assert newest is not None and newest.step == 2
@@ -59,10 +59,20 @@ def test_a_damaged_state_is_passed_over_and_all_damaged_ones_are_an_error(tmp_pa
 
 
 def test_a_step_that_is_repeated_replaces_its_state(tmp_path: Path):
-    run_state.save(tmp_path, state(2), export=export)
-    run_state.save(tmp_path, state(2, stage=1), export=export)
+    run_state.save(tmp_path / "1-online", state(2), export=export)
+    run_state.save(tmp_path / "1-online", state(2, stage=1), export=export)
     newest = run_state.newest(tmp_path)
     assert newest is not None and newest.position.stage == 1
+
+
+def test_every_stage_has_a_folder_and_the_newest_state_is_that_of_the_last_stage(tmp_path: Path):
+    for number, step in ((0, 2), (0, 4), (1, 6), (9, 60), (10, 62)):
+        run_state.save(RunFolder(tmp_path).checkpoints_of(number, "online"), state(step, stage=number), export=export)
+    newest = run_state.newest(tmp_path / "checkpoints")
+    assert newest is not None and (newest.step, newest.position.stage) == (62, 10)
+    assert [folder.name for folder in run_state.folders(tmp_path / "checkpoints")] == [
+        *("00000002", "00000004", "00000006", "00000060", "00000062")
+    ]
 
 
 def test_a_snapshot_of_a_state_is_its_adapter_under_its_version():
@@ -102,4 +112,7 @@ def test_keys_that_differ_are_dotted():
     assert different_keys(now, now) == []
     assert different_keys(now, {**now, "stages": [*now["stages"], {"steps": 5}]}) == []  # a stage more
     assert different_keys(now, {**now, "stages": []}) == ["stages.0"]
+    assert different_keys({"last_stage": 0}, {"last_stage": None}) == []
+    assert different_keys({"last_stage": 0}, {"last_stage": 2}) == []
+    assert different_keys({"last_stage": None}, {"last_stage": 2}) == ["last_stage"]
     assert different_keys({"shifts": [3.0, 4.0]}, {"shifts": [3.0, 5.0, 6.0]}) == ["shifts.1", "shifts.2"]

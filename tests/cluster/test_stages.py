@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, WaitingPairs
 from cluster import run_state
 from cluster.monitor.rows import evaluation_rows, of_kind, read_metrics, step_rows
-from media.whole import step_folders
+from cluster.run_folder import Sampled
 from policy.lora.adapters import LORA_FILE
 from tests.cluster.test_people_pairs import config as config  # what `people` is made for
 from tests.cluster.test_people_pairs import people as people  # the fixture
@@ -41,10 +42,11 @@ def run_of_stages(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     settings = yaml.safe_load(Path("configs/miniature.yaml").read_text())
     stages: list[dict[str, Any]] = [{"kind": kind, "steps": 2} for kind in STAGES]
     stages[0]["buffer"] = {"mix": {"online": 0.5, "half_online": 0.25, "offline": 0.25}, "max_uses": 4}
-    stages[2] |= {"buffer": {"max_uses": 4}, "learner": {"beta": 500.0}}
+    stages[2] |= {"buffer": {"max_uses": 40}, "learner": {"beta": 500.0, "max_loss": [0.01, 0.02]}, "steps": 40}
     (folder / "stages.yaml").write_text(yaml.safe_dump(settings | {"stages": stages}))
     of_people = [f"buffer.offline={people}", f"buffer.anchors={people}", "buffer.without_anchor=skip"]
-    overrides = [*SETTINGS, "learner.checkpoint_every=50", *of_people, f"out={folder / 'run'}"]
+    watched = ["evaluation.every=2", "evaluation.every_videos=2", "evaluation.best=motion"]
+    overrides = [*SETTINGS, "learner.checkpoint_every=50", *of_people, *watched, f"out={folder / 'run'}"]
     command = [sys.executable, "-m", "cluster.cli", "run", str(folder / "stages.yaml"), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -54,7 +56,8 @@ def run_of_stages(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_each_stage_starts_from_what_the_one_before_left(run_of_stages: Path):
     rows = read_metrics(run_of_stages / "metrics.jsonl")
     steps = step_rows(rows)
-    assert [(row["step"], row["stage"]) for row in steps] == [(n + 1, n // 2) for n in range(6)]
+    assert [row["step"] for row in steps] == list(range(1, 21))
+    assert [row["stage"] for row in steps] == [0, 0, 1, 1, *[2] * 16]
     first, second, third = (steps[2 * number]["loss"] for number in range(3))
     # Policy and reference are the same model at the first step of a stage of preferences, whatever beta is.
     assert first == pytest.approx(math.log(2), abs=1e-5) and third == pytest.approx(math.log(2), abs=1e-5)
@@ -62,7 +65,7 @@ def test_each_stage_starts_from_what_the_one_before_left(run_of_stages: Path):
     # In a distillation, the teacher is guided, and the student is the teacher without guidance.
     assert second > 1e-3 and steps[2]["drift"] == pytest.approx(0.0, abs=1e-8)
 
-    *_, last = (run_state.load(folder) for folder in step_folders(run_of_stages / "checkpoints"))
+    *_, last = (run_state.load(folder) for folder in run_state.folders(run_of_stages / "checkpoints"))
     assert (last.position.stage, last.position.first_step) == (2, 4)
     folders = [run_of_stages / "adapters" / name for name in ("1-online", "2-distill")]
     adapters = [load_file(folder / LORA_FILE) for folder in (*folders, run_of_stages / "adapter")]
@@ -97,6 +100,61 @@ def test_a_batch_mixes_judged_pairs_anchors_and_peoples_pairs_exactly(run_of_sta
     assert sources == [mixed] * 2 + [{"unjudged": 4}] * 2 + [{"offline": 4}] * 2
     waiting.close()
     store.close()
+
+
+def test_a_stage_is_looked_at_on_the_way_and_one_that_is_stopped_hands_its_best_on(run_of_stages: Path):
+    rows = read_metrics(run_of_stages / "metrics.jsonl")
+    seen = {row["step"]: fmean(row["measured"]["motion"]) for row in of_kind(rows, "glance")}
+    assert list(seen) == [2, 4, *range(6, 21, 2)]
+    [warned] = [row for row in of_kind(rows, "guard") if row["figure"] == "loss"]
+    # The mean of the first 16 steps is above both numbers.
+    assert (warned["stage"], warned["step"], warned["stops"], warned["left"]) == (2, 20, True, 24)
+    assert "learner.max_loss = [0.01, 0.02]" in warned["advice"]
+    summary = json.loads((run_of_stages / "summary.json").read_text())
+    assert summary["complete"] and summary["steps"]["done"] == summary["steps"]["planned"] == 20
+    assert "was stopped" in (run_of_stages / "report.html").read_text()
+
+    best = json.loads((run_of_stages / "adapters" / "3-distill_aware-best" / "best.json").read_text())
+    assert best == {"step": max(range(6, 21, 2), key=lambda step: seen[step]), "value": max(list(seen.values())[2:])}
+    handed, kept = (
+        load_file(run_of_stages / place / LORA_FILE) for place in ("adapter", "adapters/3-distill_aware-best")
+    )
+    assert handed.keys() == kept.keys() and all(torch.equal(handed[name], kept[name]) for name in kept)
+    last = run_state.newest(run_of_stages / "checkpoints")
+    assert last is not None and last.position.stopped
+
+    # How each is to be sampled is said beside it.
+    said = {name: Sampled.read(run_of_stages / name) for name in ("adapter", "adapters/1-online")}
+    assert {name: each.distilled for name, each in said.items() if each} == {
+        "adapter": True,
+        "adapters/1-online": False,
+    }
+
+
+def test_policies_are_compared_on_the_same_prompts_and_noises(run_of_stages: Path, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("general\ta red circle moving left\nhuman\ta blue person moving right\n")
+    out, vbench = tmp_path / "out", tmp_path / "vbench"
+    policies = ["base", str(run_of_stages), str(run_of_stages / "adapters" / "1-online")]
+    command = [sys.executable, "-m", "cluster.cli", "evaluate", *policies, "--prompts", str(tmp_path / "prompts.txt")]
+    command += ["--out", str(out), "--vbench", str(vbench)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    found = json.loads((out / "comparison.json").read_text())
+    base, student, online = found["policies"]
+    assert [each["name"] for each in found["policies"]] == ["base", "run", "run-1-online"]
+    assert (base["passes"], student["passes"], online["passes"]) == (20, 10, 20)  # guidance 2 in 10 steps, then none
+    assert student["distilled"] and student["seconds"] < base["seconds"]
+    assert found["videos"] == 6 and len(base["kept"]) == 6
+    judged = [student["figures"][name]["value"] for name in ("win", "tie", "loss")]
+    assert sum(figure["count"] for figure in judged) == 6 and judged[0]["against"] == "base"
+    assert student["trained_by_this_judge"] and not base["trained_by_this_judge"]
+    assert {"distorted", "motion", "obeyed"} <= base["figures"].keys() and "win" not in base["figures"]
+    page = (out / "report.html").read_text()
+    assert page.count("<video") == 18 and "no independent" in page
+    names = {
+        f"{prompt}-{n}.mp4" for prompt in ("a red circle moving left", "a blue person moving right") for n in (0, 1, 2)
+    }
+    assert {file.name for file in (vbench / "run").iterdir()} == names
 
 
 def test_a_killed_run_that_goes_on_ends_with_the_same_adapter(tmp_path: Path):

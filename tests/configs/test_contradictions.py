@@ -25,6 +25,7 @@ def test_the_defaults_do_not_contradict_each_other() -> None:
     assert build().sampling.num_frames == 121
 
 
+STAGES = [{"kind": "online"}, {"kind": "online"}]
 CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"learner": {"timesteps": {"high": 0, "low": 0}}}, ("learner.timesteps.high = 0", "learner.timesteps.low = 0")),
     (
@@ -69,7 +70,22 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"sampling": {"stg_scale": 1.0}}, ("sampling.stg_scale = 1", "sampling.stg_blocks = []")),
     ({"sampling": {"stg_blocks": [3]}}, ("sampling.stg_scale = 0", "sampling.stg_blocks = [3]")),
     ({"stages": [{"kind": "half_online"}]}, ("buffer.mix.half_online = 1", "buffer.anchors")),
-    ({"stages": [{"kind": "distill_aware"}]}, ("buffer.mix.offline = 1", "buffer.offline")),
+    ({"stages": [{"kind": "distill_aware"}], "start_from": "a"}, ("buffer.mix.offline = 1", "buffer.offline")),
+    ({"stages": [{"kind": "distill_aware"}], "buffer": {"offline": "p"}}, ("distill stage before it", "start_from")),
+    ({"stages": STAGES, "first_stage": 1}, ("first_stage = 1", "start_from", "stage 0 (online)")),
+    ({"stages": STAGES, "first_stage": 1, "last_stage": 0}, ("first_stage = 1 and last_stage = 0", "0 to 1")),
+    ({"stages": STAGES, "last_stage": 2}, ("last_stage = 2", "0 to 1")),
+    (
+        {"stages": [{"kind": "online"}, {"kind": "online", "sampling": {"height": 64}}]},
+        ("stages.1.sampling.height = 64", "sampling.height = 720", "one size"),
+    ),
+    ({"learner": {"max_drift": [1.0, 0.5]}}, ("learner.max_drift = [1.0, 0.5]", "the larger one")),
+    ({"evaluation": {"prompts": "e", "best": "distorted"}}, ("evaluation.best = distorted", "evaluation.every")),
+    (
+        {"evaluation": {"prompts": "e", "every": 20, "videos": 16, "shown_videos": 4}},
+        ("evaluation.every_videos = 32", "evaluation.videos = 16"),
+    ),
+    ({"evaluation": {"prompts": "e", "every_videos": 7}}, ("evaluation.every_videos = 7", "even")),
     (
         {"stages": [{"kind": "distill"}], "sampling": {"guidance_scale": 1.0}},
         ("stages.0: distill takes guidance into one pass", "sampling.guidance_scale = 1"),

@@ -1,6 +1,8 @@
+from typing import Any
+
 import pytest
 
-from cluster.checks.resources import check_resources, needs
+from cluster.checks.resources import check_resources, evaluation_needs, fits, needs
 from configs.schema import RunConfig
 
 
@@ -31,12 +33,35 @@ def test_every_role_is_counted_train_workers_included():
     }
 
 
-@pytest.mark.parametrize(("shown", "roles"), [(2, ["generator", "learner"]), (0, ["learner"])])
-def test_an_offline_stage_needs_no_ranker_and_generators_only_for_videos_to_show(shown: int, roles: list[str]):
+@pytest.mark.parametrize(
+    ("evaluation", "inside", "between"),
+    [
+        ({"shown_videos": 2}, ["learner"], ["generator"]),
+        ({"shown_videos": 0}, ["learner"], []),
+        ({"every": 20, "meter": "m:f"}, ["generator", "learner"], ["generator"]),
+    ],
+)
+def test_an_offline_stage_needs_no_ranker_and_generators_only_for_videos_to_show(
+    evaluation: dict[str, Any], inside: list[str], between: list[str]
+):
     offline = config(
-        buffer={"offline": "people"}, stages=[{"kind": "offline"}], evaluation={"prompts": "e", "shown_videos": shown}
+        buffer={"offline": "people"}, stages=[{"kind": "offline"}], evaluation={"prompts": "e", **evaluation}
     )
-    assert [need.role for need in needs(offline.of_stage(0))] == roles
+    assert [need.role for need in needs(offline.of_stage(0))] == inside
+    assert [need.role for need in evaluation_needs(offline)] == between
+
+
+def test_a_learner_that_takes_the_generators_gpus_fits_as_they_do_not_run_together():
+    node = [{"CPU": 64.0, "GPU": 8.0}]
+    gpus = {"generator": {"num_actors": 8, "gpus_per_actor": 1.0}, "ranker": {"num_actors": 1}}
+    offline = config(
+        **gpus,
+        buffer={"offline": "people"},
+        stages=[{"kind": "offline", "learner": {"num_workers": 8, "gpus_per_worker": 1.0}}],
+    )
+    check_resources(needs(offline.of_stage(0)), node)
+    check_resources(evaluation_needs(offline), node)
+    assert not fits([*needs(offline.of_stage(0)), *evaluation_needs(offline)], node)
 
 
 def test_what_fits_exactly_fits():

@@ -97,7 +97,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
             checkpoint_every=10,
             take=lambda step: ray.get(buffer.take.remote(step, PAIRS_PER_STEP)),
             publish=lambda snapshot: ray.get(buffer.advance.remote(ray.get(weights.publish.remote(snapshot)))),
-            save=lambda version: None,
+            save=lambda version, stopped: None,
             record=lambda kind, row: None,
         )
 

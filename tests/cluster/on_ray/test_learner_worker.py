@@ -8,6 +8,7 @@ import torch
 
 from buffers.records import Candidates, Condition, EncodedCondition, Snapshot, TensorData, Verdict
 from buffers.tensors import decode, encode
+from cluster import run_state
 from configs.load import load_config
 from configs.schema import RunConfig
 
@@ -55,10 +56,10 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
 
     from buffers.replay import ReplayBuffer
     from buffers.weight_store import WeightStore
-    from cluster.on_ray.learner_worker import make_trainer
-    from cluster.run_folder import RunFolder
+    from cluster.board import Board
+    from cluster.on_ray.learner_worker import Stage, make_trainer
+    from cluster.run_folder import RunFolder, Sampled
     from configs.sections import BufferConfig
-    from media.whole import step_folders
 
     @ray.remote(num_cpus=0)
     class Metrics:
@@ -76,17 +77,12 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     )
     weights, metrics = ray.remote(num_cpus=0)(WeightStore).remote(ray.put), Metrics.remote()
     assert ray.get(buffer.add.remote(*pairs(STEPS * PAIRS))) == STEPS * PAIRS
-    trainer = make_trainer(
-        config_for(bundle, workers=workers),
-        number=0,
-        folder=RunFolder(folder),
-        buffer=buffer,
-        weights=weights,
-        metrics=metrics,
-    )
-    trainer.fit()
+    config, board = config_for(bundle, workers=workers), ray.remote(num_cpus=0)(Board).remote()
+    ray.get(board.assign.remote(Stage(config.of_stage(0), 0, Sampled.after(config, 0), buffer)))
+    ray.get(board.close.remote())  # no other stage follows
+    make_trainer(config, folder=RunFolder(folder), board=board, weights=weights, metrics=metrics).fit()
     reference, _ = ray.get(weights.newest.remote(-1))
-    return ray.get(reference), ray.get(metrics.all.remote()), step_folders(folder / "checkpoints")[-1]
+    return ray.get(reference), ray.get(metrics.all.remote()), run_state.folders(folder / "checkpoints")[-1]
 
 
 def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tmp_path: Path):

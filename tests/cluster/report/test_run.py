@@ -216,6 +216,9 @@ def test_stages_are_marked_in_the_curves(tmp_path):
     config = yaml.safe_load(run.config_file.read_text())
     config["stages"] = [{**config["stages"][0], "steps": 1}, {**config["stages"][0], "kind": "offline", "steps": 1}]
     run.config_file.write_text(yaml.safe_dump(config))
+    rows = run.metrics_file.read_text().splitlines(keepends=True)
+    of_second = [row.replace('"stage": 0', '"stage": 1') if '"step": 2' in row else row for row in rows]
+    run.metrics_file.write_text("".join(of_second))
     page = Page(write_report(run.path).read_text())
     assert "judged by where/ranker and with pairs that people labelled" in page.text
     over_steps = 7  # loss, accuracy, rewards, drift, norm, staleness, seconds

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actors.evaluator import Evaluator
-from buffers.records import CandidateVideos, Condition
+from buffers.records import Condition, ShownVideos
 from cluster.monitor.balance import loop_window, role_figures, step_seconds, suggestion
 from cluster.monitor.rows import read_metrics, recent_shares
 from cluster.report.run import write_report, write_summary
@@ -209,7 +209,7 @@ def test_the_evaluators_own_rows_give_the_hand_numbers(tmp_path, monkeypatch):
         video_a, video_b = np.zeros((2, 2, 2, 3), np.uint8), np.zeros((2, 2, 2, 3), np.uint8)
         video_a[0], video_a[1], video_b[1] = 255 * (index < 8), 1, 3
         condition = Condition("c", f"p{index}", "general")
-        evaluator.measure("before", [CandidateVideos(condition, video_a, video_b, 8.0, 0)])
+        evaluator.measure("before", 2 * index, [ShownVideos(condition, (video_a, video_b), 8.0, 0, 0.5)])
     row = {"time": 1.0, "kind": "evaluation", "phase": "before", **evaluator.summary("before")}
     config = {
         "name": "x",

@@ -1,0 +1,74 @@
+"""The board between the driver of a run and its learner group, which stays while the stages change.
+
+driver -- assign --> board -- next --> learner group        the stage that is to be done
+driver <- ended ---- board <- end ---- learner group
+driver <- question - board <- ask ---- learner group        how good the policy is just now
+driver -- answer --> board ---------->
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+
+class Board:
+    """A plain class used as an async actor; one for each learner group."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._stage: Any = None
+        self._closed = False
+        self._asked: tuple[int, Any] | None = None
+        self._answers: dict[int, float | None] = {}
+
+    async def assign(self, stage: Any) -> None:
+        """A stage to be done: what `train_worker` needs of it. A group that was restarted finds it again."""
+        await self._change(stage=stage)
+
+    async def next(self) -> Any:
+        """The stage that is to be done; waits for one. None: the group is to end."""
+        await self._until(lambda: self._stage is not None or self._closed)
+        return self._stage
+
+    async def end(self) -> None:
+        """The stage has been done."""
+        await self._change(stage=None)
+
+    async def ended(self) -> None:
+        """Waits until no stage is being done."""
+        await self._until(lambda: self._stage is None)
+
+    async def close(self) -> None:
+        """No stage follows."""
+        await self._change(closed=True)
+
+    async def ask(self, step: int, snapshot: list[Any]) -> float | None:
+        """How good the policy is: larger is better, None if it could not be measured. Waits for the answer.
+
+        snapshot: a reference to it, in a list, in which Ray leaves it unresolved.
+        """
+        await self._change(asked=(step, snapshot))
+        await self._until(lambda: step in self._answers)
+        await self._change(asked=None)
+        return self._answers.pop(step)
+
+    async def question(self) -> tuple[int, list[Any]]:
+        """What has been asked and not answered; waits for it."""
+        await self._until(lambda: self._asked is not None and self._asked[0] not in self._answers)
+        assert self._asked is not None
+        return self._asked
+
+    async def answer(self, step: int, value: float | None) -> None:
+        """Of a question."""
+        self._answers[step] = value
+        await self._change()
+
+    async def _change(self, **values: Any) -> None:
+        async with self._changed:
+            for name, value in values.items():
+                setattr(self, f"_{name}", value)
+            self._changed.notify_all()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(condition)

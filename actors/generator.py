@@ -84,8 +84,8 @@ class Generator:
         """
         with self._clock.answering():
             conditions, fps = request.conditions, self._sampling.fps
-            prepared = self._policy.prepare(conditions)
-            latents = self._sampled(request, self._sampling, prepared)
+            prepared, negative = self._prepared(request, self._sampling)
+            latents = self._sampled(request, self._sampling, prepared, negative)
             videos = self._policy.decode(latents) if request.is_seen else None
             stored = [encode(video) for video in latents.to(self._policy.dtype)]
             candidates, clips = [], []
@@ -104,9 +104,10 @@ class Generator:
         with these weights. Raises as `load_weights`, and ValueError if seeds and conditions are not as many.
         """
         with self._clock.answering(), self._holding(snapshot) as version:
+            prepared = self._prepared(request, sampling)
+            assert self._policy.vae is not None  # what the first request has to load is not what a video takes
             started = time.perf_counter()
-            prepared = self._policy.prepare(request.conditions)
-            videos = iter(self._policy.decode(self._sampled(request, sampling, prepared)))
+            videos = iter(self._policy.decode(self._sampled(request, sampling, *prepared)))
             seconds = (time.perf_counter() - started) / sum(map(len, request.seeds))
             return [
                 ShownVideos(condition, tuple(next(videos) for _ in seeds), sampling.fps, version, seconds)
@@ -126,20 +127,29 @@ class Generator:
             load_adapter_state(self._policy.transformers, own)
             self.version = version
 
-    def _sampled(self, request: Request, sampling: SamplingConfig, prepared: Conditioning) -> Tensor:
+    def _prepared(self, request: Request, sampling: SamplingConfig) -> tuple[Conditioning, Conditioning | None]:
+        """A row for each condition, and one for each negative prompt if there is an unconditional pass."""
+        policy, conditions = self._policy, request.conditions
+        negative = policy.prepare(conditions, prompt=sampling.negative_prompt) if sampling.guided_steps else None
+        return policy.prepare(conditions), negative
+
+    def _sampled(
+        self, request: Request, sampling: SamplingConfig, prepared: Conditioning, negative: Conditioning | None
+    ) -> Tensor:
         """Latents of every seed of every condition, sampled as one batch, in the order of the request."""
         if len(request.seeds) != len(request.conditions):
             raise ValueError(f"{len(request.conditions)} conditions, but seeds for {len(request.seeds)}")
         times = torch.tensor([len(seeds) for seeds in request.seeds], device=self._policy.device)
         shape = self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
         noise = torch.stack([draw_noise(seed, shape) for seeds in request.seeds for seed in seeds])
-        negative: Conditioning | None = None
-        if sampling.guided_steps:
-            negative = self._policy.prepare(request.conditions, prompt=sampling.negative_prompt).repeated(times)
         self._counts["requests"] += 1
         self._counts["videos"] += len(noise)
         return sample_latents(
-            self._policy, noise=noise, conditioning=prepared.repeated(times), negative=negative, sampling=sampling
+            self._policy,
+            noise=noise,
+            conditioning=prepared.repeated(times),
+            negative=negative.repeated(times) if negative else None,
+            sampling=sampling,
         )
 
     def negative(self) -> EncodedCondition:

@@ -74,15 +74,27 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         generation_passes=generation,
         learning_passes=learning,
         evaluation_passes=sum(
-            videos_made(config) * config.sampled_after(number).sampling.passes
+            (videos_made(config) + _glanced_at(config, number)) * config.sampled_after(number).sampling.passes
             for number in (config.first_stage - 1, *config.numbers)
         ),
         rankings=rankings,
         roles=tuple(needs(first)),
         passes=_passes_of_a_step(first),
         # What holds for several stages is said once.
-        notes=tuple(dict.fromkeys(n for stage in config.by_stage() for n in (*_freshness(stage), *_balance(stage)))),
+        notes=tuple(
+            dict.fromkeys(
+                n for stage in config.by_stage() for n in (*_freshness(stage), *_balance(stage), *_idle(stage))
+            )
+        ),
     )
+
+
+def _glanced_at(config: RunConfig, number: int) -> int:
+    """Videos of the evaluations inside a stage; none before the first."""
+    evaluation = config.evaluation
+    if not evaluation.every or number < config.first_stage:
+        return 0
+    return config.stages[number].steps // evaluation.every * evaluation.every_videos
 
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:
@@ -133,4 +145,16 @@ def _balance(config: RunConfig) -> list[str]:
         f"a step is {made:,.0f} passes of generation and {learned:,.0f} of learning if every pair is kept: of "
         f"{gpus:g} GPUs about {max(1, round(gpus * learned / (made + learned)))} would learn. Every dropped pair asks "
         "for more generation"
+    ]
+
+
+def _idle(config: RunConfig) -> list[str]:
+    """GPUs of roles that do not run in a stage may learn in it."""
+    idle = config.generator.num_actors * config.generator.gpus_per_actor * (not config.has_generators)
+    idle += config.ranker.num_actors * config.ranker.gpus_per_actor * (not config.asks_ranker)
+    if not (idle and config.learner.gpus_per_worker) or config.generates:
+        return []
+    return [
+        f"a stage of kind {config.stages[0].kind} leaves {idle:g} GPUs idle that generate or rank in others: give it "
+        "more learner.num_workers of its own"
     ]

@@ -11,6 +11,7 @@ import pytest
 from buffers.records import TensorData
 from buffers.store.pair_store import PairStore
 from cluster import cli
+from cluster.run_folder import Sampled
 from configs.load import load_config
 from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters, save_lora
@@ -287,6 +288,37 @@ def test_an_adapter_to_start_from_must_be_there(capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     assert cli.main([*command, f"learner.lora.rank={lora.rank - 1}"]) == 2
     assert f"theirs.safetensors: its rank is {lora.rank}, the model's is" in capsys.readouterr().err
+
+
+def test_a_distilled_student_is_sampled_as_one_and_only_it_goes_where_one_is_expected(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    config = load_config("configs/miniature.yaml")
+    transformers = {"transformer": skeleton(check_bundle(config.model.path), "transformer")}
+    transformers["transformer"].to_empty(device="cpu")
+    add_adapters(transformers, config.learner.lora, seed=0)
+    adapters = {distilled: tmp_path / f"adapter{distilled}" for distilled in (True, False)}
+    for distilled, adapter in adapters.items():
+        save_lora(adapter, transformers, config.learner.lora)
+        Sampled(distilled, config.sampling).write(adapter)
+    command = ["check", "configs/miniature.yaml", f"out={tmp_path / 'run'}"]
+    assert cli.main([*command, f"start_from={adapters[False]}"]) == 0
+    assert cli.main([*command, f"start_from={adapters[True]}"]) == 2
+    told = capsys.readouterr().err
+    assert f"start_from = {adapters[True]}: is a distilled student" in told and "sampling.guidance_scale=1" in told
+    assert cli.main([*command, f"start_from={adapters[True]}", "sampling.guidance_scale=1"]) == 0
+    second = ["stages=[{kind: distill, steps: 4}, {kind: online, steps: 4}]", "first_stage=1"]
+    assert cli.main([*command, f"start_from={adapters[True]}", *second]) == 0
+    assert cli.main([*command, f"start_from={adapters[False]}", *second]) == 2
+    assert "no distillation made this adapter, and stage 1 comes after one" in capsys.readouterr().err
+
+
+def test_the_best_adapter_is_chosen_by_a_figure_that_there_is(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    command = ["check", "configs/miniature.yaml", f"out={tmp_path / 'run'}", "evaluation.every=20"]
+    assert cli.main([*command, "evaluation.best=distorted"]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "evaluation.best=beauty"]) == 2
+    assert "evaluation.best = beauty: the figures are distorted, motion, obeyed" in capsys.readouterr().err
 
 
 def test_two_gpus_for_one_process_are_refused(capsys: pytest.CaptureFixture[str]):

@@ -107,6 +107,13 @@ def test_a_curriculum_is_counted_by_who_works_and_how_it_is_sampled(small: Path)
     assert figures.evaluation_passes == 12 * (30 + 30 + 10)
     assert figures.learning_passes == 5 * 2 * 16 * (2 * 4 + 3 * 6)
     assert len(figures.notes) == len(set(figures.notes))
+    # On the way, after each step: 2 videos of the guided policy twice, of the student three times.
+    looked_at = plan(
+        load_config(
+            small, [stages, *guided, "buffer.anchors=people", "evaluation.every=1", "evaluation.every_videos=2"]
+        )
+    )
+    assert looked_at.evaluation_passes - figures.evaluation_passes == 2 * 2 * 30 + 3 * 2 * 10
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,13 @@ def test_a_curriculum_is_counted_by_who_works_and_how_it_is_sampled(small: Path)
             ["generator.gpus_per_actor=1", "learner.gpus_per_worker=1"],
             # 16 pairs x 2 x 10 x 2 = 640 passes to make and 16 x 10 x 4 = 640 to learn: of two GPUs, one each.
             ["640 passes of generation and 640 of learning", "of 2 GPUs about 1 would learn"],
+        ),
+        (
+            [
+                *("generator.gpus_per_actor=1", "generator.num_actors=2", "learner.gpus_per_worker=1"),
+                *("stages=[{kind: offline}]", "buffer.offline=people"),
+            ],
+            ["kind offline leaves 2 GPUs idle", "learner.num_workers"],
         ),
     ],
 )

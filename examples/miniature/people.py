@@ -10,6 +10,8 @@ prompts of that config, and the meter is the one annotator, who is never wrong:
 
     python -m examples.miniature.people runs/annotated --sampled configs/miniature-curriculum.yaml
 
+The policy is the one that the config starts from (`start_from`), or the base.
+
 A good video is not distorted and shows what its prompt asks for. Anchors are good ones (positive), and ones that look
 well but show something else (negative). In a pair a good video is preferred to one that is distorted, or to one that
 shows something else. Distorted videos move more than others. So the two of a pair move alike, and the fastest become

@@ -17,8 +17,9 @@ learner group stay from stage to stage if the next one has them, too (`on_ray/cr
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from actors.streams import AnchorStream, PromptStream
@@ -28,7 +29,7 @@ from buffers.store.pair_store import PairStore
 from cluster import online_loop, run_state
 from cluster.evaluation import compare, evaluate, evaluation_requests, is_judged, videos_made
 from cluster.monitor.progress import Progress
-from cluster.monitor.rows import evaluation_rows, read_metrics
+from cluster.monitor.rows import Row, evaluation_rows, read_metrics, without_stamp
 from cluster.monitor.watch import record_verdicts, watch
 from cluster.run_folder import RunFolder
 from cluster.run_state import RunState
@@ -145,14 +146,20 @@ async def run_stage(
     return ended
 
 
-async def _end_stage(run: Run, state: RunState, measured: Collection[str] = ()) -> None:
-    """Keep what the stage has learned, and evaluate it, unless that was measured before."""
+async def _end_stage(run: Run, state: RunState, measured: Mapping[str, Row] = MappingProxyType({})) -> None:
+    """Keep what the stage has learned, and evaluate it, unless that was measured before.
+
+    It has another name then if it was the last stage of a run that has grown since.
+    """
     number, folder = state.position.stage, run.folder
     phase = run.config.phase_after(number)
     of_stage = folder.adapter_of(number, run.config.stages[number].kind)
     run_state.keep_adapter(folder.checkpoints, folder.adapter if phase == "after" else of_stage)
-    if phase not in measured:
+    same = next((row for row in measured.values() if row.get("step") == state.step), None)
+    if same is None:
         await _evaluate(run, number, state)
+    elif same["phase"] != phase:  # its videos' files will be those of the new last stage
+        await run.crew.metrics.record.remote("evaluation", {**without_stamp(same), "phase": phase, "kept": []})
 
 
 class Requests:
@@ -209,15 +216,16 @@ async def _evaluate(run: Run, number: int, state: RunState | None = None) -> Non
     """
     crew, videos = run.crew, videos_made(run.config)
     phase = run.config.phase_after(number) if state is not None else "before"
+    named = {"phase": phase, "step": state.step if state is not None else 0}
     if not videos:
         empty = {"videos": 0, "kept": [], "about": {}, "measured": {}}
-        await crew.metrics.record.remote("evaluation", {"phase": phase, **empty})
+        await crew.metrics.record.remote("evaluation", {**named, **empty})
         return
     await crew.prepare_evaluation()
     snapshot = crew.shared(run_state.snapshot(state)) if state is not None else None
     with run.phase(f"evaluation {phase}"):
         summary = await _shown(run, number, phase, videos, snapshot)
-    await crew.metrics.record.remote("evaluation", {"phase": phase, **summary})
+    await crew.metrics.record.remote("evaluation", {**named, **summary})
 
 
 async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any) -> dict[str, Any]:

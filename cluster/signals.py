@@ -79,9 +79,6 @@ def _heard(number: int) -> None:
     signal.signal(number, signal.SIG_IGN)
     for output in (1, 2):
         try:
-            gone = os.isatty(output)  # its end may not have been seen yet, and the next line would fail
             os.write(output, b"")
         except OSError:
-            gone = True
-        if gone:
             os.dup2(os.open(os.devnull, os.O_WRONLY), output)

@@ -71,7 +71,10 @@ def test_a_stopped_command_saves(script: str, how: str, tmp_path: Path):
     process = started(script, tmp_path / "saved", theirs, nohup=how == "nohup")
     os.close(theirs)
     try:
-        assert b"ready" in os.read(ours, 100)
+        said = b""
+        while b"\n" not in said:  # the terminal writes a line in pieces, and the script has to have written all of it
+            said += os.read(ours, 100)
+        assert b"ready" in said
         if how == "nohup":
             process.send_signal(signal.SIGHUP)
             with pytest.raises(subprocess.TimeoutExpired):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def test_a_stopped_command_saves(script: str, how: str, tmp_path: Path):
         while b"\n" not in said:  # the terminal writes a line in pieces, and the script has to have written all of it
             said += os.read(ours, 100)
         assert b"ready" in said
+        time.sleep(0.2)  # and has to have come back from writing
         if how == "nohup":
             process.send_signal(signal.SIGHUP)
             with pytest.raises(subprocess.TimeoutExpired):

@@ -75,8 +75,10 @@ class Evaluator:
         self._videos: dict[str, dict[int, Video]] = {}
         self._against: dict[str, str] = {}
 
-    def measure(self, phase: str, first: int, shown: list[ShownVideos]) -> int:
-        """Measure and keep all videos; returns how many that were. `first`: the number of the first of them.
+    def measure(self, phase: str, first: int, shown: list[ShownVideos], keep: bool = True) -> int:
+        """Measure all videos and keep the first ones; returns how many that were.
+
+        first: the number of the first of them. keep: whether any are kept as files.
 
         Raises OSError if a video cannot be written, ValueError if the meter's names are not those of `FIGURES`, and
         whatever the meter raises.
@@ -87,7 +89,7 @@ class Evaluator:
                 video = Video(each.condition, each.policy_version, frames.shape[1], each.seconds)
                 if self._meter is not None:
                     video.figures = self._checked(self._meter(frames, each.condition.prompt))
-                if number < self._limit:
+                if keep and number < self._limit:
                     video.file = f"videos/{phase}/{number // len(each.videos):03d}-{letter}.mp4"
                     self._write(video.file, frames)
                 videos[number] = video

@@ -59,6 +59,7 @@ async def evaluate(
     evaluator: Any,
     sampling: SamplingConfig,
     snapshot: Any = None,
+    keep: bool = True,
     requests_in_flight: int,
     measured: Callable[[int], None] = lambda videos: None,
     recover: Callable[[BaseException], bool] = lambda error: False,
@@ -67,7 +68,7 @@ async def evaluate(
 
     recover: as `online_loop.run` has it; a request of a lost generator is made again by the new one.
 
-    snapshot: the policy that makes the videos, by reference; None if it is the generators' own.
+    snapshot: the policy that makes the videos, by reference; None if it is the generators' own. keep: as files.
     measured: is told how many videos have been measured so far, whenever there are more.
     The videos travel from generator to evaluator by reference.
     """
@@ -80,7 +81,7 @@ async def evaluate(
             while True:
                 try:
                     shown = generators[turn % len(generators)].show.remote(request, sampling, snapshot)
-                    count = await evaluator.measure.remote(phase, first, shown)
+                    count = await evaluator.measure.remote(phase, first, shown, keep)
                     done += count
                     measured(done)
                     return

@@ -228,8 +228,8 @@ async def _evaluate(run: Run, number: int, state: RunState | None = None) -> Non
     await crew.metrics.record.remote("evaluation", {**named, **summary})
 
 
-async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any) -> dict[str, Any]:
-    """The evaluator's summary of the first `videos` videos of an evaluation, measured or compared."""
+async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any, *, keep: bool = True) -> dict[str, Any]:
+    """The evaluator's summary of the first `videos` videos of an evaluation, measured or compared; `keep`: as files."""
     config, crew = run.config.sampled_after(number), run.crew
     at_once, seed = config.generator.conditions_per_request, config.evaluation.seed
     summary = await evaluate(
@@ -239,6 +239,7 @@ async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any) 
         evaluator=crew.evaluator,
         sampling=config.sampling,
         snapshot=snapshot,
+        keep=keep,
         requests_in_flight=config.generator.requests_in_flight,
         measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
         recover=crew.supervisor.recover,
@@ -266,7 +267,8 @@ async def _answer_questions(run: Run, config: RunConfig, number: int) -> None:
     while True:
         step, (snapshot,) = await crew.board.question.remote()
         phase = f"stage-{number + 1}-{config.stages[0].kind}-step-{step}"
-        summary = await _shown(run, number, phase, section.every_videos, snapshot)
+        keep = is_judged(run.config)  # the judge compares files
+        summary = await _shown(run, number, phase, section.every_videos, snapshot, keep=keep)
         await crew.metrics.record.remote("glance", {"phase": phase, "stage": number, "step": step, **summary})
         value = None
         if section.best:

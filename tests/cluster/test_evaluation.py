@@ -50,7 +50,7 @@ def test_every_video_has_its_number_however_fast_each_generator_is_and_also_if_o
         def __init__(self) -> None:
             self.measured: list[tuple[str, int, tuple[int, ...]]] = []
 
-        def measure(self, phase: str, first: int, shown: tuple[int, ...]) -> int:
+        def measure(self, phase: str, first: int, shown: tuple[int, ...], keep: bool) -> int:
             self.measured.append((phase, first, shown))
             return len(shown)
 

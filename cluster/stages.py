@@ -154,7 +154,8 @@ async def _end_stage(run: Run, state: RunState, measured: Mapping[str, Row] = Ma
     number, folder = state.position.stage, run.folder
     phase = run.config.phase_after(number)
     of_stage = folder.adapter_of(number, run.config.stages[number].kind)
-    run_state.keep_adapter(folder.checkpoints, folder.adapter if phase == "after" else of_stage)
+    for place in [of_stage] * (len(run.config.stages) > 1) + [folder.adapter] * (phase == "after"):
+        run_state.keep_adapter(folder.checkpoints, place)
     same = next((row for row in measured.values() if row.get("step") == state.step), None)
     if same is None:
         await _evaluate(run, number, state)

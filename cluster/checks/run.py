@@ -107,17 +107,15 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
 
 
 def _people(config: RunConfig, checked: Checked) -> None:
-    """The store of people's own pairs is there, is of this bundle, and holds as many as the run will take."""
-    stages = [stage for stage in config.by_stage() if stage.buffer.mix.offline]
-    if not stages or config.buffer.offline is None or checked.facts is None:
-        return
-    with checked.collected(f"buffer.offline = {config.buffer.offline}"):
-        store = PairStore(config.buffer.offline, write=False, encoded_by=checked.encoded_by)
-        pairs = store.catalog.preferences()
-        store.close()
-        for stage in stages:
-            uses, share = stage.buffer.max_uses, stage.buffer.mix.offline
-            steps, per_step = stage.stages[0].steps, stage.learner.pairs_per_step
+    """The stores of people's own pairs are there, of this bundle, and hold as many as the run will take."""
+    for stage in config.by_stage():
+        place, share = stage.buffer.offline, stage.buffer.mix.offline
+        if not share or place is None or checked.facts is None:
+            continue
+        with checked.collected(f"buffer.offline = {place}"):
+            with closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store:
+                pairs = store.catalog.preferences()
+            uses, steps, per_step = stage.buffer.max_uses, stage.stages[0].steps, stage.learner.pairs_per_step
             wanted, at_once = ceil(steps * per_step * share), ceil(per_step * share)
             if at_once > pairs:
                 raise ValueError(
@@ -134,30 +132,29 @@ def _people(config: RunConfig, checked: Checked) -> None:
 
 def _anchors(config: RunConfig, checked: Checked) -> None:
     """The store of anchors is there, is of this bundle and this size, has both polarities, and one for each prompt."""
-    place, mixed = config.buffer.anchors, [stage for stage in config.by_stage() if stage.buffer.mix.half_online]
-    if not mixed or place is None or checked.facts is None:
-        return
-    with (
-        checked.collected(f"buffer.anchors = {place}"),
-        closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store,
-    ):
-        shapes = store.catalog.shapes_of_anchors()
-        for stage in mixed:
+    for stage in config.by_stage():
+        place = stage.buffer.anchors
+        if not stage.buffer.mix.half_online or place is None or checked.facts is None:
+            continue
+        with (
+            checked.collected(f"buffer.anchors = {place}"),
+            closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store,
+        ):
             AnchorStream(store, positive_share=stage.buffer.positive_share, per_request=1, seed=0)
             sampling = stage.sampling
             wanted = checked.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-            if others := [shape for shape in shapes if shape != wanted]:
+            if others := [shape for shape in store.catalog.shapes_of_anchors() if shape != wanted]:
                 raise ValueError(
                     f"holds anchors with latents {list(others[0])}; videos of sampling.num_frames, height and width "
                     f"have {list(wanted)}: ingest the anchors at that size"
                 )
-        known = store.catalog.conditions_of_anchors()
-        bare = [condition.prompt for condition in checked.training if condition.id not in known]
-        if bare and config.buffer.without_anchor == "refuse":
-            raise ValueError(
-                f"holds no anchor for {len(bare)} of the {len(checked.training)} prompts of prompts.train, the first "
-                f"is {shown(bare[0])}; label videos of them, or give buffer.without_anchor: skip"
-            )
+            known = store.catalog.conditions_of_anchors()
+            bare = [condition.prompt for condition in checked.training if condition.id not in known]
+            if bare and stage.buffer.without_anchor == "refuse":
+                raise ValueError(
+                    f"holds no anchor for {len(bare)} of the {len(checked.training)} prompts of prompts.train, the "
+                    f"first is {shown(bare[0])}; label videos of them, or give buffer.without_anchor: skip"
+                )
 
 
 def _start(config: RunConfig, checked: Checked) -> None:

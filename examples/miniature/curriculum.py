@@ -5,7 +5,9 @@
 1. The run does its first stage, online: the judge compares the policy's own videos.
 2. That policy makes videos of the training prompts, from noises of their own. The meter labels them, as people would
    (`people.py`), and they are ingested.
-3. The same run goes on with the stages that learn from them.
+3. The same run goes on, from those labels, until guidance is distilled.
+4. The student's videos are labelled likewise, and the run does its last stage. Labels of a policy's own videos are what
+   teaches it (docs/LOG.md).
 
 Given again, it goes on where it was stopped. Arguments are those of `apogee run`; the config is
 configs/miniature-curriculum.yaml.
@@ -22,22 +24,28 @@ from examples.miniature.people import write_sampled
 CONFIG = "configs/miniature-curriculum.yaml"
 VIDEOS_PER_PROMPT = 16
 
+UNGUIDED = ("sampling.guidance_scale=1", "sampling.stg_scale=0", "sampling.stg_blocks=[]")
+
 
 def main(overrides: Sequence[str]) -> None:
     """Raises CalledProcessError if one of the commands failed; it has said why."""
     out = load_config(CONFIG, overrides).out
-    people, store = Path(f"{out}-people"), f"{out}-store"
-    run = ["run", CONFIG, *overrides, f"buffer.anchors={store}", f"buffer.offline={store}"]
-    ingested = people / "ingested"
-    if not ingested.exists():
-        if not (Path(out) / "adapter").exists():
-            apogee(*run, "last_stage=0")
-        manifest = people / "people.jsonl"
-        if not manifest.exists():
-            aligned = load_config(CONFIG, [*overrides, f"start_from={out}/adapter"])
-            write_sampled(people, aligned, videos_per_prompt=VIDEOS_PER_PROMPT)
-        apogee("data", "ingest", str(manifest), "--into", store, "--config", CONFIG, "generator.num_actors=2")
-        ingested.touch()
+    aligned, student = f"{out}-aligned", f"{out}-student"
+    stores = [f"buffer.anchors={aligned}-store", f"buffer.offline={aligned}-store"]
+    run = ["run", CONFIG, *overrides, *stores, f"stages.4.buffer.offline={student}-store"]
+    for last, left, people, sampling in ((0, "1-online", aligned, ()), (3, "4-distill", student, UNGUIDED)):
+        if not Path(f"{people}-store").exists():
+            adapter = Path(out) / "adapters" / left
+            if not adapter.exists():
+                apogee(*run, f"last_stage={last}")
+            manifest = Path(people) / "people.jsonl"
+            if not manifest.exists():
+                config = load_config(CONFIG, [*overrides, *sampling, f"start_from={adapter}"])
+                write_sampled(manifest.parent, config, videos_per_prompt=VIDEOS_PER_PROMPT)
+            unfinished = Path(f"{people}-unfinished")
+            given = ["--into", str(unfinished), "--config", CONFIG, "generator.num_actors=2"]
+            apogee("data", "ingest", str(manifest), *given)
+            unfinished.rename(f"{people}-store")
     apogee(*run)
 
 

@@ -24,8 +24,6 @@ from examples.miniature.people import write_sampled
 CONFIG = "configs/miniature-curriculum.yaml"
 VIDEOS_PER_PROMPT = 16
 
-UNGUIDED = ("sampling.guidance_scale=1", "sampling.stg_scale=0", "sampling.stg_blocks=[]")
-
 
 def main(overrides: Sequence[str]) -> None:
     """Raises CalledProcessError if one of the commands failed; it has said why."""
@@ -33,14 +31,14 @@ def main(overrides: Sequence[str]) -> None:
     aligned, student = f"{out}-aligned", f"{out}-student"
     stores = [f"buffer.anchors={aligned}-store", f"buffer.offline={aligned}-store"]
     run = ["run", CONFIG, *overrides, *stores, f"stages.4.buffer.offline={student}-store"]
-    for last, left, people, sampling in ((0, "1-online", aligned, ()), (3, "4-distill", student, UNGUIDED)):
+    for last, left, people in ((0, "1-online", aligned), (3, "4-distill", student)):
         if not Path(f"{people}-store").exists():
             adapter = Path(out) / "adapters" / left
             if not adapter.exists():
                 apogee(*run, f"last_stage={last}")
             manifest = Path(people) / "people.jsonl"
             if not manifest.exists():
-                config = load_config(CONFIG, [*overrides, *sampling, f"start_from={adapter}"])
+                config = load_config(CONFIG, [*overrides, f"start_from={adapter}"]).sampled_after(last)
                 write_sampled(manifest.parent, config, videos_per_prompt=VIDEOS_PER_PROMPT)
             unfinished = Path(f"{people}-unfinished")
             given = ["--into", str(unfinished), "--config", CONFIG, "generator.num_actors=2"]

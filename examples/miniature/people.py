@@ -13,9 +13,10 @@ prompts of that config, and the meter is the one annotator, who is never wrong:
 The policy is the one that the config starts from (`start_from`), or the base.
 
 A good video is not distorted and shows what its prompt asks for. Anchors are good ones (positive), and ones that look
-well but show something else (negative). In a pair a good video is preferred to one that is distorted, or to one that
-shows something else. Distorted videos move more than others. So the two of a pair move alike, and the fastest become
-anchors: who learns from them must not learn to stand still.
+well but show something else (negative). In a pair a good video is preferred to one that shows what was asked, too, and
+is distorted: from pairs of what was asked the policy learned to show less of it (docs/LOG.md). Distorted videos move
+more than others. So the two of a pair move alike, and the fastest become anchors: who learns from them must not learn
+to stand still.
 """
 
 import argparse
@@ -124,10 +125,7 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
     print(_told(seen, anchors, pairs))
     polarity = {True: "positive", False: "negative"}
     rows = [video.row | {"video": video.name, "polarity": polarity[video.good]} for video in anchors]
-    rows += [
-        good.row | {"a": good.name, "b": other.name} | ({"label": 1} if other.distorted else {"choice": "a"})
-        for good, other in pairs
-    ]
+    rows += [good.row | {"a": good.name, "b": other.name, "label": 1} for good, other in pairs]
     return _write_rows(manifest, rows)
 
 
@@ -158,11 +156,11 @@ def choose_anchors(videos: Sequence[Seen]) -> list[Seen]:
 
 
 def choose_pairs(videos: Sequence[Seen]) -> list[tuple[Seen, Seen]]:
-    """Of one prompt's videos: a good one, and one that moves as much and is either distorted or shows something else.
+    """Of one prompt's videos: a good one, and one that moves as much, shows as well what was asked, and is distorted.
 
     The closest in motion first, as long as neither stands in too many.
     """
-    others = [video for video in videos if video.distorted == video.obeyed]
+    others = [video for video in videos if video.distorted and video.obeyed]
     possible = [(good, other) for good in videos if good.good for other in others]
     uses, chosen = Counter[str](), []
     for good, other in sorted(possible, key=lambda pair: abs(pair[0].motion - pair[1].motion)):
@@ -178,14 +176,12 @@ def _told(seen: Sequence[Seen], anchors: Sequence[Seen], pairs: Sequence[tuple[S
     good = [video for video in anchors if video.good]
     bad = [video for video in anchors if not video.good]
     gap = np.mean([first.motion - second.motion for first, second in pairs])
-    by_distortion = sum(other.distorted for _, other in pairs)
     distorted, obeyed = (np.mean([getattr(video, name) for video in seen]) for name in ("distorted", "obeyed"))
     return (
         f"{len(seen)} videos, {distorted:.1%} distorted, {obeyed:.1%} as asked, {_motion(seen)} pixels a frame\n"
         f"anchors: {len(good)} positive ({_motion(good)} pixels a frame), {len(bad)} negative ({_motion(bad)}), of "
         f"{len({video.condition.id for video in anchors})} prompts\n"
-        f"pairs: {len(pairs)}, {by_distortion} decided by distortion, {len(pairs) - by_distortion} by what was asked; "
-        f"the preferred one moves {gap:+.2f} pixels a frame more"
+        f"pairs: {len(pairs)}; the preferred one moves {gap:+.2f} pixels a frame more"
     )
 
 

@@ -53,8 +53,7 @@ def test_sampled_people_say_what_the_meter_says_of_the_files(tmp_path: Path) -> 
         if "video" in row:
             assert found == [(False, row["polarity"] == "positive")]
         else:
-            assert found[0] == (False, True) and found[1] != (False, True)
-            assert ("label" in row) == found[1][0]
+            assert found == [(False, True), (True, True)] and row["label"] == 1
     assert len(items) == len(rows) and {item.kind for item in items} == {"pair", "anchor"}
     with pytest.raises(FileExistsError, match=r"people\.jsonl"):
         write_sampled(tmp_path, config, videos_per_prompt=8)
@@ -66,11 +65,12 @@ def seen(name: str, motion: float, *, distorted: bool = False, obeyed: bool = Tr
     return Seen(name, Condition("c", "a red circle moving left", "general"), distorted, obeyed, motion)
 
 
-def test_the_two_of_a_pair_move_alike_and_differ_in_one_thing() -> None:
+def test_the_two_of_a_pair_move_alike_and_differ_in_distortion_alone() -> None:
     good = [seen("slow", 0.5), seen("fast", 1.5)]
-    others = [seen("distorted", 1.45, distorted=True), seen("other", 0.55, obeyed=False)]
+    others = [seen("distorted", 1.45, distorted=True)]
     none = [seen("too fast", 1.7, distorted=True), seen("both", 1.5, distorted=True, obeyed=False)]
-    assert set(names(choose_pairs(good + others + none))) == {("fast", "distorted"), ("slow", "other")}
+    none.append(seen("other", 0.55, obeyed=False))
+    assert set(names(choose_pairs(good + others + none))) == {("fast", "distorted")}
     many = [seen(f"g{n}", 1.0) for n in range(5)] + [seen(f"b{n}", 1.0, distorted=True) for n in range(5)]
     pairs = choose_pairs(many)
     assert all(1 <= sum(video in pair for pair in pairs) <= USES for video in many)

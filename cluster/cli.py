@@ -13,7 +13,7 @@ import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -138,24 +138,14 @@ def _rank(videos: tuple[Path, Path], prompt: str | None, domain: Domain | None, 
 @click.option("--seeds", type=click.IntRange(1, 50), default=3, show_default=True, help="Videos of each prompt.")
 @click.option("--judge/--no-judge", "judged", default=True, help="Whether the judge compares all with the first.")
 @click.option("--vbench", type=path, metavar="FOLDER", help="Also write the videos as VBench wants to read them.")
-def _evaluate(
-    policies: Sequence[str],
-    prompts: str,
-    out: Path,
-    config: str | None,
-    overrides: Sequence[str],
-    seeds: int,
-    judged: bool,
-    vbench: Path | None,
-) -> None:
+def _evaluate(policies: Sequence[str], out: Path, vbench: Path | None, **given: Any) -> None:
     """Compare policies on the same prompts and noises.
 
     Each is sampled as it was trained to be. The first one is what the others are compared with.
     """
     from cluster.commands.evaluate import prepare, run_comparison
 
-    given = {"config": config, "overrides": overrides, "seeds": seeds, "judged": judged}
-    ready = prepare(policies, prompts=prompts, out=out, vbench=vbench, **given)
+    ready = prepare(policies, out=out, vbench=vbench, **given)
     print(f"done: {run_comparison(ready, out, vbench=vbench)}")
 
 

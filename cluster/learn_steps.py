@@ -8,7 +8,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -125,3 +125,17 @@ async def in_thread(blocking: Callable[[], Result]) -> Result:
 
     threading.Thread(target=call, name="learner", daemon=True).start()
     return await result
+
+
+async def unless_failed(work: Awaitable[Result], *others: asyncio.Future[Any]) -> Result:
+    """The result of `work`, or the failure of whatever fails first."""
+    task = asyncio.ensure_future(work)
+    pending: set[asyncio.Future[Any]] = {task, *others}
+    try:
+        while not task.done():
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for finished in done:
+                finished.result()
+        return task.result()
+    finally:
+        task.cancel()  # nothing happens if it is done

@@ -19,7 +19,6 @@ import contextlib
 import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from actors.streams import AnchorStream, PromptStream
@@ -28,6 +27,7 @@ from buffers.records import Condition, Request, Slot
 from buffers.store.pair_store import PairStore
 from cluster import online_loop, run_state
 from cluster.evaluation import compare, evaluate, evaluation_requests, is_judged, videos_made
+from cluster.learn_steps import unless_failed
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import Row, evaluation_rows, read_metrics, without_stamp
 from cluster.monitor.watch import record_verdicts, watch
@@ -86,7 +86,7 @@ async def run_stages(run: Run) -> None:
             before = None
             if number == run.config.numbers[-1]:
                 await run.crew.dismiss_learners()
-            await _end_stage(run, state)
+            await _end_stage(run, state, {})
     finally:
         watching.cancel()
         with contextlib.suppress(Exception):  # whatever it failed of is being raised already
@@ -117,12 +117,12 @@ async def run_stage(
     questions = asyncio.ensure_future(_answer_questions(run, config, number))
     try:
         if meanwhile is not None:
-            await _unless_failed(meanwhile, ready, learning)
+            await unless_failed(meanwhile, ready, learning)
         with run.phase(f"{stage.kind}: start"):
-            await _unless_failed(ready, learning)
+            await unless_failed(ready, learning)
         with run.phase(stage.kind):
             if not config.generates:
-                await _unless_failed(learning, questions)
+                await unless_failed(learning, questions)
             else:
                 work = online_loop.run(
                     requests=Requests(run, config, number),
@@ -135,7 +135,7 @@ async def run_stage(
                     requests_in_flight=config.generator.requests_in_flight,
                     recover=crew.supervisor.recover,
                 )
-                await _unless_failed(work, questions)
+                await unless_failed(work, questions)
         await record_verdicts(crew)
     finally:
         ready.cancel()
@@ -146,8 +146,8 @@ async def run_stage(
     return ended
 
 
-async def _end_stage(run: Run, state: RunState, measured: Mapping[str, Row] = MappingProxyType({})) -> None:
-    """Keep what the stage has learned, and evaluate it, unless that was measured before.
+async def _end_stage(run: Run, state: RunState, measured: Mapping[str, Row]) -> None:
+    """Keep what the stage has learned, and evaluate it, unless that was `measured` before.
 
     It has another name then if it was the last stage of a run that has grown since.
     """
@@ -287,17 +287,3 @@ async def _stop_learning(run: Run, learning: asyncio.Future[Any]) -> None:
         if await run.crew.metrics.latest.remote("step") is not None:
             await asyncio.wait([learning], timeout=online_loop.STOP_SECONDS)
     learning.cancel()
-
-
-async def _unless_failed(work: Awaitable[Result], *others: asyncio.Future[Any]) -> Result:
-    """The result of `work`, or the failure of whatever fails first."""
-    task = asyncio.ensure_future(work)
-    pending: set[asyncio.Future[Any]] = {task, *others}
-    try:
-        while not task.done():
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for finished in done:
-                finished.result()
-        return task.result()
-    finally:
-        task.cancel()  # nothing happens if it is done

@@ -19,12 +19,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import yaml
 from matplotlib.figure import Figure as Canvas
 
 from buffers.figures import Figure, difference, figure
 from cluster.monitor.rows import evaluation_rows, read_metrics
 from cluster.monitor.wording import figure_interval, figure_value
+from cluster.report.summary import read_config, stages_run
 from cluster.run_folder import RunFolder
 from configs.stages import phases_after
 
@@ -39,13 +39,14 @@ Row = dict[str, Any]
 def read_run(folder: Path, arm: str) -> Row:
     """A run's videos by stage, as its meter measured them: seed, arm, `stages` and, of each, columns."""
     run = RunFolder(folder)
-    config = yaml.safe_load(run.config_file.read_text(encoding="utf-8"))
-    last = config["last_stage"]
-    kinds = [stage["kind"] for stage in config["stages"]][: None if last is None else last + 1]
+    config = read_config(run)
+    kinds = [stage["kind"] for stage in stages_run(config)]
     evaluations = evaluation_rows(read_metrics(run.metrics_file))
     seconds = json.loads(run.summary_file.read_text(encoding="utf-8"))["seconds"]
     found: Row = {"seed": config["seed"], "arm": arm, "minutes": seconds / 60, "stages": {}}
-    for kind, phase in zip(["base", *kinds], ["before", *phases_after(kinds)], strict=True):
+    for kind, phase in zip(
+        ["base", *kinds], ["before", *phases_after(kinds, first=config["first_stage"])], strict=True
+    ):
         row = evaluations[phase]
         columns = {name: row["measured"][name] for name in ("prompt", *WHAT)}
         found["stages"][kind] = columns | {key: row[key] for key in ("passes", "seconds")}

@@ -72,6 +72,12 @@ def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
     return [k for name in names for k in different_keys(before.get(name), now.get(name), f"{inside}{name}")]
 
 
+def check_new(out: Path) -> None:
+    """Raises FileExistsError unless `out` is not there or an empty folder: for a command that makes one in one go."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise FileExistsError(f"--out {out}: there is something; name a new folder")
+
+
 def check_writable(out: str) -> None:
     """Raises NotADirectoryError or PermissionError that names the folder; nothing is left behind."""
     existing = _nearest_existing(out)

@@ -1,5 +1,6 @@
 """The one pass of checks before a run: it finds every problem at once, and hands on what it read."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -206,20 +207,19 @@ def _processes(config: RunConfig, checked: Checked) -> None:
 
     A cluster that is joined is asked once Ray is connected (`launch.py`).
     """
-    for needed in (*map(needs, config.by_stage()), evaluation_needs(config)):
-        for need in needed:
-            if need.gpus > 1:
-                key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
-                checked.problems.append(
-                    f"{key} = {need.gpus:g}: one process uses one GPU, and the others would stand idle; use 1, and "
-                    f"raise {need.key} for more processes"
-                )
-        if config.cluster.address == "local":
-            cpus = config.cluster.num_cpus
-            with checked.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
+    of_each = [*map(needs, config.by_stage()), evaluation_needs(config)]
+    for need in itertools.chain.from_iterable(of_each):
+        if need.gpus > 1:
+            key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
+            checked.problems.append(
+                f"{key} = {need.gpus:g}: one process uses one GPU, and the others would stand idle; use 1, and "
+                f"raise {need.key} for more processes"
+            )
+    if config.cluster.address == "local":
+        cpus = config.cluster.num_cpus
+        with checked.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
+            for needed in of_each:  # the first that does not fit is said
                 check_resources(needed, [{"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}])
-                continue
-            return  # what is too small for one stage is said once
 
 
 def _gpus_here(needed: list[Need]) -> float:

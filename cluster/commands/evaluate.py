@@ -5,6 +5,7 @@ figures and logs.
 """
 
 import asyncio
+import itertools
 import json
 import re
 import time
@@ -20,6 +21,7 @@ from buffers.portions import portions
 from buffers.records import Condition, Request
 from buffers.tensors import snapshot_of
 from cluster.checks.judge import check_judge, check_prompts, check_questions
+from cluster.checks.out_folder import check_new
 from cluster.checks.resources import check_resources, evaluation_needs
 from cluster.evaluation import compare, evaluate
 from cluster.monitor.log_file import logs_to
@@ -87,8 +89,7 @@ def prepare(
 
     Raises ValueError or OSError that names the argument, the file or the key, before anything is started.
     """
-    if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"--out {out}: there is something; name a new folder")
+    check_new(out)
     runs = [RunFolder.around(Path(place)) for place in places if place != BASE]
     first = next((run for run in runs if run is not None), None)
     if config is None and first is None:
@@ -116,7 +117,7 @@ def prepare(
     per_request = max(1, 2 * ready.generator.conditions_per_request // seeds)
     slots = [
         (condition, tuple(range(start, start + seeds)))
-        for start, condition in zip(range(evaluation.seed, 2**31, seeds), conditions, strict=False)
+        for start, condition in zip(itertools.count(evaluation.seed, seeds), conditions, strict=False)
     ]
     of_requests = (zip(*some, strict=True) for some in portions(slots, per_request))
     requests = [Request(conditions, noises) for conditions, noises in of_requests]

@@ -8,6 +8,8 @@ from typing import Literal
 
 import yaml
 
+from cluster.checks.out_folder import check_new
+from cluster.report.summary import read_config
 from cluster.run_folder import RunFolder, Sampled
 from media.whole import whole_folder
 from policy.bundle import BundleFacts, check_bundle, weights_of
@@ -37,8 +39,7 @@ def export(place: Path, kind: Format, out: Path, *, model: Path | None = None) -
     can be. Raises ValueError or an OSError that names the file if there is no adapter, no base that it fits, or if
     something is in `out`.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise FileExistsError(f"--out {out}: there is something; name a new folder")
+    check_new(out)
     adapter = _adapter(place)
     folder, files = adapter if adapter.is_dir() else adapter.parent, adapter_files(adapter)
     experts = {expert: read_layers(file) for expert, file in files.items()}
@@ -88,7 +89,7 @@ def _model_of(adapter: Path) -> Path:
     if run is None:
         raise ValueError(f"{adapter} lies in no run's folder: name the base that it was made for with --model")
     try:
-        return Path(yaml.safe_load(run.config_file.read_text(encoding="utf-8"))["model"]["path"])
+        return Path(read_config(run)["model"]["path"])
     except (yaml.YAMLError, TypeError, KeyError):
         raise ValueError(f"{run.config_file}: not a run's config (no model.path); name the base with --model") from None
 

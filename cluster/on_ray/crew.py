@@ -20,7 +20,7 @@ from buffers.weight_store import WeightStore
 from cluster.board import Board
 from cluster.checks.resources import evaluation_needs, fits, learner_need, needs
 from cluster.evaluation import videos_kept
-from cluster.learn_steps import in_thread
+from cluster.learn_steps import in_thread, unless_failed
 from cluster.monitor.metrics import MetricsLog
 from cluster.on_ray.learner_worker import Stage, make_trainer
 from cluster.on_ray.supervision import Supervisor
@@ -136,11 +136,7 @@ class Crew:
             trainer = make_trainer(config, folder=self._folder, **actors)
             self._group = asyncio.ensure_future(in_thread(trainer.fit))
         await self.board.assign.remote(stage)
-        ended = asyncio.ensure_future(_done(self.board.ended.remote()))
-        await asyncio.wait([ended, self._group], return_when=asyncio.FIRST_COMPLETED)
-        if self._group.done():
-            self._group.result()
-        ended.cancel()
+        await unless_failed(self.board.ended.remote(), self._group)
 
     async def dismiss_learners(self) -> None:
         """The learner group ends and gives its resources back. Raises its error if it failed."""
@@ -198,10 +194,6 @@ class Crew:
     def _new_name(self, role: str, index: int) -> str:
         """One that was never used: a dead actor's name is freed only some time after its death."""
         return f"{role}-{index}.{next(self._numbers)}"
-
-
-async def _done(reference: Any) -> None:
-    await reference
 
 
 def nodes() -> list[dict[str, float]]:

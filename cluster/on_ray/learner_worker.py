@@ -61,7 +61,7 @@ def make_trainer(config: RunConfig, *, folder: RunFolder, **actors: Any) -> Any:
 
     actors: the handles of `board`, `weights` and `metrics`.
     """
-    given = {"config": config, "folder": folder, **actors}
+    given = {"config": config, "around": {"folder": folder, **actors}}
     name = f"learner-{secrets.token_hex(4)}"  # of a group that was there before
     return train_group(train_worker, given, section=config.learner, cluster=config.cluster, name=name, logs=folder.logs)
 
@@ -110,28 +110,20 @@ def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number
 
 def train_worker(given: dict[str, Any]) -> None:
     """Ray Train's function; `given` holds what `make_trainer` put there."""
-    mesh, board, config = ranks(), given["board"], given["config"]
-    policy = load_policy(config)
+    mesh, policy, around = ranks(), load_policy(given["config"]), given["around"]
+    board = around["board"]
     while True:
         stage: Stage | None = ray.get(board.next.remote())
         if stage is None:
             return
-        learn_stage(policy, mesh, stage, **given)
+        learn_stage(policy, mesh, stage, **around)
         if not mesh.data_rank:
             ray.get(board.end.remote())
         mesh.agree(True)  # no rank asks for the next stage before this one has ended
 
 
 def learn_stage(
-    policy: VideoPolicy,
-    mesh: Mesh,
-    stage: Stage,
-    *,
-    folder: RunFolder,
-    board: Any,
-    weights: Any,
-    metrics: Any,
-    **_: Any,
+    policy: VideoPolicy, mesh: Mesh, stage: Stage, *, folder: RunFolder, board: Any, weights: Any, metrics: Any
 ) -> None:
     """One stage, from the newest state of the run to the stage's end."""
     config, number, buffer = stage.config, stage.number, stage.buffer

@@ -127,7 +127,7 @@ def prepare(
 def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) -> Path:
     """Make the videos, measure and compare them, and write everything down; returns the report."""
     config, folder = comparison.config, RunFolder(out)
-    folder.begin(config)
+    folder.logs.mkdir(parents=True, exist_ok=True)  # no config.yaml: a comparison is no run
     with Progress(0) as progress, logs_to(folder.logs / "driver.log"):
         progress.phase("start", waiting_for="Ray")
         needed = evaluation_needs(config, judged=comparison.is_judged)

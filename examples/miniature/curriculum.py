@@ -22,7 +22,7 @@ from configs.load import load_config
 from examples.miniature.people import write_sampled
 
 CONFIG = "configs/miniature-curriculum.yaml"
-VIDEOS_PER_PROMPT = 16
+VIDEOS_PER_PROMPT = 32
 
 
 def main(overrides: Sequence[str]) -> None:

@@ -21,13 +21,17 @@ to stand still.
 
 import argparse
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import track
 
 from actors.generator import Generator
@@ -49,6 +53,9 @@ USES = 3
 """In how many pairs a sampled video stands at most."""
 ANCHORS = 4
 """Anchors of each polarity that a prompt has at most."""
+
+_generator: Generator
+_folder: Path
 
 
 def write_drawn(folder: Path, *, pairs: int, seed: int) -> Path:
@@ -116,7 +123,7 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
         raise ValueError(f"{videos_per_prompt} videos of each prompt: a generator makes two at a time; use an even one")
     manifest = _new_manifest(folder)
     asked = read_prompts(config.prompts.train, max_characters=config.prompts.max_characters)[:prompts]
-    seen = list(_sample(folder, config, asked * (videos_per_prompt // 2)))
+    seen = _sample(folder, config, asked * (videos_per_prompt // 2))
     by_prompt = [[video for video in seen if video.condition.id == condition.id] for condition in asked]
     anchors = [anchor for videos in by_prompt for anchor in choose_anchors(videos)]
     pairs = [pair for videos in by_prompt for pair in choose_pairs(videos)]
@@ -129,20 +136,39 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
     return _write_rows(manifest, rows)
 
 
-def _sample(folder: Path, config: RunConfig, conditions: Sequence[Condition]) -> Iterable[Seen]:
-    """Two videos of every condition as a run would make them, each as a file without loss."""
-    generator, at_once = Generator(config), config.generator.conditions_per_request
-    for first in track(range(0, len(conditions), at_once), description="sampling", transient=True):
-        some = tuple(conditions[first : first + at_once])
-        seeds = tuple((FIRST_SEED + 2 * place, FIRST_SEED + 2 * place + 1) for place in range(first, first + len(some)))
-        _, made = generator.generate(Request(some, seeds))
-        for clips, pair in zip(made, seeds, strict=True):
-            for frames, seed in zip((clips.video_a, clips.video_b), pair, strict=True):
-                name, prompt = f"{seed}.mkv", clips.condition.prompt
-                write_lossless(folder / name, frames)
-                found = measure(frames, prompt)
-                as_asked = all(obeyed(frames, prompt).values())
-                yield Seen(name, clips.condition, found.distorted, as_asked, found.motion)
+def _sample(folder: Path, config: RunConfig, conditions: Sequence[Condition]) -> list[Seen]:
+    """Two videos of every condition as a run would make them, each as a file without loss. One process a core."""
+    at_once, processes = config.generator.conditions_per_request, os.cpu_count() or 1
+    places = range(0, len(conditions), at_once)
+    seeds = [(FIRST_SEED + 2 * place, FIRST_SEED + 2 * place + 1) for place in range(len(conditions))]
+    requests = [
+        Request(tuple(conditions[first : first + at_once]), tuple(seeds[first : first + at_once])) for first in places
+    ]
+    given = (config, folder)
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_load, initargs=given) as pool:
+        looked = track(pool.map(_look, requests), total=len(requests), description="sampling", transient=True)
+        return [seen for some in looked for seen in some]
+
+
+def _load(config: RunConfig, folder: Path) -> None:
+    """What a sampling process keeps from request to request."""
+    global _generator, _folder
+    torch.set_num_threads(1)
+    _generator, _folder = Generator(config), folder
+
+
+def _look(request: Request) -> list[Seen]:
+    """The request's videos, written and seen."""
+    _, made = _generator.generate(request)
+    seen = []
+    for clips, pair in zip(made, request.seeds, strict=True):
+        for frames, seed in zip((clips.video_a, clips.video_b), pair, strict=True):
+            name, prompt = f"{seed}.mkv", clips.condition.prompt
+            write_lossless(_folder / name, frames)
+            found = measure(frames, prompt)
+            as_asked = all(obeyed(frames, prompt).values())
+            seen.append(Seen(name, clips.condition, found.distorted, as_asked, found.motion))
+    return seen
 
 
 def choose_anchors(videos: Sequence[Seen]) -> list[Seen]:

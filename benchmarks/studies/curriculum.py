@@ -5,9 +5,9 @@
     make curriculum ARGS="seed=1 out=runs/plain/1 last_stage=3 $NONE"   # without shift and offset, up to `distill`
     python -m benchmarks.studies.curriculum runs/curriculum/* --plain runs/plain/* --out docs/results/curriculum
 
-Writes `report.md`, `stages.svg` and `runs.jsonl`, the meter's values of every video; without run folders the report is
-made anew from `runs.jsonl`. Intervals are 95%, over the held-out prompts and the seeds of training; differences are
-paired, video by video.
+Writes `report.md`, `stages.svg` and `runs.jsonl`, the meter's values of every video. Runs that `runs.jsonl` holds
+already stay in it, unless the same seed and arm is given anew. Intervals are 95%, over the held-out prompts and the
+seeds of training; differences are paired, video by video.
 """
 
 import argparse
@@ -171,11 +171,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     kept = arguments.out / "runs.jsonl"
-    if arguments.runs:
-        rows = [read_run(run, WITH) for run in arguments.runs] + [read_run(run, PLAIN) for run in arguments.plain]
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        kept.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
+    rows += [read_run(run, WITH) for run in arguments.runs] + [read_run(run, PLAIN) for run in arguments.plain]
+    rows = list({(row["arm"] == PLAIN, row["seed"]): row for row in rows}.values())
+    rows.sort(key=lambda row: (row["arm"] == PLAIN, row["seed"]))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (arguments.out / "report.md").write_text(report(rows), encoding="utf-8")
     plot(rows, arguments.out / "stages.svg")
     print(arguments.out / "report.md")

@@ -27,12 +27,13 @@ VIDEOS_PER_PROMPT = 32
 
 def main(overrides: Sequence[str]) -> None:
     """Raises CalledProcessError if one of the commands failed; it has said why."""
-    out = load_config(CONFIG, overrides).out
+    asked = load_config(CONFIG, overrides)
+    out = asked.out
     aligned, student = f"{out}-aligned", f"{out}-student"
     stores = [f"buffer.anchors={aligned}-store", f"buffer.offline={aligned}-store"]
     run = ["run", CONFIG, *overrides, *stores, f"stages.4.buffer.offline={student}-store"]
     for last, left, people in ((0, "1-online", aligned), (3, "4-distill", student)):
-        if not Path(f"{people}-store").exists():
+        if last + 1 in asked.numbers and not Path(f"{people}-store").exists():
             adapter = Path(out) / "adapters" / left
             if not adapter.exists():
                 apogee(*run, f"last_stage={last}")

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from buffers.people.manifests import made_or_why
 from buffers.people.rows import ConditionFiles, VideoFiles
 from buffers.records import EncodedCondition, TensorData
-from buffers.tensors import encode
+from buffers.tensors import encode, encoded_condition
 from configs.sections import ModelConfig, SamplingConfig
 from media.pictures import read_picture
 from media.video_read import read_clip
+from policy.conditioning import Conditioning, Described
 from policy.policy import VideoPolicy
 
 READERS = 2
@@ -45,17 +46,15 @@ class Encoder:
             return [self._encoded(read) for read in readers.map(partial(made_or_why, self._read), videos)]
 
     def conditions(self, conditions: list[ConditionFiles]) -> list[EncodedCondition | str]:
-        """Prompt embeddings, and the first frame, if there is one, at the size of the videos."""
-        new = [files.prompt for files in conditions if self._exact_embeds(files) is None]
-        fresh = dict(zip(new, self._policy.encode_prompts(new), strict=True)) if new else {}
-        return [made_or_why(self._conditioning, files, fresh) for files in conditions]
+        """Each as the model takes it, and its first frame, if there is one, at the size of the videos."""
+        return [made_or_why(self._conditioning, files) for files in conditions]
 
     def _read(self, video: VideoFiles) -> torch.Tensor | np.ndarray:
         """Exact latents, or pixels."""
         if video.exact is not None and LATENTS in self._exact:
             latents = _tensor(video.exact, LATENTS)
-            if latents.ndim != 4 or latents.shape[0] != self._policy.facts.in_channels:
-                want = f"[{self._policy.facts.in_channels}, frames, height, width]"
+            if latents.ndim != 4 or latents.shape[0] != self._policy.facts.channels:
+                want = f"[{self._policy.facts.channels}, frames, height, width]"
                 raise ValueError(f"{video.exact}: latents of shape {list(latents.shape)}; want {want}")
             return latents
         wanted = self._sampling
@@ -69,17 +68,16 @@ class Encoder:
             return encode(read)
         return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
 
-    def _conditioning(self, files: ConditionFiles, fresh: dict[str, torch.Tensor]) -> EncodedCondition:
-        exact = self._exact_embeds(files)
-        embeds = _tensor(exact, PROMPT_EMBEDS) if exact else fresh[files.prompt]
-        if files.first_frame is None:
-            return EncodedCondition(files.condition, encode(embeds))
-        height, width = self._sampling.height, self._sampling.width
-        frame = read_picture(files.first_frame, height=height, width=width)
-        return EncodedCondition(files.condition, encode(embeds), encode(torch.from_numpy(frame.copy())))
-
-    def _exact_embeds(self, files: ConditionFiles) -> Path | None:
-        return files.exact if PROMPT_EMBEDS in self._exact else None
+    def _conditioning(self, files: ConditionFiles) -> EncodedCondition:
+        height, width, frame = self._sampling.height, self._sampling.width, None
+        if files.first_frame is not None:
+            frame = read_picture(files.first_frame, height=height, width=width)
+        texts = None
+        if files.exact is not None and PROMPT_EMBEDS in self._exact:
+            texts = Conditioning.of_row({PROMPT_EMBEDS: _tensor(files.exact, PROMPT_EMBEDS)})
+        described = [Described(files.prompt, frame)]
+        made = self._policy.prepare(described, num_frames=self._sampling.num_frames, texts=texts)
+        return encoded_condition(files.condition, made.row(0), frame)
 
 
 def _tensor(path: Path, name: str) -> torch.Tensor:

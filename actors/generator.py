@@ -1,12 +1,13 @@
 """The role that makes videos: two of each condition, with the newest policy it was given."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from actors.prompts import first_frame
 from buffers.clock import RoleClock
 from buffers.records import (
     Candidates,
@@ -19,10 +20,10 @@ from buffers.records import (
     ShownVideos,
     Snapshot,
 )
-from buffers.tensors import checksum, decode, encode
+from buffers.tensors import checksum, decode, encode, encoded_condition
 from configs.schema import RunConfig
 from configs.sections import SamplingConfig
-from policy.conditioning import Conditioning
+from policy.conditioning import Conditioning, Described
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
@@ -84,14 +85,15 @@ class Generator:
         """
         with self._clock.answering():
             conditions, fps = request.conditions, self._sampling.fps
-            prepared, negative = self._prepared(request, self._sampling)
-            latents = self._sampled(request, self._sampling, prepared, negative)
+            described, prepared = self._prepared(request, self._sampling)
+            latents = self._sampled(request, self._sampling, prepared)
             videos = self._policy.decode(latents) if request.is_seen else None
             stored = [encode(video) for video in latents.to(self._policy.dtype)]
             candidates, clips = [], []
             for index, (condition, (seed_a, seed_b)) in enumerate(zip(conditions, request.seeds, strict=True)):
                 a, b = 2 * index, 2 * index + 1
-                conditioning, seeds = _stored(condition, prepared.row(index)), (seed_a, seed_b)
+                picture, seeds = described[index].first_frame, (seed_a, seed_b)
+                conditioning = encoded_condition(condition, prepared.row(index), picture)
                 candidates.append(Candidates(condition, conditioning, seeds, stored[a], stored[b], self.version))
                 if videos is not None:
                     clips.append(CandidateVideos(condition, videos[a], videos[b], fps, self.version))
@@ -104,10 +106,10 @@ class Generator:
         with these weights. Raises as `load_weights`, and ValueError if seeds and conditions are not as many.
         """
         with self._clock.answering(), self._holding(snapshot) as version:
-            prepared = self._prepared(request, sampling)
+            _, prepared = self._prepared(request, sampling)
             assert self._policy.vae is not None  # what the first request has to load is not what a video takes
             started = time.perf_counter()
-            videos = iter(self._policy.decode(self._sampled(request, sampling, *prepared)))
+            videos = iter(self._policy.decode(self._sampled(request, sampling, prepared)))
             seconds = (time.perf_counter() - started) / sum(map(len, request.seeds))
             return [
                 ShownVideos(condition, tuple(next(videos) for _ in seeds), sampling.fps, version, seconds)
@@ -127,15 +129,13 @@ class Generator:
             load_adapter_state(self._policy.transformers, own)
             self.version = version
 
-    def _prepared(self, request: Request, sampling: SamplingConfig) -> tuple[Conditioning, Conditioning | None]:
-        """A row for each condition, and one for each negative prompt if there is an unconditional pass."""
-        policy, conditions = self._policy, request.conditions
-        negative = policy.prepare(conditions, prompt=sampling.negative_prompt) if sampling.guided_steps else None
-        return policy.prepare(conditions), negative
+    def _prepared(self, request: Request, sampling: SamplingConfig) -> tuple[list[Described], Conditioning]:
+        """The conditions with their pictures, and a row for each."""
+        size = {"height": sampling.height, "width": sampling.width}
+        described = [Described(each.prompt, first_frame(each, **size)) for each in request.conditions]
+        return described, self._policy.prepare(described, num_frames=sampling.num_frames)
 
-    def _sampled(
-        self, request: Request, sampling: SamplingConfig, prepared: Conditioning, negative: Conditioning | None
-    ) -> Tensor:
+    def _sampled(self, request: Request, sampling: SamplingConfig, prepared: Conditioning) -> Tensor:
         """Latents of every seed of every condition, sampled as one batch, in the order of the request."""
         if len(request.seeds) != len(request.conditions):
             raise ValueError(f"{len(request.conditions)} conditions, but seeds for {len(request.seeds)}")
@@ -148,20 +148,16 @@ class Generator:
             self._policy,
             noise=noise,
             conditioning=prepared.repeated(times),
-            negative=negative.repeated(times) if negative else None,
+            negative=self._policy.prompt_embeds([sampling.negative_prompt]) if sampling.guided_steps else None,
             sampling=sampling,
         )
 
     def negative(self) -> EncodedCondition:
         """The conditioning of the unconditional pass, as a condition of its own."""
         with self._clock.answering():
-            condition = Condition("negative", self._sampling.negative_prompt)
-            return _stored(condition, self._policy.prepare([condition]).row(0))
+            prompt = self._sampling.negative_prompt
+            return encoded_condition(Condition("negative", prompt), self._policy.prompt_embeds([prompt]).row(0))
 
     def times(self) -> RoleTimes:
         """Busy inside a call, waiting between calls, since it was built."""
         return self._clock.times(self._counts)
-
-
-def _stored(condition: Condition, row: Mapping[str, Tensor]) -> EncodedCondition:
-    return EncodedCondition(condition, **{name: encode(tensor) for name, tensor in row.items()})

@@ -1,20 +1,31 @@
-"""Prompt files: the conditions that a run makes videos of (`streams.py` makes requests of them)."""
+"""Prompt files: the conditions that a run makes videos of (`streams.py` makes requests of them), and their pictures."""
 
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from buffers.people.fingerprints import seen_fingerprint
 from buffers.people.manifests import Row, check_encoding
 from buffers.people.rows import PromptRow, read_row
-from buffers.records import Condition, condition_id
+from buffers.records import Condition, EncodedCondition, condition_id
 from buffers.store.pair_store import PairStore
-from configs.keys import shown
+from buffers.tensors import decode
+from media.pictures import fit_picture, read_picture
+
+COLUMNS = {1: ("prompt",), 2: ("domain", "prompt"), 3: ("domain", "prompt", "first_frame")}
+"""How many values a line has -> what they are."""
 
 
 def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
-    """The conditions of a UTF-8 file: each line `prompt` or `domain<TAB>prompt`; lines that begin with `#` are skipped.
+    """The conditions of a UTF-8 file: each line `prompt`, `domain<TAB>prompt` or `domain<TAB>prompt<TAB>picture`.
 
-    If the path is a folder, it is a store (`apogee data ingest`), and the prompts are the store's. A prompt's id is a
-    hash of its domain and text, the same in every run and file. Raises FileNotFoundError, or ValueError that names file
-    and line for an empty or over-long line, an unknown domain, what is no UTF-8 text, or a file with no prompt.
+    Lines that begin with `#` are skipped. A domain may be left empty. A picture is a file that the videos begin with,
+    relative to the folder of the prompt file. If the path is a folder, it is a store (`apogee data ingest`), and the
+    prompts are the store's. A prompt's id is a hash of its domain, text and picture, the same in every run and file.
+    Raises FileNotFoundError, or ValueError that names file and line for an empty or over-long line, an unknown domain,
+    a picture that is not there, what is no UTF-8 text, or a file with no prompt.
     """
     path = Path(path)
     if path.is_dir():
@@ -30,7 +41,7 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
     # splitlines() would also split at characters that may be part of a prompt, such as U+2028.
     lines = text.removesuffix("\n").split("\n") if text else []
     conditions = [
-        _condition(line, where=f"{path}, line {number}", max_characters=max_characters)
+        _condition(line, where=f"{path}, line {number}", folder=path.parent, max_characters=max_characters)
         for number, line in enumerate(lines, start=1)
         if not line.startswith("#")
     ]
@@ -44,22 +55,38 @@ def _stored_prompts(path: Path) -> list[Condition]:
     ids = sorted(store.catalog.ids("conditionings"))
     conditionings = store.conditionings(ids)
     store.close()
-    framed = [c.condition.prompt for c in conditionings.values() if c.first_frame is not None]
-    if framed:
-        raise ValueError(
-            f"{path}: {len(framed)} of its {len(ids)} prompts have a first frame, the first is {shown(framed[0])}; "
-            "videos that begin with a picture cannot be generated yet"
-        )
     if not ids:
         raise ValueError(f"{path}: holds no prompt")
-    return [conditionings[id_].condition for id_ in ids]
+    return [of_store(path, conditionings[id_]) for id_ in ids]
 
 
-def _condition(line: str, *, where: str, max_characters: int) -> Condition:
-    head, tab, rest = line.lstrip().partition("\t")
-    values = {"domain": head, "prompt": rest} if tab else {"prompt": line}
+def of_store(place: object, stored: EncodedCondition) -> Condition:
+    """The condition of a store, which also says where its picture is."""
+    return replace(stored.condition, picture=str(place)) if stored.first_frame is not None else stored.condition
+
+
+def first_frame(condition: Condition, *, height: int, width: int) -> np.ndarray | None:
+    """uint8 `[height, width, 3]`, or None if its videos begin with no picture. Raises as `read_picture` does."""
+    place = condition.picture
+    if place is None:
+        return None
+    if "://" not in place and not Path(place).is_dir():
+        return read_picture(place, height=height, width=width)
+    with closing(PairStore(place, write=False)) as store:
+        stored = store.conditionings([condition.id])[condition.id].first_frame
+    assert stored is not None, "the condition came from this store with its picture"
+    return fit_picture(decode(stored).numpy(), height=height, width=width, name=f"{place}, {condition.id}")
+
+
+def _condition(line: str, *, where: str, folder: Path, max_characters: int) -> Condition:
+    values = line.split("\t", 2)
+    named = dict(zip(COLUMNS[len(values)], values, strict=True))
+    if not named.get("domain", "written").strip():
+        del named["domain"]
     try:
-        row: PromptRow = read_row(Row(0, values), max_characters=max_characters)
-    except ValueError as error:
+        row: PromptRow = read_row(Row(0, named), folder=folder, max_characters=max_characters)
+        seen = seen_fingerprint(row.first_frame) if row.first_frame else ""
+    except (ValueError, OSError) as error:
         raise ValueError(f"{where}: {error}") from None
-    return Condition(condition_id(row.prompt, row.domain), row.prompt, row.domain)
+    picture = str(row.first_frame.absolute()) if row.first_frame else None
+    return Condition(condition_id(row.prompt, row.domain, seen), row.prompt, row.domain, picture)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from actors.prompts import of_store
 from buffers.records import Condition, Request, Slot
 from buffers.store.catalog import StoredAnchor
 from buffers.store.pair_store import PairStore
@@ -70,7 +71,7 @@ class AnchorStream:
             if share:
                 self._anchors[positive] = _Shuffled(some, seed, name)
         conditionings = store.conditionings({anchor.condition_id for anchor in stored})
-        self._conditions = {id_: conditioning.condition for id_, conditioning in conditionings.items()}
+        self._conditions = {id_: of_store(store.place, conditioning) for id_, conditioning in conditionings.items()}
         self._noises = _Noises(seed)
 
     def at(self, slot: Slot) -> Request:

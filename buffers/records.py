@@ -58,7 +58,8 @@ class TensorData:
 class Condition:
     """What a video is made from. Made by the prompt stream; read by the generator.
 
-    `domain` is None if the prompt file does not say.
+    `domain` is None if the prompt file does not say. `picture`: the file with the first frame of its videos, or the
+    store that holds it; None if they begin with none.
 
     Example: Condition("c1f0", "a red circle moving left", "general")
     """
@@ -66,6 +67,7 @@ class Condition:
     id: str
     prompt: str
     domain: Domain | None = None
+    picture: str | None = None
 
 
 def condition_id(prompt: str, domain: Domain | None, first_frame: str = "") -> str:
@@ -75,15 +77,17 @@ def condition_id(prompt: str, domain: Domain | None, first_frame: str = "") -> s
 
 @dataclass(frozen=True)
 class EncodedCondition:
-    """A condition as it is stored, once however many pairs it has; `policy.conditioning.Conditioning` is made of it.
+    """A condition as it is stored, once however many pairs it has.
 
-    `prompt_embeds`: `[tokens, text_dim]`. `first_frame`: the picture that its videos begin with, if there is one: uint8
-    `[height, width, 3]`.
+    `first_frame`: the picture that its videos begin with, if there is one: uint8 `[height, width, 3]`. The others are
+    a row of `policy.conditioning.Conditioning`.
     """
 
     condition: Condition
     prompt_embeds: TensorData
     first_frame: TensorData | None = None
+    frame_latents: TensorData | None = None
+    frame_embeds: TensorData | None = None
 
     @property
     def condition_id(self) -> str:

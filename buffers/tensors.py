@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from buffers.records import Snapshot, TensorData
+from buffers.records import Condition, EncodedCondition, Snapshot, TensorData
 
 
 def encode(tensor: torch.Tensor) -> TensorData:
@@ -31,6 +31,20 @@ def decode(tensor: TensorData) -> torch.Tensor:
     if not wanted:
         return torch.empty(tensor.shape, dtype=dtype)  # torch cannot view no bytes as another dtype.
     return torch.from_numpy(np.array(tensor.data)).view(dtype).reshape(tensor.shape)
+
+
+def encoded_condition(
+    condition: Condition, row: Mapping[str, torch.Tensor], first_frame: np.ndarray | None = None
+) -> EncodedCondition:
+    """The record of a condition; `row`: what the model takes of it, by name; `first_frame`: uint8 pixels."""
+    picture = encode(torch.from_numpy(first_frame.copy())) if first_frame is not None else None
+    return EncodedCondition(condition, first_frame=picture, **{name: encode(tensor) for name, tensor in row.items()})
+
+
+def decoded_condition(stored: EncodedCondition) -> dict[str, torch.Tensor]:
+    """What the model takes of a condition, by name."""
+    held = {name: getattr(stored, name) for name in ("prompt_embeds", "frame_latents", "frame_embeds")}
+    return {name: decode(tensor) for name, tensor in held.items() if tensor is not None}
 
 
 def checksum(adapter: Mapping[str, TensorData]) -> str:

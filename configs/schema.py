@@ -11,7 +11,7 @@ from configs.paths import PathText
 from configs.sections import Section
 from configs.stages import OVERRIDABLE, OnlineStage, Stage, own_mix, phases_after
 
-UNGUIDED = {"guidance_scale": 1.0, "negative_prompt": "", "stg_scale": 0.0, "stg_blocks": []}
+UNGUIDED = {"guidance_scale": 1.0, "guidance_scale_2": None, "negative_prompt": "", "stg_scale": 0.0, "stg_blocks": []}
 """Keys of `sampling` after a distillation: the guidance is inside."""
 
 

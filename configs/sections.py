@@ -88,6 +88,8 @@ class SamplingConfig(Section):
     """Denoising steps of a video. The learner's timesteps lie on the same grid."""
     guidance_scale: Scale = 5.0
     """Classifier-free guidance, diffusers' meaning of the number. 1 makes no unconditional pass."""
+    guidance_scale_2: Scale | None = None
+    """Likewise for the low-noise expert, if there are two. Null: the same number. Not read if `guidance_scale` is 1."""
     guidance_from: Share = 0.0
     """The unconditional pass is made from this share of the steps on."""
     guidance_to: Share = 1.0
@@ -113,6 +115,10 @@ class SamplingConfig(Section):
     """Pixels, as `height`."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 24.0
     """Frames per second that the video is shown at."""
+
+    def scale_of(self, expert: str) -> float:
+        """The guidance scale in the steps of an expert."""
+        return self.guidance_scale if expert == "transformer" else self.guidance_scale_2 or self.guidance_scale
 
     @property
     def guided_steps(self) -> range:

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from buffers.records import Condition, condition_id
 from configs.sections import LoraConfig, SamplingConfig, TimestepsConfig, Training
 from learner.objectives.dpo import dpo_loss, residual
 from learner.timesteps import draw_window, keyed_generator
-from policy.conditioning import Conditioning
+from policy.conditioning import Conditioning, Described
 from policy.flow import interpolate, velocity_target
 from policy.lora.adapters import policy_parameters, reference_pass, save_lora
 from policy.lora.optimizer import LoraOptimizer
@@ -48,22 +47,22 @@ def steadiness(video: np.ndarray, prompt: str) -> float:
     return -float(np.abs(np.diff(area)).mean())
 
 
-def make_candidates(policy: VideoPolicy, conditions: list[Condition], *, step: int) -> torch.Tensor:
+def make_candidates(policy: VideoPolicy, conditions: list[Described], *, step: int) -> torch.Tensor:
     """Two videos of every condition, from different noise: latents `[P, 2, ...]`."""
     shape = policy.facts.latent_shape(FRAMES, HEIGHT, WIDTH)
     seeds = range(2 * len(conditions) * step, 2 * len(conditions) * (step + 1))
     latents = sample_latents(
         policy,
         noise=torch.stack([draw_noise(seed, shape) for seed in seeds]),
-        conditioning=policy.prepare(conditions).repeated(2),
-        negative=policy.prepare(conditions, prompt="").repeated(2),
+        conditioning=policy.prepare(conditions, num_frames=FRAMES).repeated(2),
+        negative=policy.prompt_embeds([""]),
         sampling=SamplingConfig(steps=SAMPLING_STEPS, guidance_scale=GUIDANCE),
     )
     return latents.view(len(conditions), 2, *shape)
 
 
 def prefer(
-    policy: VideoPolicy, candidates: torch.Tensor, conditions: list[Condition], judge: Judge
+    policy: VideoPolicy, candidates: torch.Tensor, conditions: list[Described], judge: Judge
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The chosen and the rejected latents of every pair, each `[P, ...]`."""
     videos = policy.decode(candidates.flatten(0, 1))
@@ -108,7 +107,7 @@ def align(*, steps: int, pairs: int, judge: Judge = steadiness, seed: int = 0) -
     for step in range(steps):
         # On-policy data: this step's videos are made by the policy as it is now.
         picked = torch.randint(len(prompts), (pairs,), generator=keyed_generator("prompts", seed, step)).tolist()
-        conditions = [Condition(condition_id(prompts[at], None), prompts[at]) for at in picked]
+        conditions = [Described(prompts[at]) for at in picked]
         candidates = make_candidates(policy, conditions, step=step)
         chosen, rejected = prefer(policy, candidates, conditions, judge)
         # The window: K timesteps of the trajectory that the sampler walks, each `[K, P]`.
@@ -120,7 +119,7 @@ def align(*, steps: int, pairs: int, judge: Judge = steadiness, seed: int = 0) -
         for timesteps, sigmas, expert in zip(window.timesteps, window.sigmas, window.experts, strict=True):
             losses, accuracy = pair_losses(
                 policy,
-                policy.prepare(conditions),
+                policy.prepare(conditions, num_frames=FRAMES),
                 chosen,
                 rejected,
                 noise,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from buffers.records import Batch
-from buffers.tensors import decode
+from buffers.tensors import decode, decoded_condition
 from learner.timesteps import keyed_generator
 from policy.conditioning import Conditioning
 from policy.flow import interpolate, velocity_target
@@ -53,7 +53,7 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
     Raises ValueError if a pair's two latents differ in shape or its conditioning is missing, FloatingPointError if one
     of them is not finite; each names the pair.
     """
-    rows = {key: {"prompt_embeds": decode(stored.prompt_embeds)} for key, stored in batch.conditionings.items()}
+    rows = {key: decoded_condition(stored) for key, stored in batch.conditionings.items()}
     loaded = []
     for pair in batch.pairs:
         if pair.condition_id not in rows:

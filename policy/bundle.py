@@ -25,13 +25,19 @@ CLASSES = {
     "transformer_2": "WanTransformer3DModel",
     "text_encoder": "UMT5EncoderModel",
     "vae": "AutoencoderKLWan",
+    "image_encoder": "CLIPVisionModel",
 }
 """Component that has weights -> the only class that is understood."""
+OPTIONAL = ("transformer_2", "image_encoder", "image_processor")
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+
+CLIP_TEXT_TOKENS = 512
+"""diffusers' attention takes the last 512 tokens for the text and those before them for the picture's embeddings."""
 
 
 def weights_of(component: str) -> str:
     """The name of its weight file if it is not in shards."""
-    return "model.safetensors" if component == "text_encoder" else "diffusion_pytorch_model.safetensors"
+    return "model.safetensors" if component.endswith("_encoder") else "diffusion_pytorch_model.safetensors"
 
 
 Component = tuple[str | None, str | None] | None
@@ -57,6 +63,8 @@ class _Index(_File):
     vae: Component = None
     transformer: Component = None
     transformer_2: Component = None
+    image_encoder: Component = None
+    image_processor: Component = None
 
     def component(self, name: str) -> str | None:
         """Its class; None if the index leaves it out (`null` or `[null, null]`)."""
@@ -69,7 +77,13 @@ class _Transformer(_File):
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 2, 2)
     text_dim: PositiveInt = 4096
     num_layers: PositiveInt = 40
-    image_dim: int | None = None
+    image_dim: PositiveInt | None = None
+    pos_embed_seq_len: None = Field(None, description="want null: videos between two pictures are not supported")
+
+
+class _ImageEncoder(_File):
+    model_type: Literal["clip_vision_model"]
+    hidden_size: PositiveInt
 
 
 class _TextEncoder(_File):
@@ -133,9 +147,11 @@ class BundleFacts:
     """What the config files of a bundle say.
 
     `patch`: of the transformer, (frames, height, width); `vae_temporal`, `vae_spatial`: pixels per latent;
-    `flow_shift`: the scheduler's; `in_channels`: latent channels; `blocks`: how many a transformer has; `text_dim`: of
-    a token's embedding; `boundary_ratio`: the share of the training timesteps below which `transformer_2` (low noise)
-    takes over from `transformer`, None if there is one expert; `vocabulary`: how many tokens the text encoder knows;
+    `flow_shift`: the scheduler's; `channels`: of a latent; `in_channels`: of what a transformer takes; `image_dim`: of
+    a picture's CLIP embeddings, None if it takes none; `expand_timesteps`: whether each token has a timestep of its own
+    (Wan2.2-TI2V-5B); `blocks`: how many a transformer has; `text_dim`: of a token's embedding; `boundary_ratio`: the
+    share of the training timesteps below which `transformer_2` (low noise) takes over from `transformer`, None if there
+    is one expert; `vocabulary`: how many tokens the text encoder knows;
     `weights`: component -> its tensors as the headers of its files describe them.
     """
 
@@ -149,12 +165,30 @@ class BundleFacts:
     scheduler: str
     flow_shift: float
     num_train_timesteps: int
+    channels: int
     in_channels: int
+    image_dim: int | None = None
+    expand_timesteps: bool = False
     blocks: int = 40
     text_dim: int = 4096
     vocabulary: int = 256_384
     tokenizer: str = "T5TokenizerFast"
     weights: Mapping[str, Mapping[str, Held]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def first_frame(self) -> Literal["needed", "possible", "not taken"]:
+        """Whether its videos begin with a picture."""
+        if self.in_channels > self.channels:
+            return "needed"
+        return "possible" if self.expand_timesteps else "not taken"
+
+    def check_first_frame(self, prompt: str, *, given: bool) -> None:
+        """Raises ValueError if a prompt has a picture and the videos begin with none, or the reverse."""
+        if self.first_frame == ("not taken" if given else "needed"):
+            raise ValueError(
+                f"prompt {shown(prompt)} has {'a' if given else 'no'} first frame; for videos of this bundle a first "
+                f"frame is {self.first_frame}"
+            )
 
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, latent_frames, latent_height, latent_width)` of a video of that size in frames and pixels.
@@ -172,7 +206,15 @@ class BundleFacts:
             if size < unit or size % unit:
                 raise ValueError(f"sampling.{name} = {size}: must be a multiple of {unit} pixels for this bundle")
         frames = (num_frames - 1) // self.vae_temporal + 1
-        return self.in_channels, frames, height // self.vae_spatial, width // self.vae_spatial
+        return self.channels, frames, height // self.vae_spatial, width // self.vae_spatial
+
+    def check_text_tokens(self, count: int) -> None:
+        """Raises ValueError if a transformer that takes CLIP embeddings would mistake some of the text for them."""
+        if self.image_dim is not None and count != CLIP_TEXT_TOKENS:
+            raise ValueError(
+                f"model.max_text_tokens = {count}: this bundle takes a picture's embeddings before the text, and tells "
+                f"them apart by a text of {CLIP_TEXT_TOKENS} tokens: give {CLIP_TEXT_TOKENS}"
+            )
 
     def check_skipped(self, blocks: Sequence[int]) -> None:
         """Raises ValueError if the transformers have no such block to skip."""
@@ -194,6 +236,7 @@ WAN = BundleFacts(
     scheduler="UniPCMultistepScheduler",
     flow_shift=3.0,
     num_train_timesteps=1000,
+    channels=16,
     in_channels=16,
 )
 """Wan2.2-T2V-A14B's. Latents and tokens of Wan2.1 are the same; assumed if a bundle is not there to be asked."""
@@ -203,7 +246,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
     """The facts of the diffusers pipeline folder at `path`.
 
     Raises FileNotFoundError naming the first file that is missing, ValueError naming the file and key that is
-    malformed, not Wan, or a kind of Wan that is not supported yet (image-to-video, TI2V-5B).
+    malformed, not Wan, or does not go with the other files.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -216,7 +259,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
     experts = tuple(name for name in EXPERTS if index.component(name) is not None)
     for name in ("tokenizer", "scheduler", *CLASSES):
         found = index.component(name)
-        if found is None and name != "transformer_2":
+        if found is None and name not in OPTIONAL:
             raise ValueError(f"{where}: {name} is missing; a Wan bundle has it")
         if found not in (None, CLASSES.get(name, found)):
             raise ValueError(f"{where}: {name} is a {found}: not Wan, expected {CLASSES[name]}")
@@ -227,9 +270,11 @@ def check_bundle(path: str | Path) -> BundleFacts:
         raise ValueError(f"{folder}/vae/config.json: _class_name = {vae.class_name}: expected {CLASSES['vae']}")
     for name, config in zip(experts, transformers, strict=True):
         _check_sizes(folder / name / "config.json", config, first, vae, text)
+        _check_pictures(folder / name / "config.json", config, vae, index)
     scheduler, shift, horizon = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
     read_json(folder / "tokenizer" / "tokenizer_config.json")
-    weights = {name: read_headers(folder / name, weights_of(name)) for name in (*experts, "text_encoder", "vae")}
+    parts = [name for name in CLASSES if index.component(name) is not None]
+    weights = {name: read_headers(folder / name, weights_of(name)) for name in parts}
     return BundleFacts(
         path=folder,
         pipeline=index.class_name,
@@ -241,7 +286,10 @@ def check_bundle(path: str | Path) -> BundleFacts:
         scheduler=scheduler,
         flow_shift=shift,
         num_train_timesteps=horizon,
+        channels=vae.z_dim,
         in_channels=first.in_channels,
+        image_dim=first.image_dim,
+        expand_timesteps=index.expand_timesteps,
         blocks=first.num_layers,
         text_dim=first.text_dim,
         vocabulary=text.vocab_size,
@@ -266,15 +314,8 @@ def _read(path: Path, kind: type[Kind]) -> Kind:
 
 def _check_pipeline(where: Path, index: _Index) -> None:
     name, boundary = index.class_name, index.boundary_ratio
-    if name == "WanImageToVideoPipeline":
-        raise ValueError(f"{where}: _class_name = {name}: image-to-video is not supported yet, only WanPipeline")
-    if name != "WanPipeline":
-        raise ValueError(f"{where}: _class_name = {name}: not a Wan text-to-video bundle, expected WanPipeline")
-    if index.expand_timesteps:
-        raise ValueError(
-            f"{where}: expand_timesteps = True: Wan2.2-TI2V-5B (a timestep per token) is not supported yet, only "
-            "bundles with expand_timesteps = false"
-        )
+    if name not in PIPELINES:
+        raise ValueError(f"{where}: _class_name = {name}: not a Wan bundle, expected {' or '.join(PIPELINES)}")
     if index.component("transformer") is None:
         raise ValueError(f"{where}: transformer = null: a bundle needs at least the expert `transformer`")
     if index.component("transformer_2") is None and boundary is not None:
@@ -287,26 +328,57 @@ def _transformer(where: Path) -> _Transformer:
     config = _read(where, _Transformer)
     if config.class_name != CLASSES["transformer"]:
         raise ValueError(f"{where}: _class_name = {config.class_name}: not Wan, expected {CLASSES['transformer']}")
-    if config.image_dim is not None:
-        raise ValueError(f"{where}: image_dim = {config.image_dim}: image-to-video is not supported yet")
     return config
 
 
 def _check_sizes(where: Path, config: _Transformer, first: _Transformer, vae: _Vae, text: _TextEncoder) -> None:
     """What the transformer takes is what VAE and text encoder give, and the experts agree."""
-    if config.in_channels != vae.z_dim:
+    if (config.out_channels or config.in_channels) != vae.z_dim:
         raise ValueError(
-            f"{where}: in_channels = {config.in_channels} but the VAE has {vae.z_dim} channels (vae/config.json: "
-            "z_dim); a transformer that takes more is an image-to-video one, not supported yet"
-        )
-    if (config.out_channels or config.in_channels) != config.in_channels:
-        raise ValueError(
-            f"{where}: out_channels = {config.out_channels}, in_channels = {config.in_channels}: want equal"
+            f"{where}: out_channels = {config.out_channels} but the VAE has {vae.z_dim} channels (vae/config.json: "
+            "z_dim): they are of different models"
         )
     if config.text_dim != text.d_model:
         raise ValueError(f"{where}: text_dim = {config.text_dim} but the text encoder has d_model = {text.d_model}")
-    if config.patch_size != first.patch_size:
-        raise ValueError(f"{where}: patch_size = {config.patch_size}, the other expert has {first.patch_size}")
+    for key in ("patch_size", "in_channels", "image_dim"):
+        if (here := getattr(config, key)) != (other := getattr(first, key)):
+            raise ValueError(f"{where}: {key} = {here}, the other expert has {other}")
+
+
+def _check_pictures(where: Path, config: _Transformer, vae: _Vae, index: _Index) -> None:
+    """How a first frame is given: not at all, as more channels, also as CLIP embeddings, or in the latents' place."""
+    framed = 2 * vae.z_dim + vae.scale_factor_temporal  # latents, a mask, and the picture's latents
+    if config.in_channels not in (vae.z_dim, framed):
+        raise ValueError(
+            f"{where}: in_channels = {config.in_channels}: with a VAE of {vae.z_dim} channels want {vae.z_dim} (text "
+            f"to video) or {framed} (image to video)"
+        )
+    if index.expand_timesteps and (config.in_channels != vae.z_dim or config.patch_size != (1, 2, 2)):
+        raise ValueError(
+            f"{where}: in_channels = {config.in_channels}, patch_size = {config.patch_size}: a bundle with "
+            f"expand_timesteps has {vae.z_dim} and (1, 2, 2)"
+        )
+    is_framed = config.in_channels == framed or index.expand_timesteps
+    if index.class_name == "WanImageToVideoPipeline" and not is_framed:
+        raise ValueError(
+            f"{where}: in_channels = {config.in_channels}: model_index.json has WanImageToVideoPipeline, which gives "
+            f"{framed} channels"
+        )
+    parts = [index.component(name) for name in ("image_encoder", "image_processor")]
+    if config.image_dim is None:
+        return
+    if config.in_channels != framed or None in parts:
+        raise ValueError(
+            f"{where}: image_dim = {config.image_dim}: such a transformer has in_channels = {framed}, and its bundle "
+            "an image_encoder and an image_processor"
+        )
+    file = where.parents[1] / "image_encoder" / "config.json"
+    encoder = _read(file, _ImageEncoder)
+    if encoder.hidden_size != config.image_dim:
+        raise ValueError(
+            f"{file}: hidden_size = {encoder.hidden_size}, the transformer has image_dim = {config.image_dim}"
+        )
+    read_json(where.parents[1] / "image_processor" / "preprocessor_config.json")
 
 
 def _check_scheduler(where: Path, index: _Index) -> tuple[str, float, int]:

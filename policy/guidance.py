@@ -38,16 +38,16 @@ def guided_velocity(
     """The guided prediction and the conditional one, with whichever adapter is active.
 
     Both `[batch, channels, frames, height, width]`. `latents`, `timestep`, `conditioning`, `expert`: as
-    `VideoPolicy.velocity` takes them; `negative`: a row per video. `scale`: s, 1 is no guidance; `stg_scale`: lam, 0 is
-    none. A pass that no video needs is not made. `sampling` says which blocks are skipped, and how. Raises ValueError
-    if guidance has no negative conditioning.
+    `VideoPolicy.velocity` takes them; `negative`: one row, of the negative prompt. `scale`: s, 1 is no guidance;
+    `stg_scale`: lam, 0 is none. A pass that no video needs is not made. `sampling` says which blocks are skipped, and
+    how. Raises ValueError if guidance has no negative conditioning.
     """
     if not _any(scale, above=1.0):
         prediction = conditional = policy.velocity(latents, timestep, conditioning, expert)
     else:
-        if negative is None or len(negative) != len(latents):
-            raise ValueError(f"guidance_scale = {scale} needs a negative conditioning of {len(latents)} videos")
-        both = Conditioning.joined([conditioning, negative])
+        if negative is None:
+            raise ValueError(f"guidance_scale = {scale} needs the conditioning of a negative prompt")
+        both = Conditioning.joined([conditioning, conditioning.with_prompt(negative)])
         passes = policy.velocity(torch.cat([latents, latents]), timestep.repeat(2), both, expert)
         conditional, unconditional = passes.chunk(2)
         prediction = unconditional + _per_video(scale, latents) * (conditional - unconditional)

@@ -8,16 +8,17 @@ encoder or the VAE, which are read at first use.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from torch import Tensor
-from transformers import UMT5EncoderModel
+from torch.nn import functional
+from transformers import CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
 
 from configs.sections import LoraConfig
 from policy.bundle import BundleFacts, check_bundle
@@ -76,6 +77,7 @@ class VideoPolicy:
         Raises what `check_bundle` and `add_adapters` raise.
         """
         facts = check_bundle(path)
+        facts.check_text_tokens(max_text_tokens)
         kind: torch.dtype = getattr(torch, dtype)
         wanted = facts.experts if experts else ()
         transformers = {name: _load(WanTransformer3DModel, facts, name, dtype=kind).to(device) for name in wanted}
@@ -88,6 +90,12 @@ class VideoPolicy:
     def vae(self) -> AutoencoderKLWan:
         """float32 whatever the policy's dtype: Wan's VAE loses visible quality in bf16."""
         return _load(AutoencoderKLWan, self.facts, "vae", dtype=torch.float32).to(self.device)
+
+    @cached_property
+    def _clip(self) -> tuple[Any, Any]:
+        """What makes a picture's embeddings: processor and encoder; float32, as Wan's pipeline has it."""
+        encoder = _load(CLIPVisionModel, self.facts, "image_encoder", dtype=torch.float32).to(self.device)
+        return CLIPImageProcessor.from_pretrained(self.facts.path / "image_processor", local_files_only=True), encoder
 
     @cached_property
     def _text(self) -> WanPipeline:
@@ -123,22 +131,69 @@ class VideoPolicy:
         """One pass: the predicted `eps - x_0`, `[batch, channels, frames, height, width]` in the policy's dtype.
 
         `latents`: noisy, normalised; `timestep`: `[batch]` in [0, T], all of the one `expert` that is asked;
-        `conditioning`: from `prepare`, a row per video.
+        `conditioning`: from `prepare`, a row per video. What is predicted of a frame that is given means nothing
+        (`learned` leaves it out).
         """
+        embeds = conditioning.frame_embeds
+        if self.facts.expand_timesteps:
+            latents = self.with_first_frame(latents, conditioning)
+            timestep = self._of_each_token(timestep, latents, conditioning)
+        elif conditioning.frame_latents is not None:
+            latents = torch.cat([latents, conditioning.frame_latents], dim=1)
         return self.transformers[expert](
             hidden_states=latents.to(self.dtype),
             timestep=timestep,
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
+            encoder_hidden_states_image=embeds.to(self.dtype) if embeds is not None else None,
             return_dict=False,
         )[0]
 
-    def prepare(self, conditions: Sequence[Described], *, prompt: str | None = None) -> Conditioning:
-        """The conditions as `velocity` takes them, on the policy's device, a row each.
+    def with_first_frame(self, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """The latents, in TI2V-5B with the given first frame in its place: it has no noise, and timestep 0."""
+        given = conditioning.frame_latents
+        if given is None or not self.facts.expand_timesteps:
+            return latents
+        return torch.cat([given.to(latents), latents[:, :, 1:]], dim=2)
 
-        `prompt` replaces every condition's own, for the negative pass of guidance. Only prompts that were not seen
-        lately go through the text encoder.
+    def learned(self, velocity: Tensor, conditioning: Conditioning) -> Tensor:
+        """Of a velocity, the frames that are not given: what a loss is taken of."""
+        is_given = self.facts.expand_timesteps and conditioning.frame_latents is not None
+        return velocity[:, :, 1:] if is_given else velocity
+
+    def _of_each_token(self, timestep: Tensor, latents: Tensor, conditioning: Conditioning) -> Tensor:
+        """`[batch]` as `[batch, tokens]`."""
+        _, high, wide = self.facts.patch
+        frames, height, width = latents.shape[2:]
+        of_frames = timestep.float()[:, None].repeat(1, frames)
+        if conditioning.frame_latents is not None:
+            of_frames[:, 0] = 0.0
+        return of_frames.repeat_interleave((height // high) * (width // wide), dim=1)
+
+    def prepare(
+        self, conditions: Sequence[Described], *, num_frames: int, texts: Conditioning | None = None
+    ) -> Conditioning:
+        """The conditions as `velocity` takes them, on the policy's device and in its dtype, a row each.
+
+        texts: what `prompt_embeds` would give, if it is known. Raises ValueError if first frames are missing, or the
+        model takes none.
         """
-        prompts = [condition.prompt if prompt is None else prompt for condition in conditions]
+        pictures = [condition.first_frame for condition in conditions if condition.first_frame is not None]
+        for condition in conditions:
+            self.facts.check_first_frame(condition.prompt, given=condition.first_frame is not None)
+        if 0 < len(pictures) < len(conditions):
+            raise ValueError(
+                f"{len(pictures)} of {len(conditions)} conditions have a first frame: give all of them one"
+            )
+        texts = texts or self.prompt_embeds([condition.prompt for condition in conditions])
+        if not pictures:
+            return texts
+        return replace(texts, **self._encode_first_frames(np.stack(pictures), num_frames))
+
+    def prompt_embeds(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of prompts alone: of text-to-video, and of the negative prompt of any model.
+
+        Only prompts that were not seen lately go through the text encoder.
+        """
         unseen = list(dict.fromkeys(text for text in prompts if text not in self._embeds))
         fresh = dict(zip(unseen, self.encode_prompts(unseen), strict=True)) if unseen else {}
         rows = [fresh[text] if text in fresh else self._embeds[text] for text in prompts]
@@ -148,6 +203,28 @@ class VideoPolicy:
         while len(self._embeds) > CACHED_PROMPTS:
             self._embeds.popitem(last=False)
         return Conditioning(torch.stack(rows))
+
+    @torch.no_grad()
+    def _encode_first_frames(self, pictures: np.ndarray, num_frames: int) -> dict[str, Tensor]:
+        """`frame_latents` and `frame_embeds` of uint8 `[batch, height, width, 3]`, as diffusers' pipeline makes them.
+
+        The VAE sees a video that is grey after its first frame, or in TI2V-5B the picture alone.
+        """
+        pixels = self._pixels(pictures[:, None])
+        if self.facts.expand_timesteps:
+            latents = self._encode_pixels(pixels)
+        else:
+            latents = self._encode_pixels(functional.pad(pixels, (0, 0, 0, 0, 0, num_frames - 1)))
+            mask = torch.zeros_like(latents[:, : self.facts.vae_temporal])
+            mask[:, :, 0] = 1.0
+            latents = torch.cat([mask, latents], dim=1)
+        held = {"frame_latents": latents.to(self.dtype)}
+        if self.facts.image_dim is None:
+            return held
+        processor, encoder = self._clip
+        images = processor(images=list(pictures), return_tensors="pt").to(self.device)
+        embeds = encoder(**images, output_hidden_states=True).hidden_states[-2]
+        return held | {"frame_embeds": embeds.to(self.dtype)}
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> Tensor:
@@ -181,15 +258,17 @@ class VideoPolicy:
         `videos`: uint8 `[batch, frames, height, width, 3]`. The posterior's mode, as diffusers encodes a first frame,
         so that the same video has the same latents every time.
         """
-        mean, std = self._latent_statistics
-        vae: Any = self.vae
-        found = []
         at_once = max(1, AT_ONCE // videos[0, ..., 0].size)
-        for start in range(0, len(videos), at_once):
-            group = videos[start : start + at_once]
-            pixels = torch.from_numpy(group).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
-            found.append((vae.encode(pixels).latent_dist.mode() - mean) / std)
-        return torch.cat(found).cpu()
+        groups = (videos[start : start + at_once] for start in range(0, len(videos), at_once))
+        return torch.cat([self._encode_pixels(self._pixels(group)) for group in groups]).cpu()
+
+    def _pixels(self, videos: np.ndarray) -> Tensor:
+        """uint8 `[batch, frames, height, width, 3]` as the VAE takes them, on the policy's device."""
+        return torch.from_numpy(videos).to(self.device).permute(0, 4, 1, 2, 3).float() / 127.5 - 1.0
+
+    def _encode_pixels(self, pixels: Tensor) -> Tensor:
+        vae, (mean, std) = cast(Any, self.vae), self._latent_statistics
+        return (vae.encode(pixels).latent_dist.mode() - mean) / std
 
     @property
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:

@@ -35,8 +35,8 @@ def sample_latents(
 ) -> Tensor:
     """Normalised float32 latents `[batch, channels, frames, height, width]`, with whichever adapter is active.
 
-    `noise`: of that shape; `conditioning`: a row per video; `negative`: a row per video too, only needed with
-    classifier-free guidance. `sampling`: its steps and its guidance; the size is that of the noise.
+    `noise`: of that shape; `conditioning`: a row per video; `negative`: one row, of the negative prompt, only needed
+    with classifier-free guidance. `sampling`: its steps and its guidance; the size is that of the noise.
     """
     if len(conditioning) != len(noise):
         raise ValueError(f"noise for {len(noise)} videos but conditioning for {len(conditioning)}")
@@ -48,16 +48,17 @@ def sample_latents(
     scheduler.set_begin_index(0)
     latents = noise.to(policy.device, torch.float32)
     for step, timestep in enumerate(scheduler.timesteps):
+        expert = policy.expert_at(float(timestep))
         velocity, _ = guided_velocity(
             policy,
             latents,
             timestep.expand(len(latents)),
             conditioning,
             negative,
-            expert=policy.expert_at(float(timestep)),
+            expert=expert,
             sampling=sampling,
-            scale=sampling.guidance_scale if step in sampling.guided_steps else 1.0,
+            scale=sampling.scale_of(expert) if step in sampling.guided_steps else 1.0,
             stg_scale=sampling.stg_scale if step in sampling.skipping_steps else 0.0,
         )
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-    return latents.float()
+    return policy.with_first_frame(latents, conditioning).float()

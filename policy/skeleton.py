@@ -25,7 +25,7 @@ def skeleton(facts: BundleFacts, component: str) -> Any:
     folder, name = facts.path / component, CLASSES[component]
     try:
         with torch.device("meta"):
-            if component == "text_encoder":
+            if component.endswith("_encoder"):
                 config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
                 return getattr(transformers, name)(config)
             kind = getattr(diffusers, name)

@@ -5,7 +5,7 @@ runs that processor here. A test holds the two equal, token by token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from buffers.labels import LABELS
@@ -16,15 +16,16 @@ from ranker.rubric import VIDEO, prompt_text
 
 @dataclass(frozen=True)
 class Question:
-    """One order of one pair: which video is the better, `first` shown first."""
+    """One order of one pair: which video is the better, `first` shown first. `framed`: they begin with one picture."""
 
     domain: Domain
     first: SampledFrames
     second: SampledFrames
+    framed: bool = field(default=False, kw_only=True)
 
     def turned(self) -> "Question":
         """The other order."""
-        return Question(self.domain, self.second, self.first)
+        return replace(self, first=self.second, second=self.first)
 
 
 class Shape(NamedTuple):
@@ -40,14 +41,16 @@ def shape_of(shown: SampledFrames) -> Shape:
     return Shape(tuple(index / shown.fps for index in shown.indices), *shown.frames.shape[1:3])
 
 
-def question_tokens(processor: Any, domain: Domain, shapes: Sequence[Shape], *, max_pixels_per_video: int) -> int:
+def question_tokens(
+    processor: Any, domain: Domain, shapes: Sequence[Shape], *, max_pixels_per_video: int, framed: bool = False
+) -> int:
     """Tokens of a question about two videos of these shapes, as `model_inputs` makes it, its one answer included.
 
     Raises ValueError if the processor takes no video of such a shape.
     """
     videos, pixels = processor.video_processor, pixel_settings(processor, max_pixels_per_video)
     together = videos.temporal_patch_size
-    text, *parts = prompt_text(domain).split(processor.video_token)
+    text, *parts = prompt_text(domain, framed=framed).split(processor.video_token)
     patches = 0
     for (shown, height, width), part in zip(shapes, parts, strict=True):
         seconds = shown + shown[-1:] * (-len(shown) % together)
@@ -83,7 +86,7 @@ def model_inputs(processor: Any, questions: Sequence[Question], *, max_pixels_pe
     videos = [shown for question in questions for shown in (question.first, question.second)]
     return dict(
         processor(
-            text=[prompt_text(question.domain) for question in questions],
+            text=[prompt_text(question.domain, framed=question.framed) for question in questions],
             videos=[shown.frames for shown in videos],
             video_metadata=[shown.metadata() for shown in videos],
             padding=True,

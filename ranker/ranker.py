@@ -170,8 +170,9 @@ class Ranker:
         return within
 
     def _question(self, pair: CandidateVideos, domain: Domain) -> Question:
-        videos = (pair.video_a, pair.video_b)
-        return Question(domain, *(sample_frames(video, fps=pair.fps, count=self.config.frames) for video in videos))
+        videos, count = (pair.video_a, pair.video_b), self.config.frames
+        one, two = (sample_frames(video, fps=pair.fps, count=count) for video in videos)
+        return Question(domain, one, two, framed=pair.condition.picture is not None)
 
     def _ask(self, what: Callable[[Judge], T]) -> tuple[Judge, T | None]:
         """The judge that answered, and what it said; None if two engines died over it."""

@@ -57,6 +57,11 @@ _MORE = {
     "human": "the larger camera movement or the richer human action",
     "general": "the larger or the better camera movement and motion",
 }
+GIVEN_FRAME = (
+    "Both videos begin with the same picture, which was given. What is in the picture is no fault of either video; how "
+    "a video goes on from it is.\n"
+)
+"""Said of videos that were made from a picture."""
 _RUBRICS: dict[Domain, tuple[str, ...]] = {"human": _HUMAN, "general": _GENERAL}
 
 WHICH_DOMAIN = (
@@ -78,9 +83,13 @@ def passages(domain: Domain) -> tuple[str, ...]:
     return (*_RUBRICS[domain], question(domain))
 
 
-def prompt_text(domain: Domain) -> str:
-    """The whole prompt of one pair, up to where the judge's one-token answer begins."""
-    return _chat("".join(_RUBRICS[domain]), f"Video 1: {VIDEO}Video 2: {VIDEO}{question(domain)}")
+def prompt_text(domain: Domain, *, framed: bool = False) -> str:
+    """The whole prompt of one pair, up to where the judge's one-token answer begins.
+
+    framed: whether the videos begin with a picture that was given.
+    """
+    asked = GIVEN_FRAME * framed + question(domain)
+    return _chat("".join(_RUBRICS[domain]), f"Video 1: {VIDEO}Video 2: {VIDEO}{asked}")
 
 
 def domain_prompt(description: str) -> str:

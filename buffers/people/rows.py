@@ -157,6 +157,7 @@ class _Comparison(_Row):
 class LabelledPair(_Comparison):
     """A row for the judge's training (`labelled_pairs.py`). `criterion`: what decided it, in the annotator's words.
     `prompt`: what both videos were made of; pairs of one prompt are alike, which the intervals of figures take in.
+    `first_frame`: the picture that both were made from, of which the judge is told.
 
     Example: LabelledPair(a=Path("1.mp4"), b=Path("2.mp4"), domain="human", label=3)
     """
@@ -164,6 +165,7 @@ class LabelledPair(_Comparison):
     domain: Domain = _field(..., _DOMAIN)
     criterion: str = _field("", _TEXT)
     prompt: str = _field("", _TEXT)
+    first_frame: File | None = _field(None, _PATH)
 
     @property
     def a_is_better(self) -> bool:

@@ -1,4 +1,4 @@
-"""Records <-> Arrow rows, schema version 3. Files of version 2 are read, too.
+"""Records <-> Arrow rows, schema version 4. Files from version 2 on are read, too.
 
 A tensor is a struct of dtype, shape and bytes: Arrow has no bfloat16, and one segment holds videos of several sizes.
 Reading copies no tensor: the arrays of a record are read-only views of the memory that the batch lies in.
@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from buffers.records import Anchor, Condition, EncodedCondition, Pair, Scores, TensorData, Verdict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Goes up whenever an old reader would misread a new file. A newer version is refused."""
 
-_SINCE = {"scores": 3}
+_SINCE = {"scores": 3, "frame_latents": 4, "frame_embeds": 4}
 """Column -> the first schema version that has it; all others are there since version 2."""
 
 _VERSION_KEY, _KIND_KEY = b"apogee.schema_version", b"apogee.kind"
+
+_OF_FIRST_FRAMES = ("first_frame", "frame_latents", "frame_embeds")
 
 _NOTHING = TensorData("uint8", (0,), np.empty(0, np.uint8))
 """What a null row of a tensor column holds."""
@@ -59,7 +61,7 @@ CONDITIONINGS = _table(
     *_required(pa.string(), "id", "prompt"),
     pa.field("domain", pa.string()),
     *_required(_TENSOR, "prompt_embeds"),
-    pa.field("first_frame", _TENSOR),
+    *(pa.field(name, _TENSOR) for name in _OF_FIRST_FRAMES),
 )
 
 PAIRS = _table(
@@ -112,7 +114,7 @@ def conditionings_batch(conditionings: Sequence[EncodedCondition]) -> pa.RecordB
     """A row per condition; a single one is not copied. Raises ValueError if bytes and shape of a tensor disagree."""
     conditions = [vars(conditioning.condition) for conditioning in conditionings]
     columns = [pa.array([each[name] for each in conditions], pa.string()) for name in ("id", "prompt", "domain")]
-    for name in ("prompt_embeds", "first_frame"):
+    for name in ("prompt_embeds", *_OF_FIRST_FRAMES):
         columns.append(_tensor_column({f"condition {c.condition_id}, {name}": getattr(c, name) for c in conditionings}))
     return pa.RecordBatch.from_arrays(columns, schema=CONDITIONINGS)
 
@@ -143,11 +145,11 @@ def read_latents(row: pa.RecordBatch) -> TensorData:
 
 
 def read_conditioning(row: pa.RecordBatch) -> EncodedCondition:
-    """The record of a batch of one row; its embeddings are views of the batch."""
+    """The record of a batch of one row; its tensors are views of the batch."""
     id_, prompt, domain = (row.column(name)[0].as_py() for name in ("id", "prompt", "domain"))
-    frame = row.column("first_frame")
-    first_frame = _tensor(frame) if frame.is_valid()[0].as_py() else None
-    return EncodedCondition(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), first_frame)
+    columns = {name: row.column(name) for name in _OF_FIRST_FRAMES if name in row.schema.names}
+    held = {name: _tensor(column) for name, column in columns.items() if column.is_valid()[0].as_py()}
+    return EncodedCondition(Condition(id_, prompt, domain), _tensor(row.column("prompt_embeds")), **held)
 
 
 def read_facts(row: pa.RecordBatch) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class PairStore:
         self._check(pairs, anchors, new)
         videos = {pair.chosen_id: pair.chosen for pair in pairs} | {pair.rejected_id: pair.rejected for pair in pairs}
         videos = self._new("latents", videos | {anchor.video_id: anchor.latents for anchor in anchors})
-        embeds = {id_: conditioning.prompt_embeds for id_, conditioning in new.items()}
+        embeds = {id_: each.frame_latents or each.prompt_embeds for id_, each in new.items()}
         batches: dict[str, Iterable[pa.RecordBatch]] = {
             "conditionings": (arrow.conditionings_batch([new[id_] for id_ in ids]) for ids in _packed(embeds)),
             "latents": (arrow.latents_batch({id_: videos[id_] for id_ in ids}) for ids in _packed(videos)),

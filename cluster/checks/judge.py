@@ -16,8 +16,11 @@ def check_judge(config: RankerConfig) -> None:
     check_adapters(named_adapters(config.adapters), Path(config.path), key="ranker.adapters")
 
 
-def check_questions(config: RunConfig) -> None:
-    """Raises ValueError if a question about two videos of the run is longer than `ranker.max_model_len`."""
+def check_questions(config: RunConfig, *, framed: bool) -> None:
+    """Raises ValueError if a question about two videos of the run is longer than `ranker.max_model_len`.
+
+    framed: whether they begin with pictures.
+    """
     ranker, sampling = config.ranker, config.sampling
     tokens = longest_prompt(
         Path(ranker.path),
@@ -26,6 +29,7 @@ def check_questions(config: RunConfig) -> None:
         width=sampling.width,
         fps=sampling.fps,
         max_pixels_per_video=ranker.max_pixels_per_video,
+        framed=framed,
     )
     if tokens > ranker.max_model_len:
         raise ValueError(

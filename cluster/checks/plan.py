@@ -52,6 +52,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
     sampling, first = config.sampling, config.of_stage(config.first_stage)
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
     number_bytes = 2 if config.model.dtype == "bfloat16" else 4
+    framed = (facts.in_channels - facts.channels) * prod(shape[1:])  # what a condition has of its first frame
     pairs = videos = generation = learning = rankings = 0
     for stage in config.by_stage():
         learned = stage.stages[0].steps * stage.learner.pairs_per_step
@@ -67,7 +68,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         latent_shape=shape,
         tokens=prod(shape[1:]) // prod(facts.patch),
         latent_bytes=prod(shape) * number_bytes,
-        embedding_bytes=config.model.max_text_tokens * facts.text_dim * number_bytes,
+        embedding_bytes=(config.model.max_text_tokens * facts.text_dim + framed) * number_bytes,
         pixel_bytes=sampling.num_frames * sampling.height * sampling.width * 3,
         pairs=pairs,
         training_videos=videos,

@@ -2,15 +2,18 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil
 from pathlib import Path
 
 from actors.evaluator import JUDGED, Evaluator
-from actors.prompts import read_prompts
+from actors.prompts import first_frame, read_prompts
 from actors.streams import AnchorStream
+from buffers.people.manifests import listed, made_or_why
 from buffers.records import Condition
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
@@ -36,6 +39,9 @@ PATHS = (
     "start_from",
 )
 """Keys of paths besides `out`. `buffer.offline` and `buffer.anchors` may be URIs."""
+
+READERS = 8
+"""Pictures that are looked at at a time."""
 
 
 @dataclass
@@ -79,6 +85,7 @@ def check(config: RunConfig) -> Checked:
     ):
         with checked.collected(f"{key} = {path}"):
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
+            _pictures(config, checked, conditions)
     _people(config, checked)
     _anchors(config, checked)
     _start(config, checked)
@@ -100,11 +107,29 @@ def check(config: RunConfig) -> Checked:
 def _bundle(config: RunConfig, checked: Checked) -> None:
     with checked.collected():
         checked.facts = check_bundle(config.model.path)
+        checked.facts.check_text_tokens(config.model.max_text_tokens)
         checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
             checked.facts.latent_shape(stage.sampling.num_frames, stage.sampling.height, stage.sampling.width)
             checked.facts.check_skipped(stage.sampling.stg_blocks)
         checked.plan = plan(config, checked.facts)
+
+
+def _pictures(config: RunConfig, checked: Checked, conditions: Sequence[Condition]) -> None:
+    """Prompts have first frames if the bundle's videos begin with such, and every picture can be read."""
+    if checked.facts is None:
+        return
+    for each in conditions:
+        checked.facts.check_first_frame(each.prompt, given=each.picture is not None)
+    framed = sum(each.picture is not None for each in conditions)
+    if 0 < framed < len(conditions):
+        raise ValueError(f"{framed} of {len(conditions)} prompts have a first frame: either all have one, or none")
+    size = {"height": config.sampling.height, "width": config.sampling.width}
+    with ThreadPoolExecutor(READERS) as readers:
+        read = partial(made_or_why, partial(first_frame, **size))
+        bad = [why for why in readers.map(read, conditions) if isinstance(why, str)]
+    if bad:
+        raise ValueError(listed(bad, of="first frames"))
 
 
 def _people(config: RunConfig, checked: Checked) -> None:
@@ -193,7 +218,7 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
             check_judge(config.ranker)
             for stage in config.by_stage():
                 if stage.asks_ranker:
-                    check_questions(stage)
+                    check_questions(stage, framed=any(each.picture for each in checked.training))
             judged = [("prompts.train", config.prompts.train, checked.training)]
             if is_judged(config):
                 judged.append(("evaluation.prompts", config.evaluation.prompts, checked.held_out))

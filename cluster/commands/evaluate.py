@@ -111,7 +111,7 @@ def prepare(
     Evaluator(evaluation.meter, out, 0, given.sampling.fps)  # imports the meter
     if is_judged and ranker.kind == "qwen_vl":
         check_judge(ranker)
-        check_questions(ready)
+        check_questions(ready, framed=any(each.picture for each in conditions))
         check_prompts(ranker, conditions)
     ready, snapshots = _with_adapters(ready, policies)
     per_request = max(1, 2 * ready.generator.conditions_per_request // seeds)

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from buffers.records import Batch, EncodedCondition, Snapshot
-from buffers.tensors import decode
+from buffers.tensors import decoded_condition
 from cluster import run_state
 from cluster.learn_steps import learn_steps
 from cluster.on_ray.train_group import device, ranks, train_group
@@ -29,6 +29,7 @@ from learner.objectives import Objective
 from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
 from media.whole import whole_folder
+from policy.bundle import EXPERTS
 from policy.conditioning import Conditioning
 from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
@@ -84,10 +85,9 @@ def objective_of(config: RunConfig, negative: EncodedCondition | None) -> Object
     if stage.kind != "distill":
         return Dpo(config.learner.beta)
     assert negative is not None, "a stage that distills is given the negative conditioning"
-    scales = stage.guidance_scales or [sampling.guidance_scale] * 2
+    scales = {expert: stage.guidance_scales or [sampling.scale_of(expert)] * 2 for expert in EXPERTS}
     stg_scales = stage.stg_scales or [sampling.stg_scale] * 2
-    embeds = {"prompt_embeds": decode(negative.prompt_embeds)}
-    return Distill(sampling, scales, stg_scales, Conditioning.of_row(embeds))
+    return Distill(sampling, scales, stg_scales, Conditioning.of_row(decoded_condition(negative)))
 
 
 def go_on(learner: Learner, config: RunConfig, state: RunState | None, *, number: int) -> Position:

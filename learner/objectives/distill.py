@@ -5,6 +5,7 @@ steps that have guidance, and as strongly. The student is not told how strong th
 transformer has no input for it. So of a range of scales it learns the mean.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,11 +25,10 @@ from policy.policy import VideoPolicy
 
 @dataclass(frozen=True)
 class GuidedPair:
-    """Two videos of one condition, and the scales that the teacher has for both of them."""
+    """Two videos of one condition, and where in their ranges the teacher's two scales are, in [0, 1]."""
 
     pair: PairTensors
-    scale: float
-    stg_scale: float
+    drawn: tuple[float, float]
 
     @property
     def id(self) -> str:
@@ -43,12 +43,13 @@ class GuidedPair:
 class Distill:
     """The objective: the mean squared distance of the student's one pass to the guided teacher.
 
-    `sampling`: the teacher's. `scales`, `stg_scales`: ranges of s = 1 + w and lam. `negative`: one row.
+    `sampling`: the teacher's. `scales`: the range of s = 1 + w of each expert; `stg_scales`: of lam. `negative`: one
+    row.
     """
 
     sampling: SamplingConfig
-    scales: list[float]
-    stg_scales: list[float]
+    scales: Mapping[str, Sequence[float]]
+    stg_scales: Sequence[float]
     negative: Conditioning
     figures = ("drift",)
     guarded = ("loss",)
@@ -57,9 +58,8 @@ class Distill:
         """Raises what `load_pairs` raises. Which video of a pair is "chosen" means nothing: both are noised."""
         loaded = []
         for pair in load_pairs(batch, seed=seed):
-            draws = torch.rand(2, generator=keyed_generator("guidance", seed, batch.step, pair.id)).tolist()
-            ranges = zip((self.scales, self.stg_scales), draws, strict=True)
-            loaded.append(GuidedPair(pair, *(low + (high - low) * share for (low, high), share in ranges)))
+            one, two = torch.rand(2, generator=keyed_generator("guidance", seed, batch.step, pair.id)).tolist()
+            loaded.append(GuidedPair(pair, (one, two)))
         return loaded
 
     def __call__(
@@ -70,20 +70,28 @@ class Distill:
         both = [each.pair for each in pairs]
         noisy, timestep, conditioning, _ = noised(both, timesteps, sigmas, device=policy.device)
         guided, skipping = self._has_guidance(policy, timesteps)
+        drawn = torch.tensor([each.drawn for each in pairs])
+        scale, stg_scale = (
+            low + (high - low) * share
+            for (low, high), share in zip((self.scales[expert], self.stg_scales), drawn.T, strict=True)
+        )
         with reference_pass(policy.transformers):
             teacher, plain = guided_velocity(
                 policy,
                 noisy,
                 timestep,
                 conditioning,
-                Conditioning.joined([self.negative] * len(noisy)).to(policy.device),
+                self.negative,
                 expert=expert,
                 sampling=self.sampling,
-                scale=torch.where(guided, torch.tensor([each.scale for each in pairs]), 1.0).repeat(2),
-                stg_scale=torch.where(skipping, torch.tensor([each.stg_scale for each in pairs]), 0.0).repeat(2),
+                scale=torch.where(guided, scale, 1.0).repeat(2),
+                stg_scale=torch.where(skipping, stg_scale, 0.0).repeat(2),
             )
-        student = policy.velocity(noisy, timestep, conditioning, expert)
-        loss, drift = (residual(student, target).view(2, -1).mean(0) for target in (teacher, plain))
+        student, *targets = (
+            policy.learned(velocity, conditioning)
+            for velocity in (policy.velocity(noisy, timestep, conditioning, expert), teacher, plain)
+        )
+        loss, drift = (residual(student, target).view(2, -1).mean(0) for target in targets)
         return loss, {"drift": drift.detach()}
 
     def _has_guidance(self, policy: VideoPolicy, timesteps: Tensor) -> tuple[Tensor, Tensor]:

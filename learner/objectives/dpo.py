@@ -76,6 +76,7 @@ class Dpo:
         with reference_pass(policy.transformers):
             reference = policy.velocity(noisy, timestep, conditioning, expert)
         velocity = policy.velocity(noisy, timestep, conditioning, expert)
+        velocity, reference, target = (policy.learned(each, conditioning) for each in (velocity, reference, target))
         errors = (residual(prediction, target).view(2, -1) for prediction in (velocity, reference))
         loss, figures = dpo_loss(*errors, beta=self.beta)
         return loss, figures | {"drift": residual(velocity.detach(), reference).view(2, -1).mean(0)}

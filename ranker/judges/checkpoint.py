@@ -50,7 +50,9 @@ def checkpoint_version(folder: Path) -> str:
     return f"{folder.resolve().name}@{fingerprint_of(folder.glob('*.safetensors'))[:8]}"
 
 
-def longest_prompt(folder: Path, *, frames: int, height: int, width: int, fps: float, max_pixels_per_video: int) -> int:
+def longest_prompt(
+    folder: Path, *, frames: int, height: int, width: int, fps: float, max_pixels_per_video: int, framed: bool = False
+) -> int:
     """Tokens of a question about two videos of this size with `frames` shown of each, its one answer included.
 
     An upper bound that is reached unless the pixel budget shrinks the videos: text and timestamps by the checkpoint's

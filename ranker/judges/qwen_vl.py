@@ -214,7 +214,7 @@ def _shown(question: Question) -> dict[str, Any]:
     videos = [
         (shown.frames, {**shown.metadata(), "do_sample_frames": False}) for shown in (question.first, question.second)
     ]
-    return {"prompt": prompt_text(question.domain), "multi_modal_data": {"video": videos}}
+    return {"prompt": prompt_text(question.domain, framed=question.framed), "multi_modal_data": {"video": videos}}
 
 
 def _prepare_environment() -> bool:

@@ -74,14 +74,15 @@ class ExampleStream:
 
     def _of_pair(self, pair: LabelledPair, factor: float | None, start: float) -> Example:
         """The pair itself, or if there is a `factor` a part of its better video beside a slowed part of it."""
+        framed = pair.first_frame is not None
         if factor is None:
-            return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b)), pair.right)
+            return Example(Question(pair.domain, self._read(pair.a), self._read(pair.b), framed=framed), pair.right)
         better, count = pair.a if pair.a_is_better else pair.b, self._config.frames
         wanted = frames_wanted(factor, count)
         pixels = self._config.max_pixels_per_video * wanted // count
         source = read_frames(better, count=wanted, max_pixels=pixels, evenly=True)
         standard, slowed = slow_motion_pair(source, count=count, factor=factor, start=start)
-        return Example(Question(pair.domain, standard, slowed), (3,))
+        return Example(Question(pair.domain, standard, slowed, framed=framed), (3,))
 
     def _read(self, path: Path) -> SampledFrames:
         return read_frames(path, count=self._config.frames, max_pixels=self._config.max_pixels_per_video)

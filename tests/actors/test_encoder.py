@@ -12,6 +12,7 @@ from buffers.records import Condition, EncodedCondition, TensorData
 from buffers.tensors import decode
 from configs.sections import ModelConfig, SamplingConfig
 from media.video_write import write_mp4
+from tests.policy.tiny_bundle import save_tiny_bundle
 
 SAMPLING = SamplingConfig(num_frames=9, height=32, width=48, fps=8.0)
 CONDITION = Condition("c", "a red circle moving left", "general")
@@ -67,15 +68,24 @@ def test_exact_latents_that_cannot_be_the_bundles_are_named(tiny_bundle: Path, f
     assert isinstance(said, str) and why in said
 
 
-def test_a_first_frame_covers_the_size_of_the_videos(tiny_bundle: Path, folder: Path, tmp_path: Path):
+def test_a_first_frame_covers_the_size_of_the_videos(tmp_path: Path):
     """Twice as wide as wanted: scaled to the height, so that the left and right quarters fall away."""
     picture = np.zeros((64, 192, 3), np.uint8)
     picture[:, 48:144] = 255
     Image.fromarray(picture).save(tmp_path / "wide.png")
     (tmp_path / "no.png").write_bytes(b"no picture")
     some = [ConditionFiles("x", None, tmp_path / name) for name in ("wide.png", "no.png")]
-    wide, no = encoder(tiny_bundle).conditions(some)
-    assert isinstance(wide, EncodedCondition) and wide.first_frame is not None
-    assert wide.first_frame.shape == (32, 48, 3)
+    bundle = save_tiny_bundle(tmp_path / "bundle", framed=True)
+    wide, no = encoder(bundle).conditions(some)
+    assert isinstance(wide, EncodedCondition) and wide.first_frame is not None and wide.frame_latents is not None
+    assert wide.first_frame.shape == (32, 48, 3) and wide.frame_latents.shape == (20, 3, 8, 12)
     assert decode(wide.first_frame)[:, 3:-3].min() == 255
     assert isinstance(no, str) and "no.png: not a picture" in no
+
+
+def test_pictures_and_bundle_have_to_go_together(tiny_bundle: Path, tmp_path: Path):
+    Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "black.png")
+    (taken,) = encoder(tiny_bundle).conditions([ConditionFiles("x", None, tmp_path / "black.png")])
+    assert isinstance(taken, str) and "prompt 'x' has a first frame; for videos of this bundle" in taken
+    (lacking,) = encoder(save_tiny_bundle(tmp_path / "bundle", framed=True)).conditions([ConditionFiles("x", None)])
+    assert isinstance(lacking, str) and "prompt 'x' has no first frame; for videos of this bundle" in lacking

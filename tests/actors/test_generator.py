@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL import Image
 
 from actors.generator import Generator
 from buffers.clock import RoleClock
@@ -15,9 +16,12 @@ from buffers.records import Condition, Request, Snapshot
 from buffers.tensors import checksum, decode, encode
 from configs.schema import RunConfig
 from configs.sections import LoraConfig
+from media.pictures import write_png
+from policy.bundle import check_bundle
 from policy.lora.adapters import adapter_state, policy_parameters, save_lora
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise
+from tests.policy.tiny_bundle import save_tiny_bundle
 
 LORA = LoraConfig(rank=2, alpha=4, targets=["to_q", "to_v"])
 CIRCLE = Condition("c1", "a red circle moving left", "general")
@@ -234,3 +238,38 @@ def test_busy_and_waiting_share_the_time(generator: Generator, monkeypatch: pyte
     times = generator.times()
     assert (times.busy_s, times.waiting_s) == (3.0, 6.0)
     assert times.counts == {"requests": 1, "videos": 4, "weight_loads": 0}
+
+
+def test_videos_begin_with_the_conditions_pictures_and_their_encoding_is_stored(tmp_path: Path):
+    bundle = save_tiny_bundle(tmp_path / "bundle", framed=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    conditions = []
+    for condition, picture in zip(REQUEST.conditions, pixels, strict=True):
+        write_png(tmp_path / f"{condition.id}.png", picture)
+        conditions.append(replace(condition, picture=str(tmp_path / f"{condition.id}.png")))
+    generator = Generator(make_config(bundle))
+    candidates, clips = generator.generate(replace(REQUEST, conditions=tuple(conditions)))
+    pipe: Any = WanImageToVideoPipeline.from_pretrained(bundle, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    shape = check_bundle(bundle).latent_shape(9, 32, 32)
+    for held, picture, seed in zip(candidates, pixels, (11, 13), strict=True):
+        assert held.conditioning.first_frame is not None and held.conditioning.frame_latents is not None
+        assert np.array_equal(decode(held.conditioning.first_frame).numpy(), picture)
+        assert held.conditioning.frame_latents.shape == (20, *shape[1:])
+        theirs = pipe(
+            image=Image.fromarray(picture),
+            prompt=held.condition.prompt,
+            negative_prompt="bad video",
+            height=32,
+            width=32,
+            num_frames=9,
+            num_inference_steps=5,
+            guidance_scale=3.0,
+            latents=draw_noise(seed, shape)[None],
+            output_type="latent",
+            max_sequence_length=16,
+        ).frames[0]
+        torch.testing.assert_close(decode(held.latents_a), theirs, atol=1e-4, rtol=0)
+    assert [clip.condition.picture for clip in clips] == [condition.picture for condition in conditions]
+    with pytest.raises(ValueError, match="has no first frame"):
+        generator.generate(REQUEST)

@@ -1,11 +1,17 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from actors.prompts import read_prompts
+from actors.prompts import first_frame, read_prompts
 from actors.streams import PromptStream
-from buffers.records import Condition, Slot
+from buffers.records import Condition, EncodedCondition, Slot
+from buffers.store.pair_store import PairStore
+from buffers.tensors import encode
+from media.pictures import write_png
+from tests.buffers.samples import conditioning, tensor
 
 
 def online(number: int) -> Slot:
@@ -30,6 +36,37 @@ def test_lines_with_and_without_a_domain(tmp_path: Path):
         ("a blue person walking", "human"),
         ("a \u2028 cat", "general"),
     ]
+
+
+def test_a_third_column_is_the_picture_that_videos_begin_with(tmp_path: Path):
+    (tmp_path / "pictures").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)
+    for name, picture in zip(("one", "two"), pixels, strict=True):
+        write_png(tmp_path / "pictures" / f"{name}.png", picture)
+    text = "human\ta man\tpictures/one.png\n\ta man\tpictures/one.png\n\ta man\tpictures/two.png\n\ta man\n"
+    read = read_prompts(write(tmp_path, text), max_characters=100)
+    assert [each.domain for each in read] == ["human", None, None, None]
+    assert len({each.id for each in read}) == 4, "another picture, another condition"
+    shown = [first_frame(each, height=32, width=48) for each in read]
+    assert (
+        shown[3] is None
+        and [(each == pixels[n]).all() for n, each in zip((0, 0, 1), shown, strict=False)] == [True] * 3
+    )
+    with pytest.raises(ValueError, match=r"line 1: first_frame = 'none.png': no such file"):
+        read_prompts(write(tmp_path, "\ta man\tnone.png\n"), max_characters=100)
+
+
+def test_pictures_of_a_store_are_read_from_it(tmp_path: Path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    held = EncodedCondition(Condition("c", "a man"), tensor(1), encode(torch.from_numpy(pixels)))
+    store = PairStore(tmp_path / "store")
+    store.append(conditionings=[held, conditioning(0)])
+    store.close()
+    framed = {each.id: each for each in read_prompts(tmp_path / "store", max_characters=100)}["c"]
+    seen = first_frame(framed, height=16, width=24)
+    assert seen is not None and seen.shape == (16, 24, 3)
+    same = first_frame(framed, height=32, width=48)
+    assert same is not None and np.array_equal(same, pixels)
 
 
 def test_windows_files_read_alike(tmp_path: Path):

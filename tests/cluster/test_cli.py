@@ -51,6 +51,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         scheduler="UniPCMultistepScheduler",
         flow_shift=3.0,
         num_train_timesteps=1000,
+        channels=8,
         in_channels=8,
     )
     monkeypatch.setattr("cluster.checks.run.check_bundle", lambda path: facts)
@@ -169,7 +170,7 @@ def test_prompts_may_be_those_of_a_store(config: Path, capsys: pytest.CaptureFix
     store.append(conditionings=[framed])
     store.close()
     assert cli.main(["check", str(config), f"prompts.train={config.parent / 'people'}"]) == 2
-    assert "1 of its 3 prompts have a first frame" in capsys.readouterr().err
+    assert "has a first frame; for videos of this bundle a first frame is not taken" in capsys.readouterr().err
 
 
 def test_a_video_size_the_bundle_cannot_make(

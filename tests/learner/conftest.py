@@ -71,6 +71,7 @@ def facts(experts, boundary_ratio):
         scheduler="UniPCMultistepScheduler",
         flow_shift=3.0,
         num_train_timesteps=1000,
+        channels=LATENTS[0],
         in_channels=LATENTS[0],
     )
 

@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from policy.bundle import check_bundle
+from tests.policy.tiny_bundle import FAMILIES, save_tiny_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +35,7 @@ def test_facts_of_one_expert(tiny_bundle: Path):
     facts = check_bundle(tiny_bundle)
     assert (facts.pipeline, facts.experts, facts.boundary_ratio) == ("WanPipeline", ("transformer",), None)
     assert (facts.patch, facts.vae_temporal, facts.vae_spatial) == ((1, 2, 2), 4, 4)
-    assert (facts.scheduler, facts.flow_shift, facts.in_channels) == ("UniPCMultistepScheduler", 3.0, 16)
+    assert (facts.scheduler, facts.flow_shift, facts.channels) == ("UniPCMultistepScheduler", 3.0, 16)
 
 
 def test_facts_of_two_experts(tiny_bundle_two_experts: Path):
@@ -107,9 +108,8 @@ INDEX = [
     (lambda c: c.update(_class_name="FluxPipeline"), "_class_name = FluxPipeline: not a Wan"),
     (
         lambda c: c.update(_class_name="WanImageToVideoPipeline"),
-        "WanImageToVideoPipeline: image-to-video is not supported yet",
+        "in_channels = 16: model_index.json has WanImageToVideoPipeline, which gives 36 channels",
     ),
-    (lambda c: c.update(expand_timesteps=True), "expand_timesteps = True: .*TI2V-5B.* not supported yet"),
     (lambda c: c.update(vae=[None, None]), "vae is missing"),
     (lambda c: c.update(transformer=[None, None]), "transformer = null"),
     (lambda c: c.update(boundary_ratio=0.9), "boundary_ratio = 0.9 but there is no transformer_2"),
@@ -129,8 +129,19 @@ def test_what_the_index_says_is_checked(bundle: Path, change: Callable[[dict[str
 
 PARTS = [
     ("transformer/config.json", lambda c: c.update(_class_name="FluxTransformer2DModel"), "not Wan, expected"),
-    ("transformer/config.json", lambda c: c.update(image_dim=1280), "image_dim = 1280: image-to-video"),
-    ("transformer/config.json", lambda c: c.update(in_channels=36), "in_channels = 36 but the VAE has 16"),
+    (
+        "transformer/config.json",
+        lambda c: c.update(image_dim=1280),
+        "image_dim = 1280: .* in_channels = 36, .* image_en",
+    ),
+    (
+        "transformer/config.json",
+        lambda c: c.update(image_dim=4, in_channels=36),
+        "image_dim = 4: .* an image_encoder and an image_processor",
+    ),
+    ("transformer/config.json", lambda c: c.update(in_channels=20), "in_channels = 20: .* want 16 .* or 36"),
+    ("transformer/config.json", lambda c: c.update(out_channels=8), "out_channels = 8 but the VAE has 16 channels"),
+    ("transformer/config.json", lambda c: c.update(pos_embed_seq_len=514), "pos_embed_seq_len = 514: .* two pictures"),
     (
         "scheduler/scheduler_config.json",
         lambda c: c.update(prediction_type="epsilon"),
@@ -164,3 +175,34 @@ def test_checking_loads_no_torch():
     code = "import sys, policy.bundle; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
+
+
+OF_PICTURES = [
+    ("Wan2.1-I2V", "image_encoder/config.json", lambda c: c.update(hidden_size=8), "hidden_size = 8, .* image_dim = 4"),
+    ("Wan2.2-I2V-A14B", "transformer_2/config.json", lambda c: c.update(in_channels=16), "in_channels = 16, the other"),
+    (
+        "Wan2.2-TI2V-5B",
+        "transformer/config.json",
+        lambda c: c.update(in_channels=100),
+        "a bundle with expand_timesteps",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "file", "change", "message"), OF_PICTURES)
+def test_parts_of_a_bundle_whose_videos_begin_with_pictures_agree(
+    tmp_path: Path, family: str, file: str, change: Callable[[dict[str, Any]], object], message: str
+):
+    bundle = save_tiny_bundle(tmp_path / "b", **FAMILIES[family])
+    edit(bundle / file, change)
+    with pytest.raises(ValueError, match=message):
+        check_bundle(bundle)
+
+
+def test_a_text_that_would_be_mistaken_for_a_picture_is_refused(tmp_path: Path):
+    bundle = save_tiny_bundle(tmp_path / "b", **FAMILIES["Wan2.1-I2V"])
+    with pytest.raises(ValueError, match=r"model.max_text_tokens = 226: .* give 512"):
+        check_bundle(bundle).check_text_tokens(226)
+    (bundle / "image_processor" / "preprocessor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"preprocessor_config.json is missing"):
+        check_bundle(bundle)

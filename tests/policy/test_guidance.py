@@ -32,12 +32,12 @@ def policy(tiny_bundle: Path) -> VideoPolicy:
 def inputs(policy: VideoPolicy, videos: int = 2) -> dict[str, Any]:
     shape = policy.facts.latent_shape(9, 32, 32)
     draw = torch.Generator().manual_seed(0)
-    embeds = torch.randn(2 * videos, TOKENS, policy.facts.text_dim, generator=draw)
+    embeds = torch.randn(videos + 1, TOKENS, policy.facts.text_dim, generator=draw)
     return {
         "latents": torch.randn(videos, *shape, generator=draw),
         "timestep": torch.full((videos,), T),
         "conditioning": Conditioning(embeds[:videos]),
-        "negative": Conditioning(embeds[videos:]),
+        "negative": Conditioning(embeds[videos:]),  # one row
         "expert": "transformer",
     }
 
@@ -46,7 +46,7 @@ def by_a_guider(guider: Any, policy: VideoPolicy, given: dict[str, Any]) -> torc
     """As diffusers' modular Wan pipeline drives a guider for one step, one pass after the other."""
     transformer = policy.transformers["transformer"]
     guider.set_state(step=2, num_inference_steps=10, timestep=torch.tensor(T))
-    embeds = (given["conditioning"].prompt_embeds, given["negative"].prompt_embeds)
+    embeds = tuple(each.prompt_embeds.expand(2, -1, -1) for each in (given["conditioning"], given["negative"]))
     batches = guider.prepare_inputs({"embeds": embeds})
     for batch in batches:
         guider.prepare_models(transformer)
@@ -140,8 +140,8 @@ def test_a_scale_for_each_video_is_that_scale_alone(policy: VideoPolicy) -> None
         for row in range(2):
             one: dict[str, Any] = {"scale": float(scales[row]), "stg_scale": float(stg_scales[row])}
             one |= {name: given[name][row : row + 1] for name in ("latents", "timestep")}
-            for name in ("conditioning", "negative"):
-                one[name] = Conditioning(given[name].prompt_embeds[row : row + 1])
+            one["conditioning"] = Conditioning(given["conditioning"].prompt_embeds[row : row + 1])
+            one["negative"] = given["negative"]
             alone, _ = guided_velocity(policy, **one, expert="transformer", sampling=sampling)
             torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
 

@@ -36,7 +36,7 @@ def ours(policy: VideoPolicy, *, guidance_scale: float) -> torch.Tensor:
         policy,
         noise=noise_for(policy),
         conditioning=Conditioning(policy.encode_prompts(PROMPTS)),
-        negative=Conditioning(policy.encode_prompts([NEGATIVE])).repeated(2),
+        negative=Conditioning(policy.encode_prompts([NEGATIVE])),
         sampling=SamplingConfig(steps=STEPS, guidance_scale=guidance_scale),
     )
 
@@ -87,7 +87,7 @@ def test_sampling_twice_is_the_same(tiny_bundle: Path, options: dict[str, Any] |
 def test_guidance_without_negative_embeddings_is_refused(tiny_bundle: Path):
     policy = VideoPolicy.load(tiny_bundle, dtype="float32", max_text_tokens=TOKENS)
     noise, embeds = noise_for(policy), Conditioning(policy.encode_prompts(PROMPTS))
-    with pytest.raises(ValueError, match=r"guidance_scale = 3.0 needs a negative conditioning"):
+    with pytest.raises(ValueError, match=r"guidance_scale = 3.0 needs the conditioning of a negative prompt"):
         sample_latents(
             policy,
             noise=noise,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from actors.encoder import LATENTS, PROMPT_EMBEDS, Encoder
 from buffers.people.gathering import Gathered, Item, Skipped
-from buffers.people.manifests import SHOWN_PROBLEMS, listed, manifest_folder
+from buffers.people.manifests import SHOWN_PROBLEMS, listed, made_or_why, manifest_folder
 from buffers.people.reconcile import Summary, new_items, store_items
-from buffers.people.rows import each_row
+from buffers.people.rows import PromptRow, each_row
 from buffers.portions import portions
 from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
@@ -24,7 +24,7 @@ from cluster.checks.bundle import encoded_by
 from cluster.monitor.progress import Progress
 from cluster.on_ray.pool import Pool, pool
 from configs.schema import RunConfig
-from policy.bundle import check_bundle
+from policy.bundle import BundleFacts, check_bundle
 
 ROWS_AT_ONCE = 1024
 PORTION_BYTES = 1 << 28
@@ -43,7 +43,8 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     """
     facts, sampling = check_bundle(config.model.path), config.sampling
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-    rows = each_row(manifest, max_characters=config.prompts.max_characters)
+    read = each_row(manifest, max_characters=config.prompts.max_characters)
+    rows = ((number, made_or_why(_of_bundle, facts, row)) for number, row in read)
     parts = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
     rule = f"{sampling.num_frames} frames at {sampling.fps:g}, {sampling.width} x {sampling.height}"
     print(
@@ -81,6 +82,13 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
         summary.repeated = gathered.repeated
     summary.kappa = {name: agreement.kappa for name, agreement in gathered.kappa.items()}
     return summary
+
+
+def _of_bundle(facts: BundleFacts, row: PromptRow | str) -> PromptRow | str:
+    """Raises ValueError if the row has a first frame, and the bundle's videos begin with none, or the reverse."""
+    if not isinstance(row, str):
+        facts.check_first_frame(row.prompt, given=row.first_frame is not None)
+    return row
 
 
 def _encode_and_store(

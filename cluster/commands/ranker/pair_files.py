@@ -56,11 +56,11 @@ class Context:
         tokens = config.max_model_len, "ranker.max_model_len"
         return cls(AutoProcessor.from_pretrained(config.path), config.frames, config.max_pixels_per_video, *tokens)
 
-    def check(self, domain: Domain, a: Header, b: Header) -> None:
+    def check(self, domain: Domain, a: Header, b: Header, *, framed: bool = False) -> None:
         """Raises ValueError that names both files if the judge does not take a question about them."""
         try:
             shapes, pixels = (a.shape, b.shape), self.max_pixels_per_video
-            tokens = question_tokens(self.processor, domain, shapes, max_pixels_per_video=pixels)
+            tokens = question_tokens(self.processor, domain, shapes, max_pixels_per_video=pixels, framed=framed)
         except ValueError as error:
             raise ValueError(f"{a} and {b}: {error}") from error
         if tokens > self.tokens:
@@ -80,7 +80,7 @@ class Context:
                 f"{better.file}: has {better.frames} frames; a video that is slowed needs at least {least}. Set "
                 f"slow_motion.share.{pair.domain} to 0 if none is to be, or give other slow_motion.factors"
             )
-        self.check(pair.domain, a, b)
+        self.check(pair.domain, a, b, framed=pair.first_frame is not None)
 
 
 def usable_pairs(manifest: Path, context: Context, *, skip_bad_rows: bool) -> tuple[list[LabelledPair], list[str]]:

@@ -97,7 +97,10 @@ def _judge(pairs: Sequence[LabelledPair], verdicts: list[Verdict | None], config
             found = list(zip(batch, next(read), strict=True))
             shown = [(place, both) for place, both in found if not isinstance(both, str)]
             problems = [both for _, both in found if isinstance(both, str)]
-            opinions = ranker.compare([Question(pairs[place].domain, *both) for place, both in shown])
+            asked = ((pairs[place], both) for place, both in shown)
+            opinions = ranker.compare(
+                [Question(p.domain, *both, framed=p.first_frame is not None) for p, both in asked]
+            )
             for (place, _), opinion in zip(shown, opinions, strict=True):
                 pair = pairs[place]
                 if opinion.problem:

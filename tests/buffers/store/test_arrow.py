@@ -47,7 +47,7 @@ def test_a_foreign_reader_finds_the_bytes(tmp_path):
     """Read with pyarrow alone: the bytes of the latents and the schema version are where the schema says."""
     PairStore(tmp_path).append([pair(1), pair(2)], [conditioning(0)])
     latents = pa.ipc.open_file(tmp_path / "latents-00000001.arrow").read_all()
-    assert latents.schema.metadata == {b"apogee.schema_version": b"3", b"apogee.kind": b"latents"}
+    assert latents.schema.metadata == {b"apogee.schema_version": b"4", b"apogee.kind": b"latents"}
     held = dict(zip(latents["id"].to_pylist(), latents["latents"].to_pylist(), strict=True))
     assert held["c0-4"]["data"] == pair(2).chosen.data.tobytes() and held["c0-4"]["shape"] == [4, 3, 2, 2]
     facts = pa.ipc.open_file(tmp_path / "pairs-00000001.arrow").read_all().to_pylist()
@@ -88,6 +88,24 @@ def test_a_store_of_schema_version_2_is_read_and_gone_on_with(tmp_path):
     assert same(tuple(again.read([scored.id, unjudged.id])), (scored, unjudged))
 
 
+def test_what_a_condition_has_of_its_first_frame_comes_back(tmp_path):
+    framed = dataclasses.replace(
+        conditioning(1),
+        first_frame=TensorData("uint8", (2, 2, 3), np.arange(12, dtype=np.uint8)),
+        frame_latents=tensor(5),
+    )
+    clip = dataclasses.replace(framed, condition=Condition("c9", "with more"), frame_embeds=tensor(6))
+    large = TensorData("bfloat16", (20, 64, 1024), np.ones(20 * 2**17, np.uint8))
+    last = dataclasses.replace(framed, condition=Condition("c10", "large"), frame_latents=large)
+    store = PairStore(tmp_path)
+    store.append(conditionings=[conditioning(0), framed, clip, last])
+    store.close()
+    held = PairStore(tmp_path, write=False).conditionings(
+        [framed.condition_id, "c9", "c10", conditioning(0).condition_id]
+    )
+    assert same(tuple(held.values()), (framed, clip, last, conditioning(0)))
+
+
 def test_other_arrow_files_are_refused(tmp_path):
     place = Folder(tmp_path)
     foreign = pa.schema([("id", pa.string())])
@@ -101,10 +119,10 @@ def test_other_arrow_files_are_refused(tmp_path):
 
 
 def test_a_newer_schema_is_refused(tmp_path):
-    newer = arrow.LATENTS.with_metadata({**arrow.LATENTS.metadata, b"apogee.schema_version": b"4"})
+    newer = arrow.LATENTS.with_metadata({**arrow.LATENTS.metadata, b"apogee.schema_version": b"5"})
     row = arrow.latents_batch({"a": tensor(1)}).replace_schema_metadata(newer.metadata)
     segment = write_segment(Folder(tmp_path), "new.arrow", [row], kind="latents", schema=newer)
-    with pytest.raises(ValueError, match=r"new\.arrow has schema version 4, this Apogee reads up to 3"):
+    with pytest.raises(ValueError, match=r"new\.arrow has schema version 5, this Apogee reads up to 4"):
         Segments(Folder(tmp_path)).rows(segment, [0])
 
 

@@ -76,7 +76,7 @@ def test_pairs_used_twice_need_half_the_videos(small: Path) -> None:
 
 
 def test_the_bundles_own_shape_wins(small: Path) -> None:
-    facts = replace(WAN, in_channels=8, vae_temporal=4, vae_spatial=2, patch=(1, 4, 4), text_dim=100)
+    facts = replace(WAN, channels=8, in_channels=8, vae_temporal=4, vae_spatial=2, patch=(1, 4, 4), text_dim=100)
     figures = plan(load_config(small), facts)
     assert figures.tokens == 3 * 4 * 4
     assert figures.latent_bytes == 8 * 3 * 16 * 16 * 4  # float32

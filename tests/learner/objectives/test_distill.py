@@ -9,6 +9,7 @@ import torch
 from buffers.tensors import decode
 from configs.sections import LearnerConfig, SamplingConfig, TimestepsConfig
 from learner.learner import Learner
+from learner.objectives import distill as distill_file
 from learner.objectives.distill import Distill
 from learner.timesteps import draw_window, keyed_generator
 from policy.conditioning import Conditioning
@@ -25,7 +26,7 @@ def sampling(**changes) -> SamplingConfig:
 
 
 def distill(scales=(3.0, 3.0), stg_scales=(0.5, 0.5), **changes) -> Distill:
-    return Distill(sampling(**changes), list(scales), list(stg_scales), Conditioning(NEGATIVE))
+    return Distill(sampling(**changes), {"transformer": scales}, stg_scales, Conditioning(NEGATIVE))
 
 
 def learner_of(policy, objective) -> Learner:
@@ -113,15 +114,24 @@ def test_before_the_first_step_the_student_is_the_teacher_without_guidance(make_
     assert found["drift"] == pytest.approx(0.0, abs=1e-12) and found["loss"] > 1e-4
 
 
-def test_scales_are_drawn_for_each_pair_and_step_from_their_ranges(make_batch):
-    objective = distill(scales=(2.0, 6.0), stg_scales=(0.0, 1.0))
-    drawn = [objective.load(make_batch(step=step), seed=SEED) for step in (0, 1)]
-    scales = [each.scale for pairs in drawn for each in pairs]
-    assert all(2.0 <= scale <= 6.0 for scale in scales) and len(set(scales)) == 8
-    assert all(0.0 <= each.stg_scale <= 1.0 for pairs in drawn for each in pairs)
-    again = objective.load(make_batch(step=1), seed=SEED)
-    assert [each.scale for each in again] == scales[4:]
-    assert {each.scale for each in distill().load(make_batch(), seed=SEED)} == {3.0}
+def test_scales_are_drawn_for_each_pair_and_step_from_their_ranges(make_policy, make_batch, monkeypatch):
+    given: list[dict] = []
+    guided = distill_file.guided_velocity
+    monkeypatch.setattr(distill_file, "guided_velocity", lambda *a, **said: (given.append(said), guided(*a, **said))[1])
+
+    def scales(objective, *steps):
+        given.clear()
+        for step in steps:
+            learner = learner_of(make_policy(), objective)
+            learner.steps = step
+            learner.step(make_batch(step=step))
+        return [tuple(float(value) for said in given for value in said[name]) for name in ("scale", "stg_scale")]
+
+    ranges = distill(scales=(2.0, 6.0), stg_scales=(0.0, 1.0))
+    first, second = scales(ranges, 0), scales(ranges, 1)
+    assert all(2.0 <= scale <= 6.0 for scale in first[0] + second[0]) and len({*first[0], *second[0]}) == 8
+    assert all(0.0 <= scale <= 1.0 for scale in first[1]) and scales(ranges, 1) == second
+    assert set(scales(distill(), 0)[0]) == {3.0}
 
 
 def test_a_teacher_of_a_later_stage_is_the_adapter_that_the_stage_began_with(make_policy, make_batch):

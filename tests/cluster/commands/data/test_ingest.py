@@ -57,7 +57,6 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**texts[3], "video": "0.mp4", "polarity": "negative"},
         {**texts[7], "video": "7.mp4", "polarity": "positive"},
         {"prompt": "a red person walking left", "domain": "human"},
-        {**texts[2], "first_frame": "frame.png"},
     ]
     (folder / "people.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
@@ -116,8 +115,7 @@ def test_what_people_said_is_stored_with_the_bundles_own_latents(stored: Path, p
     assert texts.keys() >= {"a red person walking left", scenes(1)[0].prompt}
     embeds = policy.encode_prompts(["a red person walking left"])[0]
     assert np.allclose(decode(texts["a red person walking left"].prompt_embeds), embeds, atol=1e-5)
-    (framed,) = [c.first_frame for c in conditionings if c.first_frame is not None]
-    assert (framed.dtype, framed.shape) == ("uint8", (32, 32, 3))
+    assert len(texts) == len(conditionings), "the bundle's videos begin with no picture"
 
 
 @pytest.mark.ray
@@ -128,6 +126,16 @@ def test_what_was_left_out_is_told_with_its_rows(stored: Path, people: Path):
     assert why[6, 7] == "its annotators are split evenly over which video is better"
     assert "short.mp4: 5 frames over 0.62 s" in why[8,] and "the 9 different frames" in why[8,]
     assert "damaged.mp4: not a video" in why[9,]
+
+
+def test_a_picture_for_a_text_to_video_bundle_is_refused_before_anything_is_encoded(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    manifest = people / "framed.jsonl"
+    manifest.write_text(json.dumps({"prompt": "a dancer", "first_frame": "frame.png"}))
+    assert ingest(manifest, tmp_path / "store") == 2
+    wrong = "row 1: prompt 'a dancer' has a first frame; for videos of this bundle a first frame is not taken"
+    assert wrong in capsys.readouterr().err
 
 
 @pytest.mark.ray
@@ -145,7 +153,7 @@ def test_the_same_command_encodes_nothing_again_and_corrects_what_changed(
     capsys.readouterr()
     assert ingest(manifest, copy) == 0
     said = capsys.readouterr().out
-    assert "0 pairs, 0 anchors, 0 prompts are new; 8 were there already, 0 of them corrected" in said
+    assert "0 pairs, 0 anchors, 0 prompts are new; 7 were there already, 0 of them corrected" in said
     assert "row 4: is stored with the other video as chosen" in said
     manifest.write_text("\n".join([good[2], good[3].replace('"choice": "b"', '"label": 1')]))
     assert ingest(manifest, copy) == 0

@@ -11,7 +11,6 @@ from buffers.people.manifests import Row, check_encoding
 from buffers.people.rows import PromptRow, read_row
 from buffers.records import Condition, EncodedCondition, condition_id
 from buffers.store.pair_store import PairStore
-from buffers.tensors import decode
 from media.pictures import fit_picture, read_picture
 
 COLUMNS = {1: ("prompt",), 2: ("domain", "prompt"), 3: ("domain", "prompt", "first_frame")}
@@ -75,7 +74,7 @@ def first_frame(condition: Condition, *, height: int, width: int) -> np.ndarray 
     with closing(PairStore(place, write=False)) as store:
         stored = store.conditionings([condition.id])[condition.id].first_frame
     assert stored is not None, "the condition came from this store with its picture"
-    return fit_picture(decode(stored).numpy(), height=height, width=width, name=f"{place}, {condition.id}")
+    return fit_picture(stored.data.reshape(stored.shape), height=height, width=width, name=f"{place}, {condition.id}")
 
 
 def _condition(line: str, *, where: str, folder: Path, max_characters: int) -> Condition:

@@ -271,11 +271,11 @@ def test_a_flipped_byte_in_a_commit_is_found_and_mended_by_a_copy(tmp_path):
 
 def test_a_newer_store_is_refused_and_not_touched(tmp_path):
     filled(tmp_path).close()
-    (tmp_path / "commit-00000004.json").write_text(json.dumps({"schema": 4, "something": "new"}))
+    (tmp_path / "commit-00000004.json").write_text(json.dumps({"schema": 5, "something": "new"}))
     (tmp_path / "pairs-00000004.arrow.tmp").write_bytes(b"theirs")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".arrow", ".json", ".tmp")}
     for _ in range(2):  # Refusing lets go of the lock.
-        with pytest.raises(ValueError, match=r"commit-00000004\.json has schema version 4, this Apogee reads up to 3"):
+        with pytest.raises(ValueError, match=r"commit-00000004\.json has schema version 5, this Apogee reads up to 4"):
             PairStore(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 

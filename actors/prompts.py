@@ -80,8 +80,9 @@ def first_frame(condition: Condition, *, height: int, width: int) -> np.ndarray 
 def _condition(line: str, *, where: str, folder: Path, max_characters: int) -> Condition:
     values = line.split("\t", 2)
     named = dict(zip(COLUMNS[len(values)], values, strict=True))
-    if not named.get("domain", "written").strip():
-        del named["domain"]
+    if "domain" in named:
+        written = named.pop("domain").lstrip()
+        named |= {"domain": written} if written else {}
     try:
         row: PromptRow = read_row(Row(0, named), folder=folder, max_characters=max_characters)
         seen = seen_fingerprint(row.first_frame) if row.first_frame else ""

@@ -20,12 +20,6 @@ def read_picture(path: str | Path, *, height: int, width: int) -> np.ndarray:
     return fit_picture(_opened(path), height=height, width=width, name=str(path))
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of the upright picture. Raises as `read_picture` does."""
-    picture = _opened(path)
-    return picture.height, picture.width
-
-
 def fit_picture(picture: Image.Image | np.ndarray, *, height: int, width: int, name: str) -> np.ndarray:
     """As `read_picture`, of pixels that are read. Raises ValueError that begins with `name` if it is too small."""
     picture = Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture

@@ -124,6 +124,8 @@ def _pictures(config: RunConfig, checked: Checked, conditions: Sequence[Conditio
     framed = sum(each.picture is not None for each in conditions)
     if 0 < framed < len(conditions):
         raise ValueError(f"{framed} of {len(conditions)} prompts have a first frame: either all have one, or none")
+    if not framed:
+        return
     size = {"height": config.sampling.height, "width": config.sampling.width}
     with ThreadPoolExecutor(READERS) as readers:
         read = partial(made_or_why, partial(first_frame, **size))

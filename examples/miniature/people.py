@@ -37,6 +37,7 @@ from rich.progress import track
 from actors.generator import Generator
 from actors.prompts import read_prompts
 from buffers.records import Condition, Request
+from cluster.evaluation import evaluation_requests
 from configs.load import load_config
 from configs.schema import RunConfig
 from examples.miniature.judge_pairs import write_lossless
@@ -123,7 +124,7 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
         raise ValueError(f"{videos_per_prompt} videos of each prompt: a generator makes two at a time; use an even one")
     manifest = _new_manifest(folder)
     asked = read_prompts(config.prompts.train, max_characters=config.prompts.max_characters)[:prompts]
-    seen = _sample(folder, config, asked * (videos_per_prompt // 2))
+    seen = _sample(folder, config, asked, videos=videos_per_prompt * len(asked))
     by_prompt = [[video for video in seen if video.condition.id == condition.id] for condition in asked]
     anchors = [anchor for videos in by_prompt for anchor in choose_anchors(videos)]
     pairs = [pair for videos in by_prompt for pair in choose_pairs(videos)]
@@ -136,16 +137,12 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
     return _write_rows(manifest, rows)
 
 
-def _sample(folder: Path, config: RunConfig, conditions: Sequence[Condition]) -> list[Seen]:
-    """Two videos of every condition as a run would make them, each as a file without loss. One process a core."""
-    at_once, processes = config.generator.conditions_per_request, os.cpu_count() or 1
-    places = range(0, len(conditions), at_once)
-    seeds = [(FIRST_SEED + 2 * place, FIRST_SEED + 2 * place + 1) for place in range(len(conditions))]
-    requests = [
-        Request(tuple(conditions[first : first + at_once]), tuple(seeds[first : first + at_once])) for first in places
-    ]
+def _sample(folder: Path, config: RunConfig, conditions: Sequence[Condition], *, videos: int) -> list[Seen]:
+    """Videos of the conditions in turn as a run would make them, each as a file without loss. One process a core."""
+    at_once = config.generator.conditions_per_request
+    requests = evaluation_requests(conditions, videos=videos, seed=FIRST_SEED, conditions_per_request=at_once)
     given = (config, folder)
-    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_load, initargs=given) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_load, initargs=given) as pool:
         looked = track(pool.map(_look, requests), total=len(requests), description="sampling", transient=True)
         return [seen for some in looked for seen in some]
 

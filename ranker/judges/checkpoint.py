@@ -68,7 +68,7 @@ def longest_prompt(
     whole = max(1, round(height / side)) * max(1, round(width / side))
     allowed = max_pixels_per_video // (slices * vision["temporal_patch_size"] * side**2)
     latest = length(f"<{frames / fps:.1f} seconds>{VIDEO}") - 1
-    text = max(length(prompt_text(domain)) for domain in get_args(Domain)) - 2  # the two places
+    text = max(length(prompt_text(domain, framed=framed)) for domain in get_args(Domain)) - 2  # the two places
     return text + 2 * slices * (latest + min(whole, max(1, allowed))) + 1
 
 

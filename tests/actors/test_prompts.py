@@ -38,6 +38,11 @@ def test_lines_with_and_without_a_domain(tmp_path: Path):
     ]
 
 
+def test_spaces_before_a_domain_mean_nothing(tmp_path: Path):
+    (read,) = read_prompts(write(tmp_path, "  human\ta man\n"), max_characters=100)
+    assert (read.domain, read.prompt) == ("human", "a man")
+
+
 def test_a_third_column_is_the_picture_that_videos_begin_with(tmp_path: Path):
     (tmp_path / "pictures").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3), dtype=np.uint8)

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_the_longest_prompt_is_what_the_processor_makes(domain: Domain, frames: 
     assert bound >= inputs["input_ids"].shape[1] + 1
     if frames <= 16:  # every timestamp to 2 seconds is one token of this tokenizer
         assert bound == inputs["input_ids"].shape[1] + 1
+
+
+def test_the_longest_prompt_counts_what_is_said_of_a_given_first_frame() -> None:
+    footage = sample_frames(np.zeros((9, 32, 32, 3), np.uint8), fps=8.0, count=9)
+    asked = [Question(domain, footage, footage, framed=True) for domain in get_args(Domain)]
+    processor: Any = AutoProcessor.from_pretrained(JUDGE)
+    size: dict[str, Any] = {"frames": 9, "height": 32, "width": 32, "fps": 8.0}
+    made = model_inputs(processor, asked, max_pixels_per_video=2**24)["input_ids"].shape[1] + 1
+    assert longest_prompt(JUDGE, **size, max_pixels_per_video=2**24, framed=True) == made
+    assert longest_prompt(JUDGE, **size, max_pixels_per_video=2**24) < made
 
 
 def test_the_pixel_budget_bounds_the_prompt() -> None:

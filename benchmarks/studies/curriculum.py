@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+matplotlib.rcParams["svg.hashsalt"] = "stages"  # the same figures are the same file
 from matplotlib.figure import Figure as Canvas
 
 from buffers.figures import Figure, difference, figure

@@ -19,7 +19,6 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "stages"  # the same figures are the same file
 from matplotlib.figure import Figure as Canvas
 
 from buffers.figures import Figure, difference, figure
@@ -162,7 +161,8 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         axes.set_title(title)
         axes.set_ylim(bottom=0)
         axes.tick_params(axis="x", rotation=35)
-    canvas.savefig(file, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "stages"}):  # the same figures are the same file
+        canvas.savefig(file, metadata={"Date": None})
 
 
 def main() -> None:

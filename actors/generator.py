@@ -44,6 +44,7 @@ class Generator:
             lora=config.learner.lora,
             seed=config.seed,
             max_text_tokens=config.model.max_text_tokens,
+            idle_expert=config.model.idle_expert,
         )
         if config.start_from is not None:
             load_lora(config.start_from, self._policy.transformers)

@@ -77,6 +77,9 @@ class ModelConfig(Section):
     """The folder of the bundle, as `pipe.save_pretrained` writes it."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen base. The adapter's masters are float32 whatever this is."""
+    idle_expert: Literal["cpu", "device"] = "cpu"
+    """Where the base of the expert is that does not work, of two: in pinned CPU memory of its process (28 GB more a
+    process at 14B, and seconds for each switch), or on the device as well. Not read if there is one expert."""
     max_text_tokens: Positive = 512
     """Tokens of a prompt; longer prompts are cut. 512 is Wan's own number."""
 
@@ -94,6 +97,9 @@ class SamplingConfig(Section):
     """The unconditional pass is made from this share of the steps on."""
     guidance_to: Share = 1.0
     """It is not made from this share on. The paper and the bundle's own pipeline make it in all steps."""
+    guidance_passes: Literal["joined", "separate"] = "joined"
+    """Whether the conditional and the unconditional prediction are one pass of twice the videos or two passes. Two need
+    less memory. One is faster for small videos."""
     negative_prompt: str = ""
     """The prompt of the unconditional pass."""
     stg_scale: Amount = 0.0

@@ -112,8 +112,9 @@ class Learner:
         The means of "loss" and of the objective's figures are over window and global batch; `grad_norm` is taken
         before clipping; `step` counts this step. `levels`: for each noise level that was visited its
         `level` (0 to LEVELS - 1), how many `pairs`, and the means of the figures there. `window`: for each of the K
-        timesteps its `timestep` (mean over this rank's samples), `expert`, the `grad_norm` of its term alone, and its
-        `level` (None if its samples lie further apart than a level is wide).
+        timesteps its `timestep` (mean over this rank's samples), `expert`, the `grad_norm` of its term alone, its
+        `level` (None if its samples lie further apart than a level is wide), and the means of the figures.
+        `experts`: how many timesteps each got. `expert_switches`: how often an expert has been brought to the device.
 
         Raises FloatingPointError that names step, samples and timesteps if a latent, a loss or the gradient is not
         finite, and ValueError if the batch is not the expected one. If one rank raises, whatever the error, every other
@@ -129,11 +130,12 @@ class Learner:
             boundary_ratio=self.policy.boundary_ratio,
         ).share(rank=self.mesh.data_rank, world_size=self.mesh.data_size)
         gradients: dict[str, Tensor] = {}
-        norms: list[float] = []
+        visited: list[dict[str, Any]] = []
         table = torch.zeros(LEVELS, 1 + len(self._figures))
         samples: Sequence[Sample] = ()
         try:
-            for row, expert in enumerate(window.experts):
+            for row in window.by_expert(self.steps):
+                expert, timesteps = window.experts[row], window.timesteps[row]
                 names = self._names[expert]
                 reduced = Reduced(self._optimizer.size(names), table.shape[1], self.policy.device)
                 failure: Exception | None = None
@@ -149,8 +151,11 @@ class Learner:
                     raise failure
                 if any_failed:
                     raise RuntimeError(f"step {self.steps}: another learner worker failed; its own error says why")
-                norms.append(float(reduced.gradient.norm()))
-                table += reduced.table.cpu()
+                row_table = reduced.table.cpu()
+                table += row_table
+                where = {"timestep": float(timesteps.mean()), "level": self._level_of(timesteps), "expert": expert}
+                norm = {"grad_norm": float(reduced.gradient.norm())}
+                visited.append({**where, **norm, **self._means(row_table.sum(0))})
                 held = gradients.get(expert)
                 gradients[expert] = reduced.gradient if held is None else held.add_(reduced.gradient)
             self._optimizer.clear()  # an expert that is not in the window gets no gradient
@@ -171,15 +176,9 @@ class Learner:
                 for level, sums in enumerate(table)
                 if sums[0]
             ],
-            "window": [
-                {
-                    "timestep": float(timesteps.mean()),
-                    "level": self._level_of(timesteps),
-                    "expert": expert,
-                    "grad_norm": norm,
-                }
-                for timesteps, expert, norm in zip(window.timesteps, window.experts, norms, strict=True)
-            ],
+            "window": visited,
+            "experts": {expert: window.experts.count(expert) for expert in self._names},
+            **({"expert_switches": self.policy.idle.switches} if self.policy.idle else {}),
         }
 
     def snapshot(self, version: int) -> Snapshot:

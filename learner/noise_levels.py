@@ -29,3 +29,21 @@ def by_noise_level(steps: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, fl
         | ({"grad_norm": sum(norms[level]) / len(norms[level])} if level in norms else {})
         for level, held in sorted(sums.items())
     }
+
+
+def by_expert(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Likewise: expert -> how many `timesteps` it got, and the means of their figures; 0 alone if it never got one."""
+    visits: dict[str, list[Mapping[str, Any]]] = {}
+    for step in steps:
+        for expert in step.get("experts", ()):
+            visits.setdefault(expert, [])
+        for timestep in step.get("window", ()) if "experts" in step else ():
+            visits[timestep["expert"]].append(timestep)
+    return {
+        expert: {"timesteps": len(visited)}
+        | {
+            name: sum(each[name] for each in visited) / len(visited)
+            for name in (visited[0].keys() - {"timestep", "level", "expert"} if visited else ())
+        }
+        for expert, visited in visits.items()
+    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -72,18 +72,32 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
     return loaded
 
 
+class Noised(NamedTuple):
+    """One of the two videos of every pair, as `VideoPolicy.velocity` takes them; `[pairs, ...]` on the device."""
+
+    latents: Tensor
+    timestep: Tensor
+    conditioning: Conditioning
+    target: Tensor
+    """The velocity."""
+
+
 def noised(
     pairs: Sequence[PairTensors], timesteps: Tensor, sigmas: Tensor, *, device: torch.device
-) -> tuple[Tensor, Tensor, Conditioning, Tensor]:
-    """Both videos of every pair, the chosen ones first, as `VideoPolicy.velocity` takes them; and the velocity target.
+) -> tuple[Noised, Noised]:
+    """The chosen videos and the rejected ones, each pair's two with one noise and one timestep.
 
-    Noisy latents, timesteps, conditioning and target have `2 * pairs` rows, on the device.
+    They are two passes and not one of twice the videos: the backward pass then holds the activations of half as many.
     """
-    clean = torch.stack([p.chosen for p in pairs] + [p.rejected for p in pairs]).to(device)
-    noise = torch.stack([p.noise for p in pairs] * 2).to(device)
-    conditioning = Conditioning.joined([p.conditioning for p in pairs] * 2).to(device)
-    noisy, target = interpolate(clean, noise, sigmas.repeat(2)), velocity_target(clean, noise)
-    return noisy, timesteps.repeat(2).to(device), conditioning, target
+    noise = torch.stack([p.noise for p in pairs]).to(device)
+    conditioning = Conditioning.joined([p.conditioning for p in pairs]).to(device)
+
+    def of(videos: Sequence[Tensor]) -> Noised:
+        clean = torch.stack([*videos]).to(device)
+        target = velocity_target(clean, noise)
+        return Noised(interpolate(clean, noise, sigmas), timesteps.to(device), conditioning, target)
+
+    return of([pair.chosen for pair in pairs]), of([pair.rejected for pair in pairs])
 
 
 def microbatches(samples: Sequence[Sample], count: int) -> list[list[int]]:

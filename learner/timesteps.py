@@ -40,6 +40,13 @@ class TimestepWindow:
         columns = slice(rank * count, (rank + 1) * count)
         return TimestepWindow(self.timesteps[:, columns], self.sigmas[:, columns], self.experts, self.shift)
 
+    def by_expert(self, step: int) -> list[int]:
+        """Rows in an order in which each expert's are neighbours, and the expert that ends a step begins the next one.
+
+        So at most one switch of experts is made in a step.
+        """
+        return sorted(range(len(self.experts)), key=lambda row: (self.experts[row] == HIGH_NOISE) == bool(step % 2))
+
 
 def keyed_generator(*key: str | int) -> torch.Generator:
     """A CPU generator that is a function of its key alone: the same on every rank, machine and restart."""

@@ -47,9 +47,13 @@ def guided_velocity(
     else:
         if negative is None:
             raise ValueError(f"guidance_scale = {scale} needs the conditioning of a negative prompt")
-        both = Conditioning.joined([conditioning, conditioning.with_prompt(negative)])
-        passes = policy.velocity(torch.cat([latents, latents]), timestep.repeat(2), both, expert)
-        conditional, unconditional = passes.chunk(2)
+        both = (conditioning, conditioning.with_prompt(negative))
+        if sampling.guidance_passes == "separate":
+            passes = [policy.velocity(latents, timestep, each, expert) for each in both]
+        else:
+            joined = Conditioning.joined(both)
+            passes = policy.velocity(torch.cat([latents, latents]), timestep.repeat(2), joined, expert).chunk(2)
+        conditional, unconditional = passes
         prediction = unconditional + _per_video(scale, latents) * (conditional - unconditional)
     if _any(stg_scale, above=0.0):
         with skipping(policy.transformers[expert], sampling.stg_blocks, sampling.stg_skip):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
 from configs.sections import LoraConfig
 from policy.bundle import BundleFacts, check_bundle
 from policy.conditioning import Conditioning, Described
+from policy.experts import IdleOnCpu
 from policy.lora.adapters import add_adapters
 from policy.skeleton import load_scheduler, load_tokenizer, ordinary_words
 from policy.weight_files import load_whole
@@ -40,7 +41,8 @@ class VideoPolicy:
     """The video model with its adapters. Build it with `load`.
 
     `transformers`: expert name -> frozen base with the adapter "policy" active; `scheduler`: the bundle's own, never
-    stepped itself (the sampler steps a copy); `boundary_ratio`: None with one expert.
+    stepped itself (the sampler steps a copy); `boundary_ratio`: None with one expert; `idle`: what moves the bases of
+    two experts, or None if both stay on the device.
 
     Example: `VideoPolicy.load("examples/miniature/weights/bundle", dtype="float32", lora=config.learner.lora)`
     """
@@ -51,6 +53,7 @@ class VideoPolicy:
     device: torch.device
     dtype: torch.dtype
     max_text_tokens: int
+    idle: IdleOnCpu | None = None
     _embeds: OrderedDict[str, Tensor] = field(init=False, repr=False, default_factory=OrderedDict)
 
     @property
@@ -68,11 +71,13 @@ class VideoPolicy:
         seed: int = 0,
         max_text_tokens: int = 512,
         experts: bool = True,
+        idle_expert: Literal["device", "cpu"] = "device",
     ) -> "VideoPolicy":
         """The bundle at `path`, its base frozen in `dtype`, with new float32 adapters if `lora` is given.
 
         `experts`: False if only text and pixels are to be encoded or decoded, which needs no transformer.
 
+        `idle_expert`: where the base of the one of two experts is that does not work (`policy/experts.py`).
         `seed`: of the adapters' first weights; a new adapter changes no output (its second matrix is 0).
         Raises what `check_bundle` and `add_adapters` raise.
         """
@@ -80,21 +85,24 @@ class VideoPolicy:
         facts.check_text_tokens(max_text_tokens)
         kind: torch.dtype = getattr(torch, dtype)
         wanted = facts.experts if experts else ()
-        transformers = {name: _load(WanTransformer3DModel, facts, name, dtype=kind).to(device) for name in wanted}
+        moves = idle_expert == "cpu" and len(wanted) > 1
+        options: dict[str, Any] = {"dtype": kind, "device": "cpu" if moves else device}
+        transformers = {name: _load(WanTransformer3DModel, facts, name, **options) for name in wanted}
         scheduler = load_scheduler(facts)
         if lora is not None:
             add_adapters(transformers, lora, seed=seed)
-        return cls(facts, transformers, scheduler, torch.device(device), kind, max_text_tokens)
+        idle = IdleOnCpu(transformers, torch.device(device)) if moves else None
+        return cls(facts, transformers, scheduler, torch.device(device), kind, max_text_tokens, idle)
 
     @cached_property
     def vae(self) -> AutoencoderKLWan:
         """float32 whatever the policy's dtype: Wan's VAE loses visible quality in bf16."""
-        return _load(AutoencoderKLWan, self.facts, "vae", dtype=torch.float32).to(self.device)
+        return _load(AutoencoderKLWan, self.facts, "vae", dtype=torch.float32, device=self.device)
 
     @cached_property
     def _clip(self) -> tuple[Any, Any]:
         """What makes a picture's embeddings: processor and encoder; float32, as Wan's pipeline has it."""
-        encoder = _load(CLIPVisionModel, self.facts, "image_encoder", dtype=torch.float32).to(self.device)
+        encoder = _load(CLIPVisionModel, self.facts, "image_encoder", dtype=torch.float32, device=self.device)
         return CLIPImageProcessor.from_pretrained(self.facts.path / "image_processor", local_files_only=True), encoder
 
     @cached_property
@@ -103,7 +111,7 @@ class VideoPolicy:
 
         Raises ValueError if two different texts get the same embeddings, or some that are not finite.
         """
-        encoder = _load(UMT5EncoderModel, self.facts, "text_encoder", dtype=self.dtype).to(self.device)
+        encoder = _load(UMT5EncoderModel, self.facts, "text_encoder", dtype=self.dtype, device=self.device)
         text = WanPipeline.from_pretrained(
             self.facts.path,
             transformer=None,
@@ -134,6 +142,8 @@ class VideoPolicy:
         `conditioning`: from `prepare`, a row per video. What is predicted of a frame that is given means nothing
         (`learned` leaves it out).
         """
+        if self.idle is not None:
+            self.idle.bring(expert)
         embeds = conditioning.frame_embeds
         if self.facts.expand_timesteps:
             latents = self.with_first_frame(latents, conditioning)
@@ -274,17 +284,19 @@ class VideoPolicy:
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the VAE's raw latents, `[1, channels, 1, 1, 1]`."""
         config: Any = self.vae.config
-        shape = (1, -1, 1, 1, 1)
-        return (
-            torch.tensor(config.latents_mean, device=self.device).view(shape),
-            torch.tensor(config.latents_std, device=self.device).view(shape),
+        mean, std = (
+            torch.tensor(numbers).view(1, -1, 1, 1, 1).to(self.device)
+            for numbers in (config.latents_mean, config.latents_std)
         )
+        return mean, std
 
 
-def _load(kind: Any, facts: BundleFacts, component: str, *, dtype: torch.dtype) -> Any:
+def _load(kind: Any, facts: BundleFacts, component: str, *, dtype: torch.dtype, device: torch.device | str) -> Any:
     """A component, frozen. The modules that Wan keeps in float32 stay so in any `dtype`, as in diffusers' pipeline.
+
+    Its weights are read straight to the device: several processes of a host never hold whole models in its memory.
 
     Raises ValueError that names the first tensor if its weight files are not those of its config.
     """
-    model = load_whole(kind, facts.path / component, dtype=dtype)
+    model = load_whole(kind, facts.path / component, dtype=dtype, device_map={"": str(device)})
     return model.requires_grad_(False).eval()

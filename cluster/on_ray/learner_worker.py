@@ -76,6 +76,7 @@ def load_policy(config: RunConfig) -> VideoPolicy:
         lora=config.learner.lora,
         seed=config.seed,
         max_text_tokens=config.model.max_text_tokens,
+        idle_expert=config.model.idle_expert,
     )
 
 

@@ -16,7 +16,7 @@ from cluster.report.summary import agreement, read_config, summarise
 from cluster.report.summary import write_summary as write_summary
 from cluster.report.videos import before_and_after
 from cluster.run_folder import RunFolder
-from learner.noise_levels import LEVELS, by_noise_level
+from learner.noise_levels import LEVELS, by_expert, by_noise_level
 
 
 def write_report(folder: Path | str) -> Path:
@@ -57,5 +57,6 @@ def write_report(folder: Path | str) -> Path:
         steps=steps,
         step_seconds=[{"step": step, "waited": waited, "worked": work} for step, waited, work in step_seconds(rows)],
         levels=[{"level": (level + 0.5) / LEVELS, **means} for level, means in levels.items()],
+        experts=by_expert(steps),
         verdicts=[row | {"agreement": agreement(row, config["ranker"]["both_orders"])} for row in verdicts],
     )

@@ -67,31 +67,33 @@ class Distill:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each pair, the mean over its two videos, with its gradient; and `drift`: how far the student is
         from the teacher's own pass without guidance. All `[pairs]` and float32."""
-        both = [each.pair for each in pairs]
-        noisy, timestep, conditioning, _ = noised(both, timesteps, sigmas, device=policy.device)
         guided, skipping = self._has_guidance(policy, timesteps)
         drawn = torch.tensor([each.drawn for each in pairs])
         scale, stg_scale = (
             low + (high - low) * share
             for (low, high), share in zip((self.scales[expert], self.stg_scales), drawn.T, strict=True)
         )
-        with reference_pass(policy.transformers):
-            teacher, plain = guided_velocity(
-                policy,
-                noisy,
-                timestep,
-                conditioning,
-                self.negative,
-                expert=expert,
-                sampling=self.sampling,
-                scale=torch.where(guided, scale, 1.0).repeat(2),
-                stg_scale=torch.where(skipping, stg_scale, 0.0).repeat(2),
+        distances = []
+        both = noised([each.pair for each in pairs], timesteps, sigmas, device=policy.device)
+        for noisy, timestep, conditioning, _ in both:
+            with reference_pass(policy.transformers):
+                teacher, plain = guided_velocity(
+                    policy,
+                    noisy,
+                    timestep,
+                    conditioning,
+                    self.negative,
+                    expert=expert,
+                    sampling=self.sampling,
+                    scale=torch.where(guided, scale, 1.0),
+                    stg_scale=torch.where(skipping, stg_scale, 0.0),
+                )
+            student, *targets = (
+                policy.learned(velocity, conditioning)
+                for velocity in (policy.velocity(noisy, timestep, conditioning, expert), teacher, plain)
             )
-        student, *targets = (
-            policy.learned(velocity, conditioning)
-            for velocity in (policy.velocity(noisy, timestep, conditioning, expert), teacher, plain)
-        )
-        loss, drift = (residual(student, target).view(2, -1).mean(0) for target in targets)
+            distances.append(torch.stack([residual(student, target) for target in targets]))
+        loss, drift = torch.stack(distances).mean(0)
         return loss, {"drift": drift.detach()}
 
     def _has_guidance(self, policy: VideoPolicy, timesteps: Tensor) -> tuple[Tensor, Tensor]:

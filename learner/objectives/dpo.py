@@ -68,15 +68,18 @@ class Dpo:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of each pair at its timestep, with its gradient, and the figures; all `[pairs]` and float32.
 
-        Two passes of `2 * pairs` rows, chosen first: the reference's without a graph, the policy's with one. The
-        adapters are switched back before this returns, so a checkpointed backward recomputes the policy. `drift`: mean
-        squared difference of the two velocities, averaged over both videos.
+        Two passes of either video: the reference's without a graph, the policy's with one. The adapters are switched
+        back before this returns, so a checkpointed backward recomputes the policy. `drift`: mean squared difference of
+        the two velocities, averaged over both videos.
         """
-        noisy, timestep, conditioning, target = noised(pairs, timesteps, sigmas, device=policy.device)
-        with reference_pass(policy.transformers):
-            reference = policy.velocity(noisy, timestep, conditioning, expert)
-        velocity = policy.velocity(noisy, timestep, conditioning, expert)
-        velocity, reference, target = (policy.learned(each, conditioning) for each in (velocity, reference, target))
-        errors = (residual(prediction, target).view(2, -1) for prediction in (velocity, reference))
-        loss, figures = dpo_loss(*errors, beta=self.beta)
-        return loss, figures | {"drift": residual(velocity.detach(), reference).view(2, -1).mean(0)}
+        errors, drifts = [], []
+        for noisy, timestep, conditioning, target in noised(pairs, timesteps, sigmas, device=policy.device):
+            with reference_pass(policy.transformers):
+                reference = policy.velocity(noisy, timestep, conditioning, expert)
+            velocity = policy.velocity(noisy, timestep, conditioning, expert)
+            velocity, reference, target = (policy.learned(v, conditioning) for v in (velocity, reference, target))
+            errors.append(torch.stack([residual(velocity, target), residual(reference, target)]))
+            drifts.append(residual(velocity.detach(), reference))
+        of_policy, of_reference = torch.stack(errors, dim=1)
+        loss, figures = dpo_loss(of_policy, of_reference, beta=self.beta)
+        return loss, figures | {"drift": torch.stack(drifts).mean(0)}

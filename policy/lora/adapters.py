@@ -3,7 +3,8 @@
 The reference of a later stage is a frozen copy of the policy as that stage found it; in the first stage there is none,
 and the reference is the base itself. There is never a second copy of a transformer.
 
-Masters are float32 whatever the base's dtype (peft casts activations, not weights). Switching never goes through
+Masters are float32 whatever the base's dtype; an adapter is multiplied in the dtype of its input, which is the base's
+(peft would make the input and output of every layer float32). Switching never goes through
 peft's or diffusers' `set_adapter`, `disable_adapters` or `enable_adapters`: those flip `requires_grad` on the way.
 
 Files are diffusers' own format, one per expert because diffusers cannot tell two experts apart in one:
@@ -23,8 +24,9 @@ from pathlib import Path
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
 from peft import LoraConfig as PeftConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional
 
 from configs.sections import LoraConfig
 from policy.lora.files import LORA_FILE, Layer, adapter_files, check_layers, read_layers
@@ -70,7 +72,7 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
         for layer in layers:
-            held = REFERENCE in layer.lora_A  # type: ignore[operator]
+            held = REFERENCE in layer.lora_A
             layer._active_adapter, layer._disable_adapters = [REFERENCE], not held
         with torch.no_grad():
             yield
@@ -191,10 +193,27 @@ def _peft_config(lora: LoraConfig) -> PeftConfig:
 
 
 def _inject(transformer: WanTransformer3DModel, config: PeftConfig, adapter: str) -> None:
-    """A float32 adapter of that name; which adapter is active afterwards is for the caller to set."""
+    """A float32 adapter of that name; which adapter is active afterwards is for the caller to set.
+
+    It lies where the adapter "policy" lies: the base of an idle expert may be elsewhere.
+    """
     transformer.add_adapter(config, adapter)
-    for parameter in _named(transformer, adapter).values():
-        parameter.data = parameter.data.float()
+    beside = next(iter(_named(transformer, POLICY).values()))
+    for layer in _layers(transformer):
+        layer.cast_input_dtype_enabled = False
+        for matrices in (layer.lora_A, layer.lora_B):
+            matrices[adapter] = _Master(matrices[adapter].get_parameter("weight"), beside.device)
+
+
+class _Master(nn.Module):
+    """A float32 matrix that multiplies in the dtype of its input."""
+
+    def __init__(self, weight: Tensor, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().to(device, torch.float32))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return functional.linear(hidden_states, self.weight.to(hidden_states.dtype))
 
 
 def _activate(transformer: WanTransformer3DModel) -> None:
@@ -224,8 +243,8 @@ def _parameters(transformers: Transformers, adapter: str) -> dict[str, nn.Parame
     }
 
 
-def _layers(transformer: WanTransformer3DModel) -> list[BaseTunerLayer]:
-    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+def _layers(transformer: WanTransformer3DModel) -> list[LoraLayer]:
+    return [module for module in transformer.modules() if isinstance(module, LoraLayer)]
 
 
 def _check_targets(expert: str, transformer: WanTransformer3DModel, lora: LoraConfig) -> None:

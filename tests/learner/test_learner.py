@@ -15,6 +15,7 @@ from learner.learner import Learner
 from learner.mesh import Mesh
 from learner.objectives.dpo import Dpo
 from learner.timesteps import draw_window, keyed_generator
+from policy.experts import IdleOnCpu
 from policy.lora.adapters import adapter_state, policy_parameters
 
 STEPS = 20
@@ -103,6 +104,7 @@ def test_an_untrained_adapter_costs_log_2_and_the_figures_have_their_names(make_
     assert len(figures.pop("window")) == 5
     assert figures == {
         "step": 1,
+        "experts": {"transformer": 5},
         "implicit_accuracy": 0,
         "margin": 0,
         "chosen_reward": 0,
@@ -203,7 +205,8 @@ def test_rows_forwarded_are_2bk_with_a_graph_and_2bk_without(make_policy, make_b
 
     policy.transformers["transformer"].register_forward_pre_hook(count, with_kwargs=True)
     make_learner(policy, config(gradient_checkpointing=True)).step(make_batch())
-    assert rows == {True: [4] * 10, False: [4] * 10}  # 2 pairs a microbatch, 2 microbatches, K = 5
+    # Chosen and rejected apart, 2 pairs a microbatch, 2 microbatches, K = 5.
+    assert rows == {True: [2] * 20, False: [2] * 20}
 
 
 def test_a_step_leaves_flags_and_adapters_as_they_were(make_policy, make_batch):
@@ -319,3 +322,17 @@ def test_a_snapshot_is_the_adapter_bit_for_bit_and_stays_so(make_policy, make_ba
     frozen = {name: tensor.data.copy() for name, tensor in snapshot.adapter.items()}
     learner.step(make_batch(step=5))
     assert all((snapshot.adapter[name].data == data).all() for name, data in frozen.items())
+
+
+def test_a_step_brings_an_expert_to_the_device_at_most_once_and_the_numbers_stay(make_policy, make_batch):
+    found = []
+    for moves in (False, True):
+        policy = make_policy(boundary_ratio=0.9)
+        policy.idle = IdleOnCpu(policy.transformers, policy.device) if moves else None
+        learner = make_learner(policy, config(timesteps={"high": 4, "low": 1}))
+        steps = [learner.step(make_batch(step=step)) for step in range(4)]
+        found.append(weights(policy))
+        visits = [[timestep["expert"] for timestep in step["window"]] for step in steps]
+        assert all(len(set(visited)) == 2 for visited in visits)
+        assert [step.get("expert_switches") for step in steps] == ([2, 3, 4, 5] if moves else [None] * 4)
+    assert torch.equal(*found)

@@ -1,6 +1,6 @@
 import pytest
 
-from learner.noise_levels import by_noise_level
+from learner.noise_levels import by_expert, by_noise_level
 
 STEPS = [
     {
@@ -18,3 +18,14 @@ def test_means_weigh_pairs_and_norms_weigh_timesteps():
         9: {"pairs": 4, "loss": pytest.approx((3 * 1.0 + 5.0) / 4), "grad_norm": 3.0},
     }
     assert by_noise_level([]) == {}
+
+
+def test_an_expert_that_never_got_a_timestep_is_named():
+    def step(*visits):
+        experts = {"transformer": 0, "transformer_2": len(visits)}
+        return {"experts": experts, "window": [{"expert": "transformer_2", "level": 8, "drift": d} for d in visits]}
+
+    assert by_expert([step(1.0, 2.0), step(6.0), STEPS[0]]) == {
+        "transformer": {"timesteps": 0},
+        "transformer_2": {"timesteps": 3, "drift": pytest.approx(3.0)},
+    }

@@ -159,3 +159,18 @@ def test_guidance_of_a_part_of_the_steps() -> None:
     assert (list(guided), list(skipped)) == ([3, 4], [0, 1])
     plain = SamplingConfig(steps=10, guidance_scale=1.0)
     assert not plain.guided_steps and not plain.skipping_steps
+
+
+def test_two_passes_and_one_of_twice_the_videos_are_the_same_guidance(policy: VideoPolicy):
+    rows, predictions = [], []
+    handle = policy.transformers["transformer"].register_forward_pre_hook(
+        lambda _module, _args, given: rows.append(len(given["hidden_states"])), with_kwargs=True
+    )
+    for passes in ("joined", "separate"):
+        sampling = SamplingConfig(guidance_passes=passes)
+        with torch.no_grad():
+            predictions.append(guided_velocity(policy, **inputs(policy), sampling=sampling, scale=3.0, stg_scale=0.0))
+    handle.remove()
+    assert rows == [4, 2, 2]
+    for one, other in zip(*predictions, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -15,8 +15,8 @@ from buffers.people.rows import ConditionFiles, VideoFiles
 from buffers.records import EncodedCondition, TensorData
 from buffers.tensors import encode, encoded_condition
 from configs.sections import ModelConfig, SamplingConfig
-from media.pictures import read_picture
-from media.video_read import read_clip
+from media.pictures import picture_size, read_picture
+from media.video_read import read_clip, shown_size
 from policy.conditioning import Conditioning, Described
 from policy.policy import VideoPolicy
 
@@ -57,9 +57,19 @@ class Encoder:
                 want = f"[{self._policy.facts.channels}, frames, height, width]"
                 raise ValueError(f"{video.exact}: latents of shape {list(latents.shape)}; want {want}")
             return latents
-        wanted = self._sampling
-        size = {"height": wanted.height, "width": wanted.width}
-        return read_clip(video.file, num_frames=wanted.num_frames, fps=wanted.fps, **size)
+        height, width = self._size(video.shaped_as or video.file)
+        wanted = {"num_frames": self._sampling.num_frames, "fps": self._sampling.fps}
+        return read_clip(video.file, height=height, width=width, **wanted)
+
+    def _size(self, like: Path) -> tuple[int, int]:
+        """Height and width that a picture or a video, or what belongs to it, is cut to."""
+        if self._sampling.pixels is None:
+            return self._sampling.height, self._sampling.width
+        high, wide = picture_size(like) or shown_size(like)
+        try:
+            return self._sampling.size_of(high / wide, self._policy.facts.grid)
+        except ValueError as error:
+            raise ValueError(f"{like}: {error}") from None
 
     def _encoded(self, read: torch.Tensor | np.ndarray | str) -> TensorData | str:
         if isinstance(read, str):
@@ -69,8 +79,9 @@ class Encoder:
         return encode(self._policy.encode(read[None])[0].to(self._policy.dtype))
 
     def _conditioning(self, files: ConditionFiles) -> EncodedCondition:
-        height, width, frame = self._sampling.height, self._sampling.width, None
+        frame = None
         if files.first_frame is not None:
+            height, width = self._size(files.first_frame)
             frame = read_picture(files.first_frame, height=height, width=width)
         texts = None
         if files.exact is not None and PROMPT_EMBEDS in self._exact:

@@ -54,7 +54,8 @@ class Generator:
 
     def sample_as(self, sampling: SamplingConfig) -> None:
         """How videos are made from now on. Raises ValueError if the bundle cannot make videos of that size."""
-        self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        if sampling.pixels is None:
+            self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
         self._sampling = sampling
 
     def load_weights(self, snapshot: Snapshot) -> Receipt:
@@ -132,8 +133,10 @@ class Generator:
 
     def _prepared(self, request: Request, sampling: SamplingConfig) -> tuple[list[Described], Conditioning]:
         """The conditions with their pictures, and a row for each."""
-        size = {"height": sampling.height, "width": sampling.width}
-        described = [Described(each.prompt, first_frame(each, **size)) for each in request.conditions]
+        height, width = _size(request, sampling)
+        described = [
+            Described(each.prompt, first_frame(each, height=height, width=width)) for each in request.conditions
+        ]
         return described, self._policy.prepare(described, num_frames=sampling.num_frames)
 
     def _sampled(self, request: Request, sampling: SamplingConfig, prepared: Conditioning) -> Tensor:
@@ -141,7 +144,7 @@ class Generator:
         if len(request.seeds) != len(request.conditions):
             raise ValueError(f"{len(request.conditions)} conditions, but seeds for {len(request.seeds)}")
         times = torch.tensor([len(seeds) for seeds in request.seeds], device=self._policy.device)
-        shape = self._policy.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        shape = self._policy.facts.latent_shape(sampling.num_frames, *_size(request, sampling))
         noise = torch.stack([draw_noise(seed, shape) for seeds in request.seeds for seed in seeds])
         self._counts["requests"] += 1
         self._counts["videos"] += len(noise)
@@ -162,3 +165,11 @@ class Generator:
     def times(self) -> RoleTimes:
         """Busy inside a call, waiting between calls, since it was built."""
         return self._clock.times(self._counts)
+
+
+def _size(request: Request, sampling: SamplingConfig) -> tuple[int, int]:
+    """Height and width of all videos of a request. Raises ValueError if its conditions have several."""
+    sizes = {condition.size or (sampling.height, sampling.width) for condition in request.conditions}
+    if len(sizes) > 1:
+        raise ValueError(f"a request is for videos of one size, this one for {sorted(sizes)}")
+    return sizes.pop()

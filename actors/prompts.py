@@ -1,5 +1,7 @@
 """Prompt files: the conditions that a run makes videos of (`streams.py` makes requests of them), and their pictures."""
 
+import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,9 @@ from buffers.people.manifests import Row, check_encoding
 from buffers.people.rows import PromptRow, read_row
 from buffers.records import Condition, EncodedCondition, condition_id
 from buffers.store.pair_store import PairStore
-from media.pictures import fit_picture, read_picture
+from configs.keys import shown
+from configs.sections import SamplingConfig
+from media.pictures import fit_picture, picture_size, read_picture
 
 COLUMNS = {1: ("prompt",), 2: ("domain", "prompt"), 3: ("domain", "prompt", "first_frame")}
 """How many values a line has -> what they are."""
@@ -64,12 +68,55 @@ def of_store(place: object, stored: EncodedCondition) -> Condition:
     return replace(stored.condition, picture=str(place)) if stored.first_frame is not None else stored.condition
 
 
+def sized(
+    conditions: Sequence[Condition], sampling: SamplingConfig, *, grid: tuple[int, int], seed: int
+) -> list[Condition]:
+    """The conditions, each with the size of its videos if `sampling.pixels` is given. grid: as `size_of` takes it.
+
+    A condition without a picture draws its aspect by (seed, id). Raises ValueError that names the prompt whose aspect
+    is too extreme, or that has no picture if `sampling.aspects` is empty.
+    """
+    return [_sized(each, sampling, grid, seed) for each in conditions] if sampling.pixels else [*conditions]
+
+
+def _sized(condition: Condition, sampling: SamplingConfig, grid: tuple[int, int], seed: int) -> Condition:
+    try:
+        if condition.picture is not None:
+            high, wide = picture_size_of(condition)
+        elif sampling.aspects:
+            drawn = hashlib.sha256(f"aspect/{seed}/{condition.id}".encode()).digest()
+            wide, high = sampling.aspects[int.from_bytes(drawn[:8], "little") % len(sampling.aspects)]
+        else:
+            raise ValueError("it has no first frame: give sampling.aspects, from which its aspect is drawn")
+        return replace(condition, size=sampling.size_of(high / wide, grid))
+    except ValueError as error:
+        raise ValueError(f"prompt {shown(condition.prompt)}: {error}") from None
+
+
+def picture_size_of(condition: Condition) -> tuple[int, int]:
+    """Height and width of its picture, which it has. Raises ValueError that names a file which is no picture."""
+    place = str(condition.picture)
+    if not _is_store(place):
+        size = picture_size(place)
+        if size is None:
+            raise ValueError(f"{place}: not a picture that can be decoded")
+        return size
+    with closing(PairStore(place, write=False)) as store:
+        stored = store.conditionings([condition.id])[condition.id].first_frame
+    assert stored is not None, "the condition came from this store with its picture"
+    return stored.shape[0], stored.shape[1]
+
+
+def _is_store(place: str) -> bool:
+    return "://" in place or Path(place).is_dir()
+
+
 def first_frame(condition: Condition, *, height: int, width: int) -> np.ndarray | None:
     """uint8 `[height, width, 3]`, or None if its videos begin with no picture. Raises as `read_picture` does."""
     place = condition.picture
     if place is None:
         return None
-    if "://" not in place and not Path(place).is_dir():
+    if not _is_store(place):
         return read_picture(place, height=height, width=width)
     with closing(PairStore(place, write=False)) as store:
         stored = store.conditionings([condition.id])[condition.id].first_frame

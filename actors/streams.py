@@ -7,12 +7,14 @@ A request depends on seed, items and number alone, so a stream has no state.
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from actors.prompts import of_store
+from buffers.portions import portions
 from buffers.records import Condition, Request, Slot
 from buffers.store.catalog import StoredAnchor
 from buffers.store.pair_store import PairStore
@@ -22,6 +24,10 @@ Item = TypeVar("Item")
 FIRST_SEED = 2**31
 """Noise seeds of a stream lie in [2^31, 2^32): torch's CPU generator keeps 32 bits. The seeds below are for people
 (evaluation), so that no training video is ever an evaluation video."""
+
+
+SORTED_REQUESTS = 16
+"""Requests' worth of a stream that are sorted by size at a time."""
 
 
 class PromptStream:
@@ -39,12 +45,12 @@ class PromptStream:
             raise ValueError("a prompt stream needs at least one condition")
         self._conditions = _Shuffled(conditions, seed, "order")
         self._noises = _Noises(seed)
-        self._per_request, self._first = per_request, first
+        self._places = _OfOneSize(lambda place: self._conditions.at(first + place).size, per_request)
+        self._first = first
 
     def at(self, slot: Slot) -> Request:
-        """`per_request` conditions, each with two noise seeds of its own."""
-        start = self._first + slot.number * self._per_request
-        places = range(start, start + self._per_request)
+        """Up to `per_request` conditions, each with two noise seeds of its own; as many if all have one size."""
+        places = [self._first + place for place in self._places.of_request(slot.number)]
         return Request(tuple(map(self._conditions.at, places)), tuple(map(self._noises.at, places)), slot)
 
 
@@ -55,12 +61,22 @@ class AnchorStream:
     order.
     """
 
-    def __init__(self, store: PairStore, *, positive_share: float, per_request: int, seed: int, first: int = 0) -> None:
+    def __init__(
+        self,
+        store: PairStore,
+        *,
+        positive_share: float,
+        per_request: int,
+        seed: int,
+        first: int = 0,
+        spatial: int | None = None,
+    ) -> None:
         """The store is read here and not later. `first`: the place of its first noise among those of this seed.
+        `spatial`: pixels of a latent, if each video is made at the size of its anchor; None: all have one size.
 
         Raises ValueError if `positive_share` asks for a polarity of which the store has no anchor.
         """
-        self._share, self._per_request, self._first = positive_share, per_request, first
+        self._share, self._first, self._spatial = positive_share, first, spatial
         stored = sorted(store.catalog.anchors(store.catalog.ids("anchors")), key=lambda anchor: anchor.id)
         self._anchors: dict[bool, _Shuffled[StoredAnchor]] = {}
         for positive, share in ((True, positive_share), (False, 1.0 - positive_share)):
@@ -73,20 +89,51 @@ class AnchorStream:
         conditionings = store.conditionings({anchor.condition_id for anchor in stored})
         self._conditions = {id_: of_store(store.place, conditioning) for id_, conditioning in conditionings.items()}
         self._noises = _Noises(seed)
+        self._places = _OfOneSize(lambda place: self._size_of(self._anchor(place)), per_request)
 
     def at(self, slot: Slot) -> Request:
-        """`per_request` anchors, and for each its condition with two noise seeds of its own."""
-        start = slot.number * self._per_request
-        places = range(start, start + self._per_request)
+        """Up to `per_request` anchors, and for each its condition with two noise seeds of its own."""
+        places = self._places.of_request(slot.number)
         anchors = tuple(map(self._anchor, places))
-        conditions = tuple(self._conditions[anchor.condition_id] for anchor in anchors)
+        conditions = tuple(
+            replace(self._conditions[anchor.condition_id], size=self._size_of(anchor)) for anchor in anchors
+        )
         seeds = tuple(self._noises.at(self._first + place) for place in places)
         return Request(conditions, seeds, slot, tuple(anchor.id for anchor in anchors))
+
+    def _size_of(self, anchor: StoredAnchor) -> tuple[int, int] | None:
+        if self._spatial is None:
+            return None
+        *_, height, width = anchor.shape
+        return height * self._spatial, width * self._spatial
 
     def _anchor(self, place: int) -> StoredAnchor:
         before, after = (math.floor(self._share * count + 0.5) for count in (place, place + 1))
         positive = after > before
         return self._anchors[positive].at(before if positive else place - before)
+
+
+class _OfOneSize:
+    """Places of a stream, request by request: those of a request have one size, and are neighbours if all do.
+
+    A portion of the stream is sorted into requests at a time, so that none has to wait long for others of its size.
+    """
+
+    def __init__(self, size_of: Callable[[int], Hashable], per_request: int) -> None:
+        self._size_of, self._per_request = size_of, per_request
+        self._requests: list[Sequence[int]] = []
+        self._sorted = 0
+
+    def of_request(self, number: int) -> Sequence[int]:
+        while number >= len(self._requests):
+            end = self._sorted + SORTED_REQUESTS * self._per_request
+            by_size: dict[Hashable, list[int]] = {}
+            for place in range(self._sorted, end):
+                by_size.setdefault(self._size_of(place), []).append(place)
+            some = [each for places in by_size.values() for each in portions(places, self._per_request)]
+            self._requests += sorted(some, key=lambda places: places[-1])
+            self._sorted = end
+        return self._requests[number]
 
 
 class _Noises:

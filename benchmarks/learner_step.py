@@ -1,7 +1,7 @@
 """What one optimizer step costs: transformer rows, seconds, FLOP utilisation, peak memory. For any bundle.
 
     python -m benchmarks.learner_step configs/miniature.yaml
-    python -m benchmarks.learner_step configs/wan2.1-t2v-8gpu.yaml model.path=/models/Wan2.1-T2V-1.3B-Diffusers
+    python -m benchmarks.learner_step configs/wan2.1-t2v-1.3b-8x80gb.yaml model.path=/models/Wan2.1-T2V-1.3B-Diffusers
 
 The config says everything: bundle, dtype, size of the videos, pairs of a step (one worker does all of them here),
 window, LoRA, checkpointing, GPU or not (`learner.gpus_per_worker`). Latents and prompt embeddings are random: the cost

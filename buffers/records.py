@@ -59,7 +59,8 @@ class Condition:
     """What a video is made from. Made by the prompt stream; read by the generator.
 
     `domain` is None if the prompt file does not say. `picture`: the file with the first frame of its videos, or the
-    store that holds it; None if they begin with none.
+    store that holds it; None if they begin with none. `size`: height and width of its videos in pixels; None if all
+    have those of `sampling`.
 
     Example: Condition("c1f0", "a red circle moving left", "general")
     """
@@ -68,6 +69,7 @@ class Condition:
     prompt: str
     domain: Domain | None = None
     picture: str | None = None
+    size: tuple[int, int] | None = None
 
 
 def condition_id(prompt: str, domain: Domain | None, first_frame: str = "") -> str:
@@ -337,13 +339,16 @@ class Anchor:
 class Batch:
     """The pairs of one optimizer step (or one rank's share of them) with the conditionings they need.
 
-    `staleness`: for each pair, how many policy versions it was behind when it was taken.
+    `staleness`: for each pair, how many policy versions it was behind when it was taken. `shapes`: of the latents of
+    each pair of the whole step, in its order, so that every rank knows how the others' shares are made up; empty if
+    the share is all there is.
     """
 
     step: int
     pairs: tuple[Pair, ...]
     conditionings: dict[str, EncodedCondition]
     staleness: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

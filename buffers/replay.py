@@ -215,6 +215,7 @@ class ReplayBuffer:
     async def take(self, step: int, count: int, *, rank: int = 0, world_size: int = 1) -> Batch | None:
         """This rank's share of the `count` pairs of `step`: the `rank`-th of `world_size` equal slices of the batch.
 
+        Pairs of one size are neighbours in the batch, so that few shares have several sizes.
         Waits until there are enough pairs of each source. None after `close`. Asking again for a step gives the same
         pairs again and uses nothing up. Raises ValueError if the numbers cannot work together.
         """
@@ -238,9 +239,8 @@ class ReplayBuffer:
                 f"step {step} was drawn with {len(draw.ids)} pairs and is now asked for with {count}: "
                 "learner.pairs_per_step must not change within a run"
             )
-        share = count // world_size
         started = perf_counter()
-        batch = await asyncio.to_thread(self._read, step, draw, draw.ids[rank * share : (rank + 1) * share])
+        batch = await asyncio.to_thread(self._read, step, draw, rank, world_size)
         self._busy_s += perf_counter() - started
         return batch
 
@@ -444,7 +444,13 @@ class ReplayBuffer:
         self._changed.notify_all()
         return draw
 
-    def _read(self, step: int, draw: Draw, ids: tuple[str, ...]) -> Batch:
+    def _read(self, step: int, draw: Draw, rank: int, world_size: int) -> Batch:
+        known = self._store.catalog.shapes_of_pairs(draw.ids)
+        if self._offline is not None:
+            known = self._offline.catalog.shapes_of_pairs(draw.ids) | known
+        shapes, share = dict.fromkeys(known[id_] for id_ in draw.ids), len(draw.ids) // world_size
+        in_order = [id_ for shape in shapes for id_ in draw.ids if known[id_] == shape]
+        ids = in_order[rank * share : (rank + 1) * share]
         own = self._store.catalog.known("pairs", ids)
         pairs, conditionings = {}, {}
         for store, held in ((self._store, own), (self._offline, set(ids) - own)):
@@ -459,7 +465,7 @@ class ReplayBuffer:
         staleness = (
             max(0, draw.version - p.policy_version) if ages else 0 for ages, p in zip(aged, ordered, strict=True)
         )
-        return Batch(step, tuple(ordered), conditionings, tuple(staleness))
+        return Batch(step, tuple(ordered), conditionings, tuple(staleness), tuple(known[id_] for id_ in in_order))
 
     def _check_take(self, step: int, count: int, rank: int, world_size: int) -> None:
         if step < 0 or count < 1 or not 0 <= rank < world_size:

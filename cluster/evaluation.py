@@ -7,7 +7,7 @@ over handles, like `online_loop.py`. Nothing measured here ever reaches the loop
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from buffers.figures import Value
@@ -47,8 +47,14 @@ def evaluation_requests(
         (condition, (seed + 2 * index, seed + 2 * index + 1))
         for index, condition in enumerate(itertools.islice(itertools.cycle(conditions), (videos + 1) // 2))
     ]
-    of_requests = (zip(*some, strict=True) for some in portions(slots, conditions_per_request))
-    return [Request(conditions, seeds) for conditions, seeds in of_requests]
+    return requests_of(slots, conditions_per_request)
+
+
+def requests_of(slots: Iterable[tuple[Condition, tuple[int, ...]]], at_once: int) -> list[Request]:
+    """Requests for conditions with their noise seeds, in order; those of a request have one size."""
+    runs = itertools.groupby(slots, key=lambda slot: slot[0].size)
+    some = (zip(*part, strict=True) for _, run in runs for part in portions(run, at_once))
+    return [Request(conditions, seeds) for conditions, seeds in some]
 
 
 async def evaluate(

@@ -52,7 +52,9 @@ def run(checked: Checked) -> Path:
                     folder.take_back()
                 raise
             crew = Crew(config, folder, started=started, encoded_by=checked.encoded_by)
-            all_of_it = Run(config, folder, crew, progress, checked.training, checked.held_out)
+            assert checked.facts is not None, "it has been checked"
+            prompts, spatial = (checked.training, checked.held_out), checked.facts.vae_spatial
+            all_of_it = Run(config, folder, crew, progress, *prompts, vae_spatial=spatial)
             try:
                 asyncio.run(until_stopped(run_stages(all_of_it)))
             except (Exception, KeyboardInterrupt) as error:

@@ -46,7 +46,7 @@ CONDITIONS_PER_STAGE = 2**22
 
 @dataclass
 class Run:
-    """What the stages of one run share. `crew`: the actors (`on_ray/crew.py`)."""
+    """What the stages of one run share. `crew`: the actors (`on_ray/crew.py`); `vae_spatial`: pixels of a latent."""
 
     config: RunConfig
     folder: RunFolder
@@ -54,6 +54,7 @@ class Run:
     progress: Progress
     training: Sequence[Condition]
     held_out: Sequence[Condition]
+    vae_spatial: int
 
     def waiting_for(self, actors: Sequence[str]) -> None:
         """Shown until there are none; the first few by name."""
@@ -178,6 +179,7 @@ class Requests:
                 per_request=per_request,
                 seed=seed,
                 first=first + CONDITIONS_PER_STAGE // 2,
+                spatial=run.vae_spatial if config.sampling.pixels is not None else None,
             )
             store.close()
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # the schema imports this module
     from configs.stages import DistillStage
 
 
-SIZE = ("num_frames", "height", "width", "fps")
+SIZE = ("num_frames", "height", "width", "pixels", "aspects", "fps")
 """Keys of `sampling` that are the run's alone."""
 
 
@@ -39,7 +39,7 @@ def contradictions(config: RunConfig) -> list[str]:
         read["offline"] |= merged.buffer.mix.offline > 0
         read["anchors"] |= merged.buffer.mix.half_online > 0
         problems += [
-            f"stages.{number}.sampling.{key} = {own:g} and sampling.{key} = {getattr(config.sampling, key):g}: videos "
+            f"stages.{number}.sampling.{key} = {own} and sampling.{key} = {getattr(config.sampling, key)}: videos "
             f"of one size go through all stages; leave {key} out of the stage"
             for key in SIZE
             if (own := getattr(merged.sampling, key)) != getattr(config.sampling, key)
@@ -163,7 +163,7 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
         yield "buffer.when_full = drop_oldest would drop the pairs that buffer.mix is short of; use wait, or one source"
     if ranker.kind == "function" and not ranker.function:
         yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
-    if ranker.kind == "qwen_vl" and not ranker.path:
+    if ranker.kind == "qwen_vl" and not ranker.path and mix.online:
         yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
     if ranker.kind == "qwen_vl" and ranker.frames > (frames := sampling.num_frames):
         yield f"ranker.frames = {ranker.frames} is more than sampling.num_frames = {frames}; use at most {frames}"

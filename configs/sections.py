@@ -5,6 +5,7 @@ directory of the process (a submitted job's working directory), not to the YAML 
 If the paper is silent, the choice is in `docs/decisions/`.
 """
 
+from math import log, sqrt
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,7 @@ Shift = Annotated[float, Field(ge=1e-3, le=1000)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Band = Annotated[list[Quantity], Field(min_length=2, max_length=2)]
 """Where a stage warns, and where it stops."""
+Aspect = Annotated[list[Annotated[int, Field(gt=0, le=16_384)]], Field(min_length=2, max_length=2)]
 Doubtful = Literal["drop", "keep"]
 TimestepKind = Literal["apo", "uniform", "logit_normal"]
 
@@ -48,7 +50,7 @@ class Actors(Section):
     cpus_per_actor: Amount = 1.0
     """CPUs that each asks Ray for."""
     gpus_per_actor: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
+    """GPUs that each asks Ray for: 0, 1, or a share of one that other roles have the rest of."""
 
 
 class Training(Section):
@@ -67,7 +69,7 @@ class Training(Section):
     cpus_per_worker: Amount = 1.0
     """CPUs that each asks Ray for."""
     gpus_per_worker: Amount = 0.0
-    """GPUs that each asks Ray for: 0 or 1."""
+    """GPUs that each asks Ray for: 0, 1, or a share of one that other roles have the rest of."""
 
 
 class ModelConfig(Section):
@@ -116,11 +118,35 @@ class SamplingConfig(Section):
     num_frames: Positive = 121
     """Frames of a video: 1 plus a multiple of the VAE's factor in time."""
     height: Side = 720
-    """Pixels: a multiple of the VAE's factor times the patch."""
+    """Pixels: a multiple of the VAE's factor times the patch. Not read if `pixels` is given."""
     width: Side = 960
     """Pixels, as `height`."""
+    pixels: Pixels | None = None
+    """Pixels of a frame, about. Each condition then has a height and a width of its own: of the aspect of its first
+    frame or, without one, of an aspect drawn from `aspects`. Null: all videos are of `height` and `width`."""
+    aspects: list[Aspect] = []
+    """Pairs of width and height, such as [[16, 9], [3, 4]]. First frames are cut to the nearest of them. Empty: they
+    keep their own. Read if `pixels` is given."""
     fps: Annotated[float, Field(ge=0.01, le=1000)] = 24.0
     """Frames per second that the video is shown at."""
+
+    def size_of(self, aspect: float, grid: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of about `pixels` pixels, for a picture or a video of this aspect, height / width.
+
+        grid: the pixels that VAE and patches divide each side by. diffusers' rule: sides are rounded down to it. Raises
+        ValueError if a side would be 0.
+        """
+        assert self.pixels is not None, "otherwise there is one size"
+        offered = [high / wide for wide, high in self.aspects]
+        nearest = min(offered, key=lambda one: abs(log(one / aspect)), default=aspect)
+        sides = (round(sqrt(self.pixels * nearest)), round(sqrt(self.pixels / nearest)))
+        height, width = (side // step * step for side, step in zip(sides, grid, strict=True))
+        if not (height and width):
+            raise ValueError(
+                f"an aspect of {1 / nearest:.3g} (width / height) is too extreme: of sampling.pixels = {self.pixels} "
+                f"one side would be shorter than the {min(grid)} pixels that VAE and patches need"
+            )
+        return height, width
 
     def scale_of(self, expert: str) -> float:
         """The guidance scale in the steps of an expert."""

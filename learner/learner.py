@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from buffers.portions import portions
 from buffers.records import Batch, Snapshot
 from buffers.tensors import snapshot_of
 from configs.sections import LearnerConfig
@@ -17,7 +18,7 @@ from learner.checkpoint import LearnerState
 from learner.mesh import Mesh
 from learner.noise_levels import LEVELS
 from learner.objectives import Objective
-from learner.samples import Sample, microbatches
+from learner.samples import Sample, Shape, microbatches
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
 from policy.lora.adapters import REFERENCE, adapter_state, freeze_as_reference, load_adapter_state, policy_parameters
 from policy.lora.optimizer import LoraOptimizer
@@ -143,7 +144,7 @@ class Learner:
                     # The batch is read here, inside: a rank that fails must still come to the first reduction.
                     samples = samples or self._load(batch)
                     self._optimizer.attach(names, reduced.gradient)
-                    self._accumulate(samples, window, row, reduced.table)
+                    self._accumulate(samples, batch.shapes, window, row, reduced.table)
                 except Exception as error:  # any kind; raised once the other ranks know
                     failure = error
                 any_failed = reduced.sum_over(self.mesh, failed=failure is not None)
@@ -238,13 +239,20 @@ class Learner:
             )
         return samples
 
-    def _accumulate(self, samples: Sequence[Sample], window: TimestepWindow, row: int, table: Tensor) -> None:
+    def _microbatches(self, samples: Sequence[Sample], of_step: Sequence[Shape]) -> list[list[int]]:
+        """Of this rank's samples. of_step: the shapes of those of all ranks."""
+        of_ranks = [*portions(of_step, self.config.pairs_per_step // self.mesh.data_size)]
+        return microbatches([sample.shape for sample in samples], self.config.microbatch_pairs, of_ranks=of_ranks)
+
+    def _accumulate(
+        self, samples: Sequence[Sample], shapes: Sequence[Shape], window: TimestepWindow, row: int, table: Tensor
+    ) -> None:
         """Forward and backward at one timestep of the window, in microbatches of samples."""
         config = self.config
         scale = 1.0 / config.pairs_per_step
         if config.timesteps.reduce == "mean":
             scale /= len(window.experts)
-        for columns in microbatches(samples, config.microbatch_pairs):
+        for columns in self._microbatches(samples, shapes):
             timesteps = window.timesteps[row, columns]
             losses, figures = self.objective(
                 self.policy,

@@ -7,11 +7,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from buffers.portions import portions
 from buffers.records import Batch
 from buffers.tensors import decode, decoded_condition
 from learner.timesteps import keyed_generator
 from policy.conditioning import Conditioning
 from policy.flow import interpolate, velocity_target
+
+Shape = tuple[int, ...]
 
 
 class Sample(Protocol):
@@ -100,14 +103,26 @@ def noised(
     return of([pair.chosen for pair in pairs]), of([pair.rejected for pair in pairs])
 
 
-def microbatches(samples: Sequence[Sample], count: int) -> list[list[int]]:
-    """Places of up to `count` samples whose videos have one size: a store may hold several.
+def microbatches(shapes: Sequence[Shape], count: int, *, of_ranks: Sequence[Sequence[Shape]] = ()) -> list[list[int]]:
+    """Places of up to `count` samples whose videos have one size.
 
-    Ranks may need different numbers of them, so nothing inside a microbatch may be a collective.
+    `of_ranks`: the shapes of every rank's samples. All ranks make equally many microbatches: a sharded model gathers
+    its weights in each, and a rank that makes none would leave the others waiting. So a rank that needs fewer than
+    another one divides some of its own.
 
-    Example: samples of sizes a, b, a with count 2 make [[0, 2], [1]].
+    Example: samples of shapes a, b, a with count 2 make [[0, 2], [1]].
     """
-    by_shape: dict[torch.Size, list[int]] = {}
-    for place, sample in enumerate(samples):
-        by_shape.setdefault(sample.shape, []).append(place)
-    return [places[start : start + count] for places in by_shape.values() for start in range(0, len(places), count)]
+    own = _microbatches(shapes, count)
+    most = max((len(_microbatches(each, count)) for each in of_ranks), default=0)
+    while len(own) < most:
+        largest = max(own, key=len)
+        place, half = own.index(largest), len(largest) // 2
+        own[place : place + 1] = [largest[:half], largest[half:]]
+    return own
+
+
+def _microbatches(shapes: Sequence[Shape], count: int) -> list[list[int]]:
+    by_shape: dict[Shape, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        by_shape.setdefault(tuple(shape), []).append(place)
+    return [[*some] for places in by_shape.values() for some in portions(places, count)]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MOST_ENLARGED = 4.0
 """A picture that would be enlarged by more is too small to begin a video with."""
@@ -29,6 +29,17 @@ def fit_picture(picture: Image.Image | np.ndarray, *, height: int, width: int, n
             f"want at least {width / MOST_ENLARGED:.0f} x {height / MOST_ENLARGED:.0f}"
         )
     return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
+
+
+def picture_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width of a picture as it is shown, from its header; None if the file is none that PIL knows."""
+    try:
+        with Image.open(path) as picture:
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = picture.size
+            return (width, height) if turned else (height, width)
+    except UnidentifiedImageError:
+        return None
 
 
 def _opened(path: str | Path) -> Image.Image:

@@ -190,6 +190,16 @@ def read_clip(path: str | Path, *, num_frames: int, fps: float, height: int, wid
     return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
 
 
+def shown_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels at which a player shows it. Raises as `frame_times`."""
+    with _opened(path) as (container, stream):
+        frame = next(_frames(container, stream), None)
+        if frame is None:
+            raise ValueError(f"{path}: not a video that can be decoded")
+        wide, high = _square(frame, float(stream.sample_aspect_ratio or 1))
+        return (wide, high) if _turn(frame, path)[0] else (high, wide)
+
+
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     """All frames, uint8 `[frames, height, width, 3]`, and frames per second. Raises as `frame_times` does."""
     times = frame_times(path, least=1)

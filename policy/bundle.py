@@ -190,6 +190,11 @@ class BundleFacts:
                 f"frame is {self.first_frame}"
             )
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of a video are multiples of these, in pixels."""
+        return self.vae_spatial * self.patch[1], self.vae_spatial * self.patch[2]
+
     def latent_shape(self, num_frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """`(channels, latent_frames, latent_height, latent_width)` of a video of that size in frames and pixels.
 

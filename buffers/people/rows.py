@@ -54,11 +54,13 @@ class ConditionFiles:
 
 @dataclass(frozen=True)
 class VideoFiles:
-    """A video as a row names it. `exact`: a file with its latents, as exported."""
+    """A video as a row names it. `exact`: a file with its latents, as exported. `shaped_as`: the picture or video whose
+    aspect it gets, if not its own."""
 
     file: Path
     exact: Path | None = None
     id: str = ""
+    shaped_as: Path | None = None
 
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")

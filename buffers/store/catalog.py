@@ -64,12 +64,13 @@ class StoredPair:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnchor:
-    """An anchor without its latents."""
+    """An anchor without its latents. `shape`: of them."""
 
     id: str
     condition_id: str
     video_id: str
     positive: bool
+    shape: tuple[int, ...]
 
 
 class Catalog:
@@ -153,8 +154,17 @@ class Catalog:
 
     def anchors(self, ids: Iterable[str]) -> list[StoredAnchor]:
         """Those of the anchors that are stored, in no order."""
-        rows = self._each("SELECT id, condition_id, video_id, positive FROM anchors WHERE id IN", ids)
-        return [StoredAnchor(id_, condition, video, bool(positive)) for id_, condition, video, positive in rows]
+        query = (
+            "SELECT a.id, condition_id, video_id, positive, shape FROM anchors a JOIN latents l ON l.id = video_id "
+            "WHERE a.id IN"
+        )
+        rows = self._each(query, ids)
+        return [StoredAnchor(id_, of, video, bool(positive), _shape(text)) for id_, of, video, positive, text in rows]
+
+    def shapes_of_pairs(self, ids: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Of the latents of those of the pairs that are stored."""
+        query = "SELECT p.id, shape FROM pairs p JOIN latents l ON l.id = chosen_id WHERE p.id IN"
+        return {id_: _shape(text) for id_, text in self._each(query, ids)}
 
     def preferences(self) -> int:
         """How many pairs have a chosen video."""
@@ -167,7 +177,7 @@ class Catalog:
     def shapes_of_anchors(self) -> list[tuple[int, ...]]:
         """The shapes of anchors' latents, the commonest first."""
         query = "SELECT shape FROM anchors JOIN latents l ON l.id = video_id GROUP BY 1 ORDER BY count(*) DESC"
-        return [tuple(map(int, shape.split(" x "))) for (shape,) in self._db.rows(query)]
+        return [_shape(text) for (text,) in self._db.rows(query)]
 
     def pairs(self, *, after: int = 0) -> Iterator[StoredPair]:
         """Every pair whose number is above `after`, in the order in which they were added."""
@@ -196,6 +206,10 @@ class Catalog:
     def _each(self, query: str, ids: Iterable[str]) -> Iterator[tuple]:
         for some in portions(dict.fromkeys(ids), _AT_ONCE):
             yield from self._db.rows(f"{query} ({', '.join('?' * len(some))})", some)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(" x ")))
 
 
 def _understood(path: Path) -> Database | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from buffers.records import Condition
+from cluster.checks.plan import sizes_of
 from configs.schema import RunConfig
 from configs.sections import RankerConfig
 from ranker.judges.adapter_files import check_adapters, named_adapters
@@ -16,20 +17,20 @@ def check_judge(config: RankerConfig) -> None:
     check_adapters(named_adapters(config.adapters), Path(config.path), key="ranker.adapters")
 
 
-def check_questions(config: RunConfig, *, framed: bool) -> None:
-    """Raises ValueError if a question about two videos of the run is longer than `ranker.max_model_len`.
-
-    framed: whether they begin with pictures.
-    """
+def check_questions(config: RunConfig, conditions: Sequence[Condition]) -> None:
+    """Raises ValueError if a question about two videos of a condition is longer than `ranker.max_model_len`."""
     ranker, sampling = config.ranker, config.sampling
-    tokens = longest_prompt(
-        Path(ranker.path),
-        frames=min(ranker.frames, sampling.num_frames),
-        height=sampling.height,
-        width=sampling.width,
-        fps=sampling.fps,
-        max_pixels_per_video=ranker.max_pixels_per_video,
-        framed=framed,
+    tokens = max(
+        longest_prompt(
+            Path(ranker.path),
+            frames=min(ranker.frames, sampling.num_frames),
+            height=height,
+            width=width,
+            fps=sampling.fps,
+            max_pixels_per_video=ranker.max_pixels_per_video,
+            framed=any(each.picture for each in conditions),
+        )
+        for height, width in sizes_of(sampling, conditions)
     )
     if tokens > ranker.max_model_len:
         raise ValueError(

@@ -4,14 +4,16 @@
 never seconds: those depend on the machine.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, isqrt, prod
 
-from buffers.records import AGELESS
+from buffers.records import AGELESS, Condition
 from buffers.replay import PAIRS_OF_A_CONDITION, made_shares
 from cluster.checks.resources import Need, needs
 from cluster.evaluation import videos_made
 from configs.schema import RunConfig
+from configs.sections import SamplingConfig
 from policy.bundle import WAN, BundleFacts
 
 LEARNING_PASSES = 4
@@ -44,13 +46,27 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
-    """Work out the plan. Without facts of the bundle, those of Wan2.1 are assumed.
+def sizes_of(sampling: SamplingConfig, conditions: Iterable[Condition] = ()) -> list[tuple[int, int]]:
+    """Heights and widths of the videos, the one with the most pixels first. Of an area without prompts: a square."""
+    if sampling.pixels is None:
+        return [(sampling.height, sampling.width)]
+    side = isqrt(sampling.pixels)
+    found = {each.size for each in conditions if each.size} or {(side, side)}
+    return sorted(found, key=prod, reverse=True)
 
-    Raises ValueError if the bundle cannot make videos of that size.
+
+def plan(
+    config: RunConfig, facts: BundleFacts = WAN, *, conditions: Iterable[Condition] = (), notes: Iterable[str] = ()
+) -> Plan:
+    """Work out the plan. Without facts of the bundle, those of Wan2.1 are assumed. The largest videos decide.
+
+    notes: what else is to be said. Raises ValueError if the bundle cannot make videos of that size.
     """
     sampling, first = config.sampling, config.of_stage(config.first_stage)
-    shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    height, width = sizes_of(sampling, conditions)[0]
+    if sampling.pixels is not None:
+        height, width = (side // step * step for side, step in zip((height, width), facts.grid, strict=True))
+    shape = facts.latent_shape(sampling.num_frames, height, width)
     number_bytes = 2 if config.model.dtype == "bfloat16" else 4
     framed = (facts.in_channels - facts.channels) * prod(shape[1:])  # what a condition has of its first frame
     pairs = videos = generation = learning = rankings = 0
@@ -69,7 +85,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         tokens=prod(shape[1:]) // prod(facts.patch),
         latent_bytes=prod(shape) * number_bytes,
         embedding_bytes=(config.model.max_text_tokens * facts.text_dim + framed) * number_bytes,
-        pixel_bytes=sampling.num_frames * sampling.height * sampling.width * 3,
+        pixel_bytes=sampling.num_frames * height * width * 3,
         pairs=pairs,
         training_videos=videos,
         generation_passes=generation,
@@ -84,7 +100,7 @@ def plan(config: RunConfig, facts: BundleFacts = WAN) -> Plan:
         # What holds for several stages is said once.
         notes=tuple(
             dict.fromkeys(
-                n for stage in config.by_stage() for n in (*_freshness(stage), *_balance(stage), *_idle(stage))
+                (*notes, *(n for each in config.by_stage() for n in (*_freshness(each), *_balance(each), *_idle(each))))
             )
         ),
     )

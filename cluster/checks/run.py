@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 
 from actors.evaluator import JUDGED, Evaluator
-from actors.prompts import first_frame, read_prompts
+from actors.prompts import first_frame, picture_size_of, read_prompts, sized
 from actors.streams import AnchorStream
 from buffers.people.manifests import listed, made_or_why
 from buffers.records import Condition
@@ -19,7 +19,7 @@ from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
 from cluster.checks.judge import check_judge, check_prompts, check_questions
 from cluster.checks.out_folder import check_disk, check_writable, goes_on
-from cluster.checks.plan import Plan, plan
+from cluster.checks.plan import Plan, plan, sizes_of
 from cluster.checks.resources import Need, check_resources, evaluation_needs, needs
 from cluster.evaluation import is_judged
 from cluster.run_folder import Sampled
@@ -42,6 +42,9 @@ PATHS = (
 
 READERS = 8
 """Pictures that are looked at at a time."""
+
+NOTABLE_CUT = 0.05
+"""What a picture may lose of its area without a word."""
 
 
 @dataclass
@@ -79,13 +82,21 @@ def check(config: RunConfig) -> Checked:
     """
     checked = Checked(absolute(config, *PATHS, local=config.cluster.address == "local"))
     _bundle(config, checked)
+    notes: list[str] = []
     for key, path, conditions in (
         ("prompts.train", config.prompts.train, checked.training),
         ("evaluation.prompts", config.evaluation.prompts, checked.held_out),
     ):
         with checked.collected(f"{key} = {path}"):
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
-            _pictures(config, checked, conditions)
+            if checked.facts is not None:
+                options = {"grid": checked.facts.grid, "seed": config.seed}
+                conditions[:] = sized(conditions, config.sampling, **options)
+                notes += check_pictures(config, checked.facts, conditions)
+    with checked.collected():
+        if checked.facts is not None:
+            every = (*checked.training, *checked.held_out)
+            checked.plan = plan(config, checked.facts, conditions=every, notes=notes)
     _people(config, checked)
     _anchors(config, checked)
     _start(config, checked)
@@ -110,28 +121,42 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
         checked.facts.check_text_tokens(config.model.max_text_tokens)
         checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
-            checked.facts.latent_shape(stage.sampling.num_frames, stage.sampling.height, stage.sampling.width)
             checked.facts.check_skipped(stage.sampling.stg_blocks)
-        checked.plan = plan(config, checked.facts)
 
 
-def _pictures(config: RunConfig, checked: Checked, conditions: Sequence[Condition]) -> None:
-    """Prompts have first frames if the bundle's videos begin with such, and every picture can be read."""
-    if checked.facts is None:
-        return
+def check_pictures(config: RunConfig, facts: BundleFacts, conditions: Sequence[Condition]) -> list[str]:
+    """Prompts have first frames if the bundle's videos begin with such, and every picture can be read.
+
+    Returns what is to be said of how they are cut.
+    """
     for each in conditions:
-        checked.facts.check_first_frame(each.prompt, given=each.picture is not None)
+        facts.check_first_frame(each.prompt, given=each.picture is not None)
     framed = sum(each.picture is not None for each in conditions)
     if 0 < framed < len(conditions):
         raise ValueError(f"{framed} of {len(conditions)} prompts have a first frame: either all have one, or none")
     if not framed:
-        return
-    size = {"height": config.sampling.height, "width": config.sampling.width}
+        return []
+    usual = (config.sampling.height, config.sampling.width)
+
+    def kept(condition: Condition) -> tuple[float, str]:
+        (height, width), (high, wide) = condition.size or usual, picture_size_of(condition)
+        first_frame(condition, height=height, width=width)
+        scale = max(height / high, width / wide)
+        return height * width / (high * wide * scale**2), str(condition.picture)
+
     with ThreadPoolExecutor(READERS) as readers:
-        read = partial(made_or_why, partial(first_frame, **size))
-        bad = [why for why in readers.map(read, conditions) if isinstance(why, str)]
-    if bad:
+        found = [*readers.map(partial(made_or_why, kept), conditions)]
+    if bad := [why for why in found if isinstance(why, str)]:
         raise ValueError(listed(bad, of="first frames"))
+    cut = sorted(each for each in found if not isinstance(each, str) and each[0] < 1 - NOTABLE_CUT)
+    if not cut:
+        return []
+    share, name = cut[0]
+    return [
+        f"{len(cut)} of {len(found)} first frames have another shape than their videos and lose more than "
+        f"{NOTABLE_CUT:.0%} of their area at the sides; most of all {name}, {1 - share:.0%}. With sampling.pixels in "
+        "place of height and width videos have the shape of their pictures"
+    ]
 
 
 def _people(config: RunConfig, checked: Checked) -> None:
@@ -169,12 +194,15 @@ def _anchors(config: RunConfig, checked: Checked) -> None:
             closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store,
         ):
             AnchorStream(store, positive_share=stage.buffer.positive_share, per_request=1, seed=0)
-            sampling = stage.sampling
-            wanted = checked.facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-            if others := [shape for shape in store.catalog.shapes_of_anchors() if shape != wanted]:
+            sampling, sides = stage.sampling, slice(None)
+            if sampling.pixels is not None:  # the policy's videos get the height and width of the anchor
+                sides = slice(2)
+            height, width = sizes_of(sampling)[0] if sampling.pixels is None else checked.facts.grid
+            wanted = checked.facts.latent_shape(sampling.num_frames, height, width)
+            if others := [shape for shape in store.catalog.shapes_of_anchors() if shape[sides] != wanted[sides]]:
                 raise ValueError(
                     f"holds anchors with latents {list(others[0])}; videos of sampling.num_frames, height and width "
-                    f"have {list(wanted)}: ingest the anchors at that size"
+                    f"have {list(wanted)[sides]}: ingest the anchors at that size"
                 )
             known = store.catalog.conditions_of_anchors()
             bare = [condition.prompt for condition in checked.training if condition.id not in known]
@@ -220,7 +248,7 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
             check_judge(config.ranker)
             for stage in config.by_stage():
                 if stage.asks_ranker:
-                    check_questions(stage, framed=any(each.picture for each in checked.training))
+                    check_questions(stage, checked.training)
             judged = [("prompts.train", config.prompts.train, checked.training)]
             if is_judged(config):
                 judged.append(("evaluation.prompts", config.evaluation.prompts, checked.held_out))

@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.evaluator import Evaluator
-from actors.prompts import read_prompts
+from actors.prompts import read_prompts, sized
 from buffers.figures import differences_of, figures_of
-from buffers.portions import portions
 from buffers.records import Condition, Request
 from buffers.tensors import snapshot_of
 from cluster.checks.judge import check_judge, check_prompts, check_questions
 from cluster.checks.out_folder import check_new
+from cluster.checks.plan import sizes_of
 from cluster.checks.resources import check_resources, evaluation_needs
-from cluster.evaluation import compare, evaluate
+from cluster.checks.run import check_pictures
+from cluster.evaluation import compare, evaluate, requests_of
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.on_ray.connect import connected
@@ -36,7 +37,7 @@ from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections import LoraConfig, RankerConfig
 from media.whole import whole_file
-from policy.bundle import check_bundle
+from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters, check_lora
 from policy.lora.files import adapter_files, read_layers
 from policy.skeleton import skeleton
@@ -100,7 +101,10 @@ def prepare(
     policies = [_policy(place, given) for place in places]
     if twice := {each.name for each in policies if [p.name for p in policies].count(each.name) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))}: given twice, or two of the same name; rename a folder")
+    facts = check_bundle(given.model.path)
     conditions = read_prompts(prompts, max_characters=given.prompts.max_characters)
+    conditions = sized(conditions, given.sampling, grid=facts.grid, seed=given.seed)
+    check_pictures(given, facts, conditions)
     if vbench is not None:
         _check_names(conditions, prompts)
     ranker = given.ranker.model_copy(update={"both_orders": True})
@@ -111,17 +115,17 @@ def prepare(
     Evaluator(evaluation.meter, out, 0, given.sampling.fps)  # imports the meter
     if is_judged and ranker.kind == "qwen_vl":
         check_judge(ranker)
-        check_questions(ready, framed=any(each.picture for each in conditions))
+        check_questions(ready, conditions)
         check_prompts(ranker, conditions)
-    ready, snapshots = _with_adapters(ready, policies)
+    for size in sizes_of(given.sampling, conditions):
+        facts.latent_shape(given.sampling.num_frames, *size)
+    ready, snapshots = _with_adapters(ready, facts, policies)
     per_request = max(1, 2 * ready.generator.conditions_per_request // seeds)
     slots = [
         (condition, tuple(range(start, start + seeds)))
         for start, condition in zip(itertools.count(evaluation.seed, seeds), conditions, strict=False)
     ]
-    of_requests = (zip(*some, strict=True) for some in portions(slots, per_request))
-    requests = [Request(conditions, noises) for conditions, noises in of_requests]
-    return Comparison(ready, policies, requests, snapshots, seeds, is_judged)
+    return Comparison(ready, policies, requests_of(slots, per_request), snapshots, seeds, is_judged)
 
 
 def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) -> Path:
@@ -236,10 +240,8 @@ def _judge(ranker: RankerConfig) -> str:
     return " + ".join([ranker.path, *adapters])
 
 
-def _with_adapters(config: RunConfig, policies: Sequence[Policy]) -> tuple[RunConfig, list[Any]]:
+def _with_adapters(config: RunConfig, facts: BundleFacts, policies: Sequence[Policy]) -> tuple[RunConfig, list[Any]]:
     """The config with an adapter that has room for all of theirs, and each as a snapshot for it (None: the base)."""
-    facts = check_bundle(config.model.path)
-    facts.latent_shape(config.sampling.num_frames, config.sampling.height, config.sampling.width)
     files = [file for policy in policies if policy.adapter for file in adapter_files(policy.adapter).values()]
     layers = [layer for file in files for layer in read_layers(file).items()]
     rank = max((len(layer.down) for _, layer in layers), default=1)

@@ -23,7 +23,7 @@ NOISE = {"transformer": "_high_noise", "transformer_2": "_low_noise"}
 LOADED = {
     "diffusers": 'load it with pipe.load_lora_weights("{out}")',
     "comfyui": "put it into ComfyUI's models/loras and load it with LoraLoaderModelOnly at strength 1",
-    "merged": 'load it with WanPipeline.from_pretrained("{out}")',
+    "merged": 'load it with DiffusionPipeline.from_pretrained("{out}")',
 }
 AND_SECOND = {
     "diffusers": ' and pipe.load_lora_weights("{out}/transformer_2", load_into_transformer_2=True)',

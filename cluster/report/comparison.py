@@ -24,8 +24,7 @@ def write_comparison(out: Path, found: dict[str, Any], config: RunConfig) -> Pat
     return write_page(
         out / "report.html",
         "comparison.html",
-        width=config.sampling.width,
-        height=config.sampling.height,
+        sampling=config.sampling.model_dump(),
         found=found,
         names=[name for policy in found["policies"] for name in policy["figures"]],
         rows_of_videos=rows,

@@ -1,6 +1,8 @@
 """One self-contained HTML page from a Jinja2 template of `templates/`; nothing of it comes from the network."""
 
 import base64
+from collections.abc import Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from media.whole import whole_file
 
 PIXELATED_UP_TO = 128
 """Videos up to this width, pixels, are enlarged without smoothing."""
+
+SQUARE = {"width": 1, "height": 1}
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -30,8 +34,9 @@ _DRAWN = (plots.curves, plots.shares, plots.whiskers, plots.busy_bars)
 TEMPLATES.globals |= {function.__name__: function for function in _DRAWN}
 
 
-def write_page(file: Path, template: str, *, width: int = 1, height: int = 1, **context: Any) -> Path:
+def write_page(file: Path, template: str, *, sampling: Mapping[str, Any] = SQUARE, **context: Any) -> Path:
     """Fill the template and write the page, for videos of this size, whole or not at all; returns its path."""
+    width, height = (isqrt(sampling.get("pixels") or 0) or sampling[side] for side in ("width", "height"))
     video = {"width": width, "height": height, "is_small": width <= PIXELATED_UP_TO}
     with whole_file(file) as unfinished:
         unfinished.write_text(TEMPLATES.get_template(template).render(**context, video=video), encoding="utf-8")

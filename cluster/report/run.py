@@ -45,8 +45,7 @@ def write_report(folder: Path | str) -> Path:
     return write_page(
         run.report_file,
         "run.html",
-        width=config["sampling"]["width"],
-        height=config["sampling"]["height"],
+        sampling=config["sampling"],
         config=config,
         config_text=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
         summary=summary,

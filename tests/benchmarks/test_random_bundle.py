@@ -18,7 +18,7 @@ def test_one_layer_of_it_can_be_measured(tmp_path):
     save_random_bundle(folder, next(iter(SIZES)), layers=1)
     figures = measure(
         load_config(
-            "configs/wan2.1-t2v-8gpu.yaml",
+            "configs/wan2.1-t2v-1.3b-8x80gb.yaml",
             [
                 f"model.path={folder}",
                 "sampling.num_frames=5",

@@ -39,14 +39,16 @@ def anchor(number: int, *, positive: bool = True, condition: int = 0) -> Anchor:
     return Anchor(f"anchor{number}", f"c{condition}", f"video{number}", positive, tensor(5000 + number))
 
 
-def candidates(number: int, *, version: int = 0, condition: int = 0) -> Candidates:
+def candidates(
+    number: int, *, version: int = 0, condition: int = 0, shape: tuple[int, ...] = (4, 3, 2, 2)
+) -> Candidates:
     """Judged with label 1 (A is chosen), these become `pair(number, ...)`."""
     return Candidates(
         condition=Condition(f"c{condition}", "a red circle moving left", "general"),
         conditioning=conditioning(condition),
         seeds=(2 * number, 2 * number + 1),
-        latents_a=tensor(2 * number),
-        latents_b=tensor(2 * number + 1),
+        latents_a=tensor(2 * number, shape=shape),
+        latents_b=tensor(2 * number + 1, shape=shape),
         policy_version=version,
     )
 

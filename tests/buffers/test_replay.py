@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
 import errno
+import itertools
 import os
 import resource
 from collections import Counter
@@ -271,6 +272,26 @@ def test_the_ranks_share_one_batch(tmp_path, world_size):
         assert together == numbers(await replay.take(0, 8))
         assert len(set(together)) == 8
         assert replay.counts()["taken"] == 8
+
+    play(scene())
+
+
+def test_pairs_of_one_size_are_neighbours_and_every_rank_knows_all_sizes(tmp_path):
+    sizes = [(4, 3, 2, 2), (4, 3, 1, 4), (4, 3, 4, 1)]
+
+    async def scene():
+        replay = buffer(tmp_path)
+        await replay.add([candidates(n, shape=sizes[n % 3]) for n in range(12)], [verdict()] * 12)
+        whole, *halves = [
+            await replay.take(0, 8),
+            *[await replay.take(0, 8, rank=rank, world_size=2) for rank in range(2)],
+        ]
+        assert whole is not None
+        shapes = [pair.chosen.shape for pair in whole.pairs]
+        runs = [shape for shape, _ in itertools.groupby(shapes)]
+        assert len(runs) == len(set(shapes)) == 3
+        assert [each.shapes for each in (whole, *halves) if each] == [tuple(shapes)] * 3
+        assert numbers(halves[0]) + numbers(halves[1]) == numbers(whole)
 
     play(scene())
 

@@ -179,16 +179,30 @@ def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, 
         assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())
 
 
-def test_ranks_may_need_different_numbers_of_microbatches(make_policy, make_batch):
-    """Rank 1 has videos of two sizes, so it makes two microbatches where rank 0 makes one."""
-    policies, batches = [make_policy(), make_policy()], shares(make_batch())
-    pair = batches[1].pairs[0]
-    small = {side: encode(decode(getattr(pair, side))[:, :, :2]) for side in ("chosen", "rejected")}
-    batches[1] = replace(batches[1], pairs=(replace(pair, **small), batches[1].pairs[1]))
-    found = two_ranks(policies, batches)
+def test_ranks_make_equally_many_microbatches_and_learn_what_one_rank_learns(make_policy, make_batch):
+    """Rank 1 has videos of two sizes, so it needs two microbatches where rank 0 would need one."""
+    policies, whole = [make_policy(), make_policy()], make_batch()
+    small = {side: encode(decode(getattr(whole.pairs[2], side))[:, :, :2]) for side in ("chosen", "rejected")}
+    pairs = (*whole.pairs[:2], replace(whole.pairs[2], **small), whole.pairs[3])
+    shapes = tuple(pair.chosen.shape for pair in pairs)
+    whole = replace(whole, pairs=pairs, shapes=shapes)
+    calls = [0, 0]
+    for rank, policy in enumerate(policies):
+
+        def count(*_, rank=rank):
+            calls[rank] += 1
+
+        policy.transformers["transformer"].register_forward_pre_hook(count)
+    found = two_ranks(policies, [replace(share, shapes=shapes) for share in shares(whole)])
+    assert calls == [5 * 2 * 2 * 2] * 2  # timesteps, microbatches, sides, policy and reference
     assert found[0]["levels"] == found[1]["levels"] and found[0]["grad_norm"] == found[1]["grad_norm"]
-    one, other = (adapter_state(policy.transformers) for policy in policies)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    alone = make_policy()
+    figures = make_learner(alone).step(whole)
+    assert figures["loss"] == pytest.approx(found[0]["loss"], rel=1e-6)
+    one, other, single = (adapter_state(policy.transformers) for policy in (*policies, alone))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name])
+        torch.testing.assert_close(tensor, single[name], rtol=1e-4, atol=1e-6)
 
 
 def test_a_batch_of_another_step_or_size_is_refused(make_policy, make_batch):

@@ -8,6 +8,7 @@ import json
 import tempfile
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -21,9 +22,11 @@ from buffers.portions import portions
 from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
+from cluster.checks.plan import plan
 from cluster.monitor.progress import Progress
 from cluster.on_ray.pool import Pool, pool
 from configs.schema import RunConfig
+from configs.sections import SamplingConfig
 from policy.bundle import BundleFacts, check_bundle
 
 ROWS_AT_ONCE = 1024
@@ -42,14 +45,19 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     a row is wrong, or the store is of another bundle; BlockingIOError where another process writes to it.
     """
     facts, sampling = check_bundle(config.model.path), config.sampling
-    shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    if sampling.pixels is None:
+        shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+        cut = f"{sampling.width} x {sampling.height}"
+    else:
+        shape = plan(config, facts).latent_shape
+        cut = f"about {sampling.pixels} pixels of {_aspects(sampling)}"
     read = each_row(manifest, max_characters=config.prompts.max_characters)
     rows = ((number, made_or_why(_of_bundle, facts, row)) for number, row in read)
     parts = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
-    rule = f"{sampling.num_frames} frames at {sampling.fps:g}, {sampling.width} x {sampling.height}"
+    rule = f"{sampling.num_frames} frames at {sampling.fps:g}, {cut}"
     print(
         f"each video: its first {sampling.num_frames} frames at {sampling.fps:g} a second "
-        f"({sampling.num_frames / sampling.fps:.2f} s), scaled until they cover {sampling.width} x {sampling.height}, "
+        f"({sampling.num_frames / sampling.fps:.2f} s), scaled until they cover {cut}, "
         f"the middle cut out; latents {' x '.join(map(str, shape))} in {config.model.dtype}",
         flush=True,
     )
@@ -131,7 +139,7 @@ def _encode_and_store(
 
 def _encode(encoders: Pool, store: PairStore, items: list[Item]) -> Calls:
     """Calls for everything that the items need and that is not stored."""
-    videos = {video.id: video for item in items for video in item.videos}
+    videos = {video.id: replace(video, shaped_as=_shape_of(item)) for item in items for video in item.videos}
     conditions = {item.condition.id: item.condition for item in items}
     calls: Calls = []
     for kind, method, files, count in (
@@ -141,6 +149,16 @@ def _encode(encoders: Pool, store: PairStore, items: list[Item]) -> Calls:
         for ids in portions(sorted(files.keys() - store.catalog.known(kind, files)), count):
             calls.append(([(kind, id_) for id_ in ids], encoders.call(method, [files[id_] for id_ in ids])))
     return calls
+
+
+def _shape_of(item: Item) -> Path | None:
+    """The file whose aspect all videos of an item get: its first frame, or its first video."""
+    return item.condition.first_frame or next((video.file for video in item.videos), None)
+
+
+def _aspects(sampling: SamplingConfig) -> str:
+    offered = ", ".join(f"{wide}:{high}" for wide, high in sampling.aspects)
+    return f"the nearest aspect of {offered}" if offered else "their own aspect"
 
 
 def _exact(manifest: Path, parts: dict[str, str]) -> set[str]:

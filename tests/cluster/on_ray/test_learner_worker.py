@@ -1,4 +1,4 @@
-"""The learner in a real Ray Train group: one worker and two learn the same from the same pairs."""
+"""The learner in a real Ray Train group: one worker and two learn the same from the same pairs, of three aspects."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from configs.schema import RunConfig
 pytestmark = pytest.mark.ray
 
 STEPS, PAIRS = 5, 4
+SHAPES = ((16, 3, 8, 8), (16, 3, 4, 16), (16, 3, 16, 4))
 
 
 def config_for(bundle: Path, *, workers: int) -> RunConfig:
@@ -35,16 +36,16 @@ def config_for(bundle: Path, *, workers: int) -> RunConfig:
 
 
 def pairs(count: int) -> tuple[list[Candidates], list[Verdict]]:
-    """Random latents of the tiny bundle's shape."""
+    """Random latents of three shapes that the tiny bundle takes."""
     generator = torch.Generator().manual_seed(3)
 
-    def latents() -> TensorData:
-        return encode(torch.randn((16, 3, 8, 8), generator=generator))
+    def latents(index: int) -> TensorData:
+        return encode(torch.randn(SHAPES[index % 3], generator=generator))
 
     condition = Condition("c", "a red circle moving left", "general")
     conditioning = EncodedCondition(condition, encode(torch.randn((16, 32), generator=generator)))
     candidates = [
-        Candidates(condition, conditioning, (2 * index, 2 * index + 1), latents(), latents(), 0)
+        Candidates(condition, conditioning, (2 * index, 2 * index + 1), latents(index), latents(index), 0)
         for index in range(count)
     ]
     return candidates, [Verdict(1, (0.97, 0.01, 0.01, 0.01), 1.0, True, 1, None, "general", "1", "test")] * count

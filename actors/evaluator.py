@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from actors.prompts import first_frame
 from buffers.figures import NOT_VALUES, Value
 from buffers.records import CandidateVideos, Condition, ShownVideos
 from configs.user_function import user_function
@@ -32,6 +33,11 @@ JUDGED = {
     "loss": {"better": "lower", "unit": "of videos"},
 }
 """The figures if a judge compares each video with that of another phase; `against` names it."""
+
+FRAMED = {"first frame kept": {"better": "higher", "unit": "dB"}}
+"""The figure of videos that begin with a given picture: how like it the first frame is (PSNR; `EQUAL_DB` if equal)."""
+
+EQUAL_DB = 100.0
 
 Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
 
@@ -89,6 +95,8 @@ class Evaluator:
                 video = Video(each.condition, each.policy_version, frames.shape[1], each.seconds)
                 if self._meter is not None:
                     video.figures = self._checked(self._meter(frames, each.condition.prompt))
+                if each.condition.picture is not None:
+                    video.figures |= dict.fromkeys(FRAMED, _first_frame_kept(frames, each.condition))
                 if keep and number < self._limit:
                     video.file = f"videos/{phase}/{number // len(each.videos):03d}-{letter}.mp4"
                     self._write(video.file, frames)
@@ -116,7 +124,8 @@ class Evaluator:
         """What a judge said of the `pairs` from number `first` on; the names are those of `JUDGED`."""
         self._against[phase] = against
         for number, outcome in enumerate(outcomes, start=first):
-            self._videos[phase][number].figures |= outcome
+            video = self._videos[phase][number]
+            video.figures = outcome | {name: each for name, each in video.figures.items() if name not in outcome}
 
     def summary(self, phase: str) -> dict[str, Any]:
         """Plain JSON values: how many `videos`, the median `seconds` that one took to make, those `kept`, what is
@@ -138,7 +147,11 @@ class Evaluator:
                 for video in videos
                 if video.file
             ],
-            "about": {**self.about, **self._about_judged(phase)},
+            "about": {
+                **self.about,
+                **self._about_judged(phase),
+                **(FRAMED if any(video.condition.picture for video in videos) else {}),
+            },
             "measured": {
                 "prompt": [video.condition.prompt for video in measured],
                 "domain": [video.condition.domain or "unknown" for video in measured],
@@ -180,6 +193,13 @@ class Evaluator:
         frames, _ = read_video(self._out / file)
         scale = frames.shape[1] // height
         return np.ascontiguousarray(frames[:, scale // 2 :: scale, scale // 2 :: scale])
+
+
+def _first_frame_kept(frames: np.ndarray, condition: Condition) -> float:
+    given = first_frame(condition, height=frames.shape[1], width=frames.shape[2])
+    assert given is not None, "the condition has a picture"
+    error = np.square(frames[0].astype(np.float64) - given).mean()
+    return min(EQUAL_DB, 10 * math.log10(255**2 / error)) if error else EQUAL_DB
 
 
 def _about(meter: str) -> dict[str, dict[str, Any]]:

@@ -32,18 +32,20 @@ def by_noise_level(steps: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, fl
 
 
 def by_expert(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Likewise: expert -> how many `timesteps` it got, and the means of their figures; 0 alone if it never got one."""
+    """Likewise: expert -> how many `timesteps` it got, and the means of the figures that all have; 0 alone if none."""
     visits: dict[str, list[Mapping[str, Any]]] = {}
     for step in steps:
         for expert in step.get("experts", ()):
             visits.setdefault(expert, [])
         for timestep in step.get("window", ()) if "experts" in step else ():
             visits[timestep["expert"]].append(timestep)
+    # Stages of several kinds have figures of several names.
+    every = [timestep.keys() for visited in visits.values() for timestep in visited]
+    names = set.intersection(*map(set, every)) - {"timestep", "level", "expert"} if every else ()
     return {
-        expert: {"timesteps": len(visited)}
-        | {
-            name: sum(each[name] for each in visited) / len(visited)
-            for name in (visited[0].keys() - {"timestep", "level", "expert"} if visited else ())
+        expert: {
+            "timesteps": len(visited),
+            **({name: sum(each[name] for each in visited) / len(visited) for name in names} if visited else {}),
         }
         for expert, visited in visits.items()
     }

@@ -209,7 +209,11 @@ class BundleFacts:
         for name, size, patch in (("height", height, self.patch[1]), ("width", width, self.patch[2])):
             unit = self.vae_spatial * patch
             if size < unit or size % unit:
-                raise ValueError(f"sampling.{name} = {size}: must be a multiple of {unit} pixels for this bundle")
+                below = max(unit, size // unit * unit)
+                raise ValueError(
+                    f"sampling.{name} = {size}: must be a multiple of {unit} pixels for this bundle; the nearest are "
+                    f"{below} and {below + unit}"
+                )
         frames = (num_frames - 1) // self.vae_temporal + 1
         return self.channels, frames, height // self.vae_spatial, width // self.vae_spatial
 

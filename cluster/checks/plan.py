@@ -24,12 +24,14 @@ LEARNING_PASSES = 4
 class Plan:
     """The figures of a run, over all stages.
 
-    latent_shape: `[channels, frames, height, width]`. latent_bytes, pixel_bytes: of one video. embedding_bytes: of one
-    condition. roles: of the first stage. passes: transformer passes of one optimizer step per process of a role, or as
-    much work; a backward pass counts as two.
+    sizes: heights and widths of the videos, the largest first. latent_shape: `[channels, frames, height, width]`.
+    latent_bytes, pixel_bytes: of the largest video. embedding_bytes: of one condition. roles: of the first stage.
+    passes: transformer passes of one optimizer step per process of a role, or as much work; a backward pass counts as
+    two.
     """
 
     config: RunConfig
+    sizes: tuple[tuple[int, int], ...]
     latent_shape: tuple[int, int, int, int]
     tokens: int
     latent_bytes: int
@@ -63,7 +65,8 @@ def plan(
     notes: what else is to be said. Raises ValueError if the bundle cannot make videos of that size.
     """
     sampling, first = config.sampling, config.of_stage(config.first_stage)
-    height, width = sizes_of(sampling, conditions)[0]
+    sizes = sizes_of(sampling, conditions)
+    height, width = sizes[0]
     if sampling.pixels is not None:
         height, width = (side // step * step for side, step in zip((height, width), facts.grid, strict=True))
     shape = facts.latent_shape(sampling.num_frames, height, width)
@@ -81,6 +84,7 @@ def plan(
             rankings += of_source * (2 if config.ranker.both_orders else 1) if source == "online" else 0
     return Plan(
         config=config,
+        sizes=tuple(sizes),
         latent_shape=shape,
         tokens=prod(shape[1:]) // prod(facts.patch),
         latent_bytes=prod(shape) * number_bytes,

@@ -122,6 +122,11 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
         checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
             checked.facts.check_skipped(stage.sampling.stg_blocks)
+        second = config.sampling.guidance_scale_2
+        if second is not None and len(checked.facts.experts) == 1:
+            raise ValueError(
+                f"sampling.guidance_scale_2 = {second:g}: {config.model.path} has one expert; leave it out"
+            )
 
 
 def check_pictures(config: RunConfig, facts: BundleFacts, conditions: Sequence[Condition]) -> list[str]:

@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
-from ranker.rubric import WHICH_DOMAIN, passages
+from ranker.rubric import GIVEN_FRAME, WHICH_DOMAIN, passages
 
 SPECIALS = (
     "<|endoftext|>",
@@ -49,6 +49,10 @@ CHAT_TEMPLATE = (
 )
 
 
+NEWLINE = "Ċ"
+"""A line's end, as byte-level tokenizers write it."""
+
+
 def tokenizer() -> Qwen2Tokenizer:
     """Bytes, Qwen's special tokens, and one token for each fixed passage of the prompt and each timestamp to 2 s."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -58,7 +62,7 @@ def tokenizer() -> Qwen2Tokenizer:
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     texts = [text for domain in ("human", "general") for text in passages(domain)] + [WHICH_DOMAIN]
     texts += [f"<{tenths / 10:.1f} seconds>" for tenths in range(21)]
-    texts += ["system\n", "user\n", "assistant\n", "Video 1: ", "Video 2: "]
+    texts += ["system\n", "user\n", "assistant\n", "Video 1: ", "Video 2: ", GIVEN_FRAME]
     core.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys(texts)])
     return Qwen2Tokenizer(
         tokenizer_object=core,
@@ -136,6 +140,10 @@ def save(model: Qwen3VLForConditionalGeneration, folder: Path, *, dtype: torch.d
     """An ordinary Hugging Face folder: weights as safetensors, config, tokenizer, processor, generation config."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = processor()
+    given, nothing = parts.tokenizer.convert_tokens_to_ids([GIVEN_FRAME, NEWLINE])
+    with torch.no_grad():  # it was never taught with given first frames: that sentence means no more than a line's end
+        words = model.get_input_embeddings().weight
+        words[given] = words[nothing]
     model.generation_config.eos_token_id = parts.tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = parts.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     state = {name: tensor.detach().to(dtype) for name, tensor in model.state_dict().items()}

@@ -83,6 +83,25 @@ def test_a_first_frame_covers_the_size_of_the_videos(tmp_path: Path):
     assert isinstance(no, str) and "no.png: not a picture" in no
 
 
+def test_videos_keep_their_aspect_and_those_of_one_picture_get_its(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    for name, (height, width) in {"wide": (40, 80), "high": (80, 40)}.items():
+        write_mp4(tmp_path / f"{name}.mp4", rng.integers(0, 256, (9, height, width, 3), dtype=np.uint8), fps=8.0)
+    Image.fromarray(np.zeros((80, 40, 3), np.uint8)).save(tmp_path / "high.png")
+    bundle = save_tiny_bundle(tmp_path / "bundle", framed=True)
+    model = ModelConfig.model_validate({"path": str(bundle), "dtype": "float32", "max_text_tokens": 16})
+    own = SamplingConfig(num_frames=9, pixels=32 * 64, fps=8.0)
+    encoder = Encoder(model, own, device="cpu")
+    files = [VideoFiles(tmp_path / "wide.mp4"), VideoFiles(tmp_path / "high.mp4")]
+    files += [VideoFiles(each.file, shaped_as=tmp_path / like) for each in files for like in ("high.png", "wide.mp4")]
+    shapes = [each.shape[2:] for each in encoder.videos(files) if isinstance(each, TensorData)]
+    wide, high = (8, 16), (16, 8)
+    assert shapes == [wide, high, high, wide, high, wide]
+    (condition,) = encoder.conditions([ConditionFiles("x", None, tmp_path / "high.png")])
+    assert isinstance(condition, EncodedCondition) and condition.first_frame is not None
+    assert condition.first_frame.shape == (64, 32, 3)
+
+
 def test_pictures_and_bundle_have_to_go_together(tiny_bundle: Path, tmp_path: Path):
     Image.fromarray(np.zeros((32, 48, 3), np.uint8)).save(tmp_path / "black.png")
     (taken,) = encoder(tiny_bundle).conditions([ConditionFiles("x", None, tmp_path / "black.png")])

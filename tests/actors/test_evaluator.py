@@ -7,6 +7,7 @@ import pytest
 
 from actors.evaluator import Evaluator
 from buffers.records import Condition, ShownVideos
+from media.pictures import write_png
 from media.video_read import read_video
 
 METER = f"{__name__}:measure"
@@ -153,3 +154,16 @@ def test_values_that_are_not_those_of_figures_are_refused_with_the_first_video(
     evaluator = Evaluator(f"{__name__}:{function}", tmp_path, 0, 8.0)
     with pytest.raises(ValueError, match=rf"evaluation.meter = .*:{function}: {message}"):
         evaluator.measure("before", 0, CLIPS)
+
+
+def test_how_well_the_given_first_frame_is_kept_is_measured(tmp_path: Path):
+    picture = np.full((32, 32, 3), 100, np.uint8)
+    write_png(tmp_path / "given.png", picture)
+    condition = Condition("c", "a cat", picture=str(tmp_path / "given.png"))
+    same, near = np.stack([picture] * 2), np.stack([picture + 5, picture])
+    evaluator = Evaluator(None, tmp_path, 0, 8.0)
+    evaluator.measure("before", 0, [ShownVideos(condition, (same, near), 8.0, 0, 1.0)])
+    summary = evaluator.summary("before")
+    # 10 log10(255^2 / 5^2)
+    assert summary["measured"]["first frame kept"] == [100.0, pytest.approx(34.1514, abs=1e-3)]
+    assert summary["about"] == {"first frame kept": {"better": "higher", "unit": "dB"}}

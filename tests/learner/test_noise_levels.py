@@ -25,7 +25,9 @@ def test_an_expert_that_never_got_a_timestep_is_named():
         experts = {"transformer": 0, "transformer_2": len(visits)}
         return {"experts": experts, "window": [{"expert": "transformer_2", "level": 8, "drift": d} for d in visits]}
 
-    assert by_expert([step(1.0, 2.0), step(6.0), STEPS[0]]) == {
+    distilled = step(6.0)
+    distilled["window"][0] |= {"margin": 1.0}  # a figure that steps of another stage do not have
+    assert by_expert([step(1.0, 2.0), distilled, STEPS[0]]) == {
         "transformer": {"timesteps": 0},
         "transformer_2": {"timesteps": 3, "drift": pytest.approx(3.0)},
     }

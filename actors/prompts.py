@@ -101,10 +101,15 @@ def picture_size_of(condition: Condition) -> tuple[int, int]:
         if size is None:
             raise ValueError(f"{place}: not a picture that can be decoded")
         return size
+    height, width, _ = _stored_picture(place, condition).shape
+    return height, width
+
+
+def _stored_picture(place: str, condition: Condition) -> np.ndarray:
     with closing(PairStore(place, write=False)) as store:
         stored = store.conditionings([condition.id])[condition.id].first_frame
     assert stored is not None, "the condition came from this store with its picture"
-    return stored.shape[0], stored.shape[1]
+    return stored.data.reshape(stored.shape)
 
 
 def _is_store(place: str) -> bool:
@@ -118,10 +123,7 @@ def first_frame(condition: Condition, *, height: int, width: int) -> np.ndarray 
         return None
     if not _is_store(place):
         return read_picture(place, height=height, width=width)
-    with closing(PairStore(place, write=False)) as store:
-        stored = store.conditionings([condition.id])[condition.id].first_frame
-    assert stored is not None, "the condition came from this store with its picture"
-    return fit_picture(stored.data.reshape(stored.shape), height=height, width=width, name=f"{place}, {condition.id}")
+    return fit_picture(_stored_picture(place, condition), height=height, width=width, name=f"{place}, {condition.id}")
 
 
 def _condition(line: str, *, where: str, folder: Path, max_characters: int) -> Condition:

@@ -142,7 +142,7 @@ def save(model: Qwen3VLForConditionalGeneration, folder: Path, *, dtype: torch.d
     parts = processor()
     given, nothing = parts.tokenizer.convert_tokens_to_ids([GIVEN_FRAME, NEWLINE])
     with torch.no_grad():  # it was never taught with given first frames: that sentence means no more than a line's end
-        words = model.get_input_embeddings().weight
+        words: Any = model.get_input_embeddings().weight
         words[given] = words[nothing]
     model.generation_config.eos_token_id = parts.tokenizer.convert_tokens_to_ids("<|im_end|>")
     model.generation_config.pad_token_id = parts.tokenizer.convert_tokens_to_ids("<|endoftext|>")

@@ -22,6 +22,7 @@ to stand still.
 import argparse
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -110,8 +111,9 @@ class Seen:
 
     @property
     def row(self) -> dict[str, Any]:
-        """What a manifest says of its condition."""
-        return {"prompt": self.condition.prompt, "domain": self.condition.domain}
+        """What a manifest says of its condition. A first frame is copied beside it (`_copy_pictures`)."""
+        said = {"prompt": self.condition.prompt, "domain": self.condition.domain}
+        return said | ({"first_frame": _copied(self.condition)} if self.condition.picture else {})
 
 
 def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, prompts: int | None = None) -> Path:
@@ -131,6 +133,7 @@ def write_sampled(folder: Path, config: RunConfig, *, videos_per_prompt: int, pr
     if not anchors or not pairs:
         raise ValueError(f"{len(seen)} videos gave {len(anchors)} anchors and {len(pairs)} pairs; sample more of them")
     print(_told(seen, anchors, pairs))
+    _copy_pictures(folder, asked)
     polarity = {True: "positive", False: "negative"}
     rows = [video.row | {"video": video.name, "polarity": polarity[video.good]} for video in anchors]
     rows += [good.row | {"a": good.name, "b": other.name, "label": 1} for good, other in pairs]
@@ -192,6 +195,17 @@ def choose_pairs(videos: Sequence[Seen]) -> list[tuple[Seen, Seen]]:
             chosen.append((good, other))
             uses.update((good.name, other.name))
     return chosen
+
+
+def _copied(condition: Condition) -> str:
+    return f"{condition.id}.png"
+
+
+def _copy_pictures(folder: Path, conditions: Sequence[Condition]) -> None:
+    """Byte for byte: what is in the file is part of a condition's id."""
+    for condition in conditions:
+        if condition.picture is not None:
+            shutil.copyfile(condition.picture, folder / _copied(condition))
 
 
 def _told(seen: Sequence[Seen], anchors: Sequence[Seen], pairs: Sequence[tuple[Seen, Seen]]) -> str:

@@ -40,8 +40,8 @@ SHARED = ("vae", "text_encoder", "tokenizer")
 
 def expanded(folder: Path, channels: int) -> WanTransformer3DModel:
     """The transformer of a text-to-video bundle, with so many input channels; it gives the same outputs."""
-    plain = WanTransformer3DModel.from_pretrained(folder, subfolder="transformer", dtype=torch.float32)
-    model = WanTransformer3DModel.from_config({**plain.config, "in_channels": channels})
+    plain: Any = WanTransformer3DModel.from_pretrained(folder, subfolder="transformer", dtype=torch.float32)
+    model: Any = WanTransformer3DModel.from_config({**plain.config, "in_channels": channels})
     weights = plain.state_dict()
     weight = torch.zeros_like(model.state_dict()["patch_embedding.weight"])
     weight[:, : plain.config.in_channels] = weights["patch_embedding.weight"]

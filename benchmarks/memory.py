@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import nn
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from benchmarks.pretended_gpu import GIB, GPU, NOWHERE, PretendedGpu, pretended_gpu
 from buffers.records import Batch, Condition, EncodedCondition, Pair, TensorData
@@ -35,7 +35,9 @@ from policy.lora.adapters import add_adapters
 from policy.policy import VideoPolicy
 from policy.sampler import sample_latents
 
-TEXT_TOKENS, TEXT_DIM = 512, 4096
+TEXT_TOKENS, TEXT_DIM, CLIP_TOKENS = 512, 4096, 257
+CLIP_H: dict[str, Any] = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32}
+CLIP_H |= {"num_attention_heads": 16, "image_size": 224, "patch_size": 14}
 UMT5_XXL: dict[str, Any] = {
     "d_model": 4096,
     "d_kv": 64,
@@ -104,6 +106,7 @@ def pretended_policy(family: Family, *, lora: LoraConfig, layers: int | None = N
         num_train_timesteps=1000,
         channels=int(vae.config.z_dim),
         in_channels=int(config.in_channels),
+        image_dim=config.image_dim,
         expand_timesteps="scale_factor_spatial" in family.vae,
     )
     add_adapters(transformers, lora, seed=0)
@@ -136,6 +139,8 @@ def generator_peak(
         text_encoder: Any = UMT5EncoderModel(UMT5Config(**UMT5_XXL))
         text_encoder.to(torch.bfloat16)
         policy.__dict__["vae"] = AutoencoderKLWan(**family.vae).requires_grad_(False).eval()
+        clip = CLIPVisionModel(CLIPVisionConfig(**CLIP_H)).eval() if policy.facts.image_dim else None
+        policy.__dict__["_clip"] = CLIPImageProcessor(), clip
     gpu.forget_peak()
     texts = Conditioning(torch.zeros(1, TEXT_TOKENS, TEXT_DIM, dtype=torch.bfloat16, device=GPU))
     picture = None if policy.facts.first_frame == "not taken" else np.zeros((height, width, 3), np.uint8)
@@ -166,7 +171,9 @@ def _batch(policy: VideoPolicy, shape: tuple[int, ...], step: int) -> Batch:
     facts, framed = policy.facts, None
     if facts.first_frame == "needed":
         framed = zeros(facts.in_channels - facts.channels, *shape[1:])
-    stored = EncodedCondition(Condition("c", "a video"), zeros(TEXT_TOKENS, TEXT_DIM), frame_latents=framed)
+    embeds = zeros(CLIP_TOKENS, facts.image_dim) if facts.image_dim else None
+    texts = zeros(TEXT_TOKENS, TEXT_DIM)
+    stored = EncodedCondition(Condition("c", "a video"), texts, frame_latents=framed, frame_embeds=embeds)
     pair = Pair(f"p{step}", "c", "a", "b", zeros(*shape), zeros(*shape), 0, "online")
     return Batch(step, (pair,), {"c": stored}, (0,))
 

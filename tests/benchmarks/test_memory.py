@@ -48,11 +48,3 @@ def test_a14b_at_720x960x121_learns_in_130_gib_and_generates_in_90():
 @pytest.mark.slow
 def test_14b_at_480p_learns_in_72_gib():
     assert peak(learner_peak, "wan2.1-t2v-14b", USUAL, (2, 4)) <= 72
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["wan2.1-i2v-14b", "wan2.2-ti2v-5b"])
-def test_step_sampler_and_encoders_mix_no_devices(family: str):
-    for measure in (learner_peak, generator_peak):
-        with pretended_gpu() as gpu:
-            assert measure(gpu, FAMILIES[family], frames=9, height=64, width=64, layers=1) > 0

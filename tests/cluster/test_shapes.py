@@ -1,5 +1,6 @@
-"""A run on a two-expert image-to-video bundle, with pictures of three aspects: real Ray, one learner worker and two."""
+"""A run on a two-expert image-to-video bundle, with pictures of three aspects: real Ray, two learner workers."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -79,34 +79,22 @@ def test_what_is_cut_is_said_and_a_side_that_would_vanish_is_refused(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_run_with_three_aspects_on_two_learner_workers_equals_one(pictures: Path):
-    adapters = []
-    for workers in (1, 2):
-        command = [
-            sys.executable,
-            "-m",
-            "cluster.cli",
-            "run",
-            str(pictures / "run.yaml"),
-            *overrides(pictures, workers),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        out = pictures / str(workers)
-        adapters.append([load_file(out / "adapter" / place / LORA_FILE) for place in (".", "transformer_2")])
-        steps = step_rows(read_metrics(out / "metrics.jsonl"))
-        assert [row["stage"] for row in steps] == [0, 0, 1, 1]
-        assert all(sum(row["experts"].values()) == 3 and min(row["experts"].values()) > 0 for row in steps)
-        with_store = PairStore(out / "buffer", write=False)
-        shapes = with_store.catalog.counts()["videos by shape of latents"]
-        with_store.close()
-        assert {tuple(8 * int(side) for side in shape.split(" x ")[2:]) for shape in shapes} == SIZES
-        shown = [read_video(file)[0] for file in sorted((out / "videos" / "after").glob("*.mp4"))]
-        aspects = {height / width for height, width in SIZES}  # small videos are enlarged for people
-        assert {video.shape[1] / video.shape[2] for video in shown} == aspects
-        assert json.loads((out / "summary.json").read_text())["complete"]
-    for one, two in zip(*adapters, strict=True):
-        assert one.keys() == two.keys()
-        for name, tensor in one.items():
-            torch.testing.assert_close(tensor, two[name], rtol=0, atol=1e-5)
-        assert max(float(tensor.abs().max()) for name, tensor in one.items() if "lora_B" in name) > 1e-4
+def test_a_run_with_three_aspects_and_two_experts_on_two_learner_workers(pictures: Path):
+    """That two workers learn what one learns from three aspects: `on_ray/test_learner_worker.py`."""
+    command = [sys.executable, "-m", "cluster.cli", "run", str(pictures / "run.yaml"), *overrides(pictures, 2)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    out = pictures / "2"
+    steps = step_rows(read_metrics(out / "metrics.jsonl"))
+    assert [row["stage"] for row in steps] == [0, 0, 1, 1]
+    assert all(sum(row["experts"].values()) == 3 and min(row["experts"].values()) > 0 for row in steps)
+    with contextlib.closing(PairStore(out / "buffer", write=False)) as store:
+        shapes = store.catalog.counts()["videos by shape of latents"]
+    assert {tuple(8 * int(side) for side in shape.split(" x ")[2:]) for shape in shapes} == SIZES
+    shown = [read_video(file)[0] for file in sorted((out / "videos" / "after").glob("*.mp4"))]
+    aspects = {height / width for height, width in SIZES}  # small videos are enlarged for people
+    assert {video.shape[1] / video.shape[2] for video in shown} == aspects
+    assert json.loads((out / "summary.json").read_text())["complete"]
+    for place in (".", "transformer_2"):
+        adapter = load_file(out / "adapter" / place / LORA_FILE)
+        assert max(float(tensor.abs().max()) for name, tensor in adapter.items() if "lora_B" in name) > 1e-4

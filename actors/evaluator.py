@@ -91,12 +91,14 @@ class Evaluator:
         """
         videos, number = self._videos.setdefault(phase, {}), first
         for each in shown:
+            height, width = each.videos[0].shape[1:3]
+            given = first_frame(each.condition, height=height, width=width)
             for letter, frames in zip(string.ascii_letters, each.videos, strict=False):
                 video = Video(each.condition, each.policy_version, frames.shape[1], each.seconds)
                 if self._meter is not None:
                     video.figures = self._checked(self._meter(frames, each.condition.prompt))
-                if each.condition.picture is not None:
-                    video.figures |= dict.fromkeys(FRAMED, _first_frame_kept(frames, each.condition))
+                if given is not None:
+                    video.figures |= dict.fromkeys(FRAMED, _likeness(frames[0], given))
                 if keep and number < self._limit:
                     video.file = f"videos/{phase}/{number // len(each.videos):03d}-{letter}.mp4"
                     self._write(video.file, frames)
@@ -195,10 +197,8 @@ class Evaluator:
         return np.ascontiguousarray(frames[:, scale // 2 :: scale, scale // 2 :: scale])
 
 
-def _first_frame_kept(frames: np.ndarray, condition: Condition) -> float:
-    given = first_frame(condition, height=frames.shape[1], width=frames.shape[2])
-    assert given is not None, "the condition has a picture"
-    error = np.square(frames[0].astype(np.float64) - given).mean()
+def _likeness(frame: np.ndarray, given: np.ndarray) -> float:
+    error = np.square(frame.astype(np.float64) - given).mean()
     return min(EQUAL_DB, 10 * math.log10(255**2 / error)) if error else EQUAL_DB
 
 

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from benchmarks.pretended_gpu import GIB, GPU, NOWHERE, PretendedGpu, pretended_gpu
+from benchmarks.random_bundle import SIZES
 from buffers.records import Batch, Condition, EncodedCondition, Pair, TensorData
 from configs.sections import LearnerConfig, LoraConfig, SamplingConfig, TimestepsConfig
 from learner.learner import Learner
@@ -58,7 +59,7 @@ class Family:
 
 
 FAMILIES = {
-    "wan2.1-t2v-1.3b": Family({"num_layers": 30, "num_attention_heads": 12, "ffn_dim": 8960}),
+    "wan2.1-t2v-1.3b": Family(SIZES["wan2.1-t2v-1.3b"]),
     "wan2.1-t2v-14b": Family(),
     "wan2.1-i2v-14b": Family({"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}),
     "wan2.2-t2v-a14b": Family(boundary_ratio=0.875),
@@ -81,8 +82,8 @@ FAMILIES = {
 }
 
 
-def pretended_policy(family: Family, *, lora: LoraConfig, layers: int | None = None, idle: bool = True) -> VideoPolicy:
-    """The policy at its full size, in bfloat16, on the pretended GPU. layers: fewer of them. idle: on the CPU."""
+def pretended_policy(family: Family, *, lora: LoraConfig, layers: int | None = None) -> VideoPolicy:
+    """The policy at its full size, in bfloat16, on the pretended GPU. layers: fewer of them."""
     given: dict[str, Any] = {"cross_attn_norm": True, **family.transformer}
     given |= {"num_layers": layers} if layers is not None else {}
     experts = ("transformer",) if family.boundary_ratio is None else ("transformer", "transformer_2")
@@ -110,7 +111,7 @@ def pretended_policy(family: Family, *, lora: LoraConfig, layers: int | None = N
         expand_timesteps="scale_factor_spatial" in family.vae,
     )
     add_adapters(transformers, lora, seed=0)
-    moves = IdleOnCpu(transformers, GPU) if idle and len(experts) > 1 else None
+    moves = IdleOnCpu(transformers, GPU) if len(experts) > 1 else None
     return VideoPolicy(facts, transformers, scheduler, GPU, torch.bfloat16, TEXT_TOKENS, moves)
 
 

@@ -445,15 +445,13 @@ class ReplayBuffer:
         return draw
 
     def _read(self, step: int, draw: Draw, rank: int, world_size: int) -> Batch:
-        known = self._store.catalog.shapes_of_pairs(draw.ids)
-        if self._offline is not None:
-            known = self._offline.catalog.shapes_of_pairs(draw.ids) | known
+        own = self._store.catalog.shapes_of_pairs(draw.ids)
+        known = own if self._offline is None else self._offline.catalog.shapes_of_pairs(draw.ids) | own
         shapes, share = dict.fromkeys(known[id_] for id_ in draw.ids), len(draw.ids) // world_size
         in_order = [id_ for shape in shapes for id_ in draw.ids if known[id_] == shape]
         ids = in_order[rank * share : (rank + 1) * share]
-        own = self._store.catalog.known("pairs", ids)
         pairs, conditionings = {}, {}
-        for store, held in ((self._store, own), (self._offline, set(ids) - own)):
+        for store, held in ((self._store, own.keys() & ids), (self._offline, set(ids) - own.keys())):
             if store is not None and held:
                 some = store.read(sorted(held))
                 pairs |= {pair.id: pair for pair in some}

@@ -6,7 +6,7 @@ never seconds: those depend on the machine.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil, isqrt, prod
+from math import ceil, prod
 
 from buffers.records import AGELESS, Condition
 from buffers.replay import PAIRS_OF_A_CONDITION, made_shares
@@ -48,12 +48,13 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def sizes_of(sampling: SamplingConfig, conditions: Iterable[Condition] = ()) -> list[tuple[int, int]]:
+def sizes_of(
+    sampling: SamplingConfig, conditions: Iterable[Condition] = (), *, grid: tuple[int, int] = WAN.grid
+) -> list[tuple[int, int]]:
     """Heights and widths of the videos, the one with the most pixels first. Of an area without prompts: a square."""
     if sampling.pixels is None:
         return [(sampling.height, sampling.width)]
-    side = isqrt(sampling.pixels)
-    found = {each.size for each in conditions if each.size} or {(side, side)}
+    found = {each.size for each in conditions if each.size} or {sampling.size_of(1.0, grid)}
     return sorted(found, key=prod, reverse=True)
 
 
@@ -65,10 +66,8 @@ def plan(
     notes: what else is to be said. Raises ValueError if the bundle cannot make videos of that size.
     """
     sampling, first = config.sampling, config.of_stage(config.first_stage)
-    sizes = sizes_of(sampling, conditions)
+    sizes = sizes_of(sampling, conditions, grid=facts.grid)
     height, width = sizes[0]
-    if sampling.pixels is not None:
-        height, width = (side // step * step for side, step in zip((height, width), facts.grid, strict=True))
     shape = facts.latent_shape(sampling.num_frames, height, width)
     number_bytes = 2 if config.model.dtype == "bfloat16" else 4
     framed = (facts.in_channels - facts.channels) * prod(shape[1:])  # what a condition has of its first frame

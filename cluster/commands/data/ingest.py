@@ -22,7 +22,7 @@ from buffers.portions import portions
 from buffers.store.encoded_by import ENCODED_BY
 from buffers.store.pair_store import PairStore
 from cluster.checks.bundle import encoded_by
-from cluster.checks.plan import plan
+from cluster.checks.plan import sizes_of
 from cluster.monitor.progress import Progress
 from cluster.on_ray.pool import Pool, pool
 from configs.schema import RunConfig
@@ -45,11 +45,9 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     a row is wrong, or the store is of another bundle; BlockingIOError where another process writes to it.
     """
     facts, sampling = check_bundle(config.model.path), config.sampling
-    if sampling.pixels is None:
-        shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-        cut = f"{sampling.width} x {sampling.height}"
-    else:
-        shape = plan(config, facts).latent_shape
+    shape = facts.latent_shape(sampling.num_frames, *sizes_of(sampling, grid=facts.grid)[0])
+    cut = f"{sampling.width} x {sampling.height}"
+    if sampling.pixels is not None:
         cut = f"about {sampling.pixels} pixels of {_aspects(sampling)}"
     read = each_row(manifest, max_characters=config.prompts.max_characters)
     rows = ((number, made_or_why(_of_bundle, facts, row)) for number, row in read)

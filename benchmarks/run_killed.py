@@ -43,23 +43,24 @@ SETTINGS = (
 )
 
 
-def command(out: Path, steps: int) -> list[str]:
+def command(out: Path, steps: int, *others: str) -> list[str]:
+    """The run; `others`: further settings."""
     run = [sys.executable, "-m", "cluster.cli", "run", "configs/miniature.yaml"]
-    return [*run, *SETTINGS, f"stages.0.steps={steps}", f"out={out}"]
+    return [*run, *SETTINGS, f"stages.0.steps={steps}", *others, f"out={out}"]
 
 
-def left_alone(out: Path, *, steps: int) -> dict[str, bytes]:
+def left_alone(command: list[str], out: Path) -> dict[str, bytes]:
     """The adapter of a run that nobody disturbs, tensor by tensor."""
-    subprocess.run(command(out, steps), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return _tensors(out)
 
 
-def killed(out: Path, *, steps: int, kills: int, rng: random.Random) -> tuple[dict[str, bytes], list[int]]:
+def killed(command: list[str], out: Path, *, kills: int, rng: random.Random) -> tuple[dict[str, bytes], list[int]]:
     """The adapter of a run that is killed so many times, and how many steps were done at each kill."""
     at = []
     for _ in range(kills):
         before = _steps_done(out)
-        process = subprocess.Popen(command(out, steps), stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         deadline = time.monotonic() + PATIENCE_S
         wanted = before + 1 if before else 1
         while _steps_done(out) < wanted and process.poll() is None:
@@ -69,8 +70,7 @@ def killed(out: Path, *, steps: int, kills: int, rng: random.Random) -> tuple[di
         _kill_all(process.pid)
         process.wait()
         at.append(_steps_done(out))
-    subprocess.run(command(out, steps), check=True, stdout=subprocess.DEVNULL)
-    return _tensors(out), at
+    return left_alone(command, out), at
 
 
 def _tensors(out: Path) -> dict[str, bytes]:
@@ -106,11 +106,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a JSON file for the result")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        alone = left_alone(Path(folder) / "alone", steps=options.steps)
-        started = time.monotonic()
-        continued, at = killed(
-            Path(folder) / "killed", steps=options.steps, kills=options.kills, rng=random.Random(options.seed)
-        )
+        out = Path(folder) / "alone"
+        alone = left_alone(command(out, options.steps), out)
+        started, out = time.monotonic(), Path(folder) / "killed"
+        continued, at = killed(command(out, options.steps), out, kills=options.kills, rng=random.Random(options.seed))
     result: dict[str, Any] = {
         "bit_equal": alone == continued,
         "kills": options.kills,

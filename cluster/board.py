@@ -16,18 +16,22 @@ class Board:
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._stage: Any = None
+        self._stage: list[Any] | None = None
         self._closed = False
         self._asked: tuple[int, Any] | None = None
         self._answers: dict[int, float | None] = {}
 
-    async def assign(self, stage: Any) -> None:
-        """A stage to be done: what `train_worker` needs of it. A group that was restarted finds it again."""
+    async def assign(self, stage: list[Any]) -> None:
+        """A stage to be done; a group that was restarted finds it again.
+
+        stage: a reference to what `train_worker` needs of it, in a list, in which Ray leaves it unresolved: this
+        process does not load torch.
+        """
         self._stage = stage
         await self._tell()
 
-    async def next(self) -> Any:
-        """The stage that is to be done; waits for one. None: the group is to end."""
+    async def next(self) -> list[Any] | None:
+        """The stage that is to be done, as it was assigned; waits for one. None: the group is to end."""
         await self._until(lambda: self._stage is not None or self._closed)
         return self._stage
 

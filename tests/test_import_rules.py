@@ -22,9 +22,15 @@ def test_the_method_itself_needs_neither_ray_nor_vllm() -> None:
     assert not loaded_by("import learner.objectives.dpo, policy.flow, buffers.records", names=("ray", "vllm"))
 
 
-@pytest.mark.parametrize("module", ["configs.load", "cluster.checks.plan", "buffers.records", "cluster.cli"])
+@pytest.mark.parametrize(
+    "module", ["configs.load", "cluster.checks.plan", "buffers.records", "cluster.cli", "cluster.board"]
+)
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}")
+
+
+def test_the_process_of_the_metrics_loads_no_torch() -> None:
+    assert loaded_by("import cluster.monitor.metrics, cluster.on_ray.gauge") == {"ray"}
 
 
 def test_the_probe_sees_what_is_loaded() -> None:

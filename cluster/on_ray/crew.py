@@ -22,6 +22,7 @@ from cluster.checks.resources import evaluation_needs, fits, learner_need, needs
 from cluster.evaluation import videos_kept
 from cluster.learn_steps import in_thread, unless_failed
 from cluster.monitor.metrics import MetricsLog
+from cluster.on_ray.gauge import ray_gauge
 from cluster.on_ray.learner_worker import Stage, make_trainer
 from cluster.on_ray.supervision import Supervisor
 from cluster.run_folder import RunFolder, Sampled
@@ -135,7 +136,7 @@ class Crew:
             actors = {"board": self.board, "weights": self.weights, "metrics": self.metrics}
             trainer = make_trainer(config, folder=self._folder, **actors)
             self._group = asyncio.ensure_future(in_thread(trainer.fit))
-        await self.board.assign.remote(stage)
+        await self.board.assign.remote([ray.put(stage)])
         await unless_failed(self.board.ended.remote(), self._group)
 
     async def dismiss_learners(self) -> None:
@@ -199,13 +200,6 @@ class Crew:
 def nodes() -> list[dict[str, float]]:
     """`{"CPU": ..., "GPU": ...}` of every living node, for `check_resources`."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def ray_gauge(name: str, tag_keys: tuple[str, ...]) -> Any:
-    """A Ray gauge; Ray exports it as `ray_<name>`. Ray wants it made inside the metrics actor."""
-    from ray.util.metrics import Gauge
-
-    return Gauge(name, description=name.replace("_", " "), tag_keys=tag_keys)
 
 
 _ROLES = (Board, Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)

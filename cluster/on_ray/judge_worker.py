@@ -9,7 +9,7 @@ import ray
 
 from buffers.people.labelled_pairs import LabelledPair
 from cluster.monitor.metrics import MetricsLog
-from cluster.on_ray.crew import ray_gauge
+from cluster.on_ray.gauge import ray_gauge
 from cluster.on_ray.train_group import device, ranks, train_group
 from configs.ranker import RankerTrainingConfig
 from media.whole import step_folder, step_folders

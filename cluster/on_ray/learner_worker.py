@@ -114,9 +114,10 @@ def train_worker(given: dict[str, Any]) -> None:
     mesh, policy, around = ranks(), load_policy(given["config"]), given["around"]
     board = around["board"]
     while True:
-        stage: Stage | None = ray.get(board.next.remote())
-        if stage is None:
+        assigned: list[Any] | None = ray.get(board.next.remote())
+        if assigned is None:
             return
+        stage: Stage = ray.get(assigned[0])
         learn_stage(policy, mesh, stage, **around)
         if not mesh.data_rank:
             ray.get(board.end.remote())

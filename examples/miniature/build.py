@@ -3,8 +3,8 @@
     python -m examples.miniature.build                   # everything, into build/; some 4 hours on two cores
     python -m examples.miniature.build --manifest-only   # what lies in the repository, with hashes
 
-Nothing is overwritten: look at the figures, then move `build/bundle` and `build/judge` to `examples/miniature/weights`,
-and the two domains' folders of `build/ranker` to `judge_adapters` there.
+Nothing is overwritten: look at the figures, then move `build/bundle`, `build/framed_bundle` and `build/judge` to
+`examples/miniature/weights`, and the two domains' folders of `build/ranker` to `judge_adapters` there.
 """
 
 import argparse
@@ -38,6 +38,10 @@ STEPS: dict[str, str] = {
         "examples.miniature.train_bundle --vae build/vae --out build/bundle --cache build/more_latents.pt --init "
         "build/third/bundle --evaluate-every 1000 --muon --compile --seed 5 --steps 5000 --scenes 6000 "
         "--distorted-share 0.2 --rate 2e-3"
+    ),
+    "image-to-video bundle with two experts": (
+        "examples.miniature.train_framed --base build/bundle --out build/framed_bundle --cache build/framed.pt "
+        "--steps 1000 --scenes 2500 --distorted-share 0.45"
     ),
     "people of the bundle": (
         "examples.miniature.label_generated --bundle build/bundle --out build/people.npz --count 2048 "
@@ -89,6 +93,7 @@ def manifest() -> dict[str, object]:
     return {
         "commands": {name: f"python -m {command}" for name, command in STEPS.items()},
         "bundle": json.loads((WEIGHTS / "bundle" / "training.json").read_text()),
+        "framed_bundle": json.loads((WEIGHTS / "framed_bundle" / "training.json").read_text()),
         "judge": "weights/judge/training.json",
         "judge_adapters": "docs/results/miniature_ranker/findings.md",
         "meter": check(),

@@ -1,10 +1,11 @@
 """Train the miniature's image-to-video model with two experts, from its text-to-video transformer.
 
-    python -m examples.miniature.train_framed --out examples/miniature/weights/framed_bundle
+    python -m examples.miniature.train_framed --base build/bundle --out build/framed_bundle --cache build/framed.pt
 
 Both experts start as copies of the text-to-video transformer, which takes the first frame as further channels, with
 weights of 0. Each learns at the noise levels that inference gives it. As there, the data is distorted in part. The
-bundle's VAE, text encoder and tokenizer are links to those of the text-to-video bundle.
+bundle's VAE, text encoder and tokenizer are links to those of the text-to-video bundle, from folder to folder: the two
+are moved together.
 """
 
 # diffusers' annotations say neither what it exports nor what its calls return.
@@ -32,7 +33,6 @@ from policy.conditioning import Described
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
 
-BASE = Path("examples/miniature/weights/bundle")
 BOUNDARY = 0.9
 """Wan2.2-I2V-A14B's: of ten steps the high-noise expert has three."""
 SHARED = ("vae", "text_encoder", "tokenizer")
@@ -103,9 +103,9 @@ def train(
             print(f"{expert} step {step} loss {loss.item():.4f} {time.monotonic() - start:.0f} s", flush=True)
 
 
-def save(out: Path, experts: dict[str, WanTransformer3DModel]) -> None:
+def save(base: Path, out: Path, experts: dict[str, WanTransformer3DModel]) -> None:
     """The bundle, its transformers in bfloat16."""
-    scheduler = UniPCMultistepScheduler.from_pretrained(BASE, subfolder="scheduler")
+    scheduler = UniPCMultistepScheduler.from_pretrained(base, subfolder="scheduler")
     pipe = WanImageToVideoPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -118,11 +118,11 @@ def save(out: Path, experts: dict[str, WanTransformer3DModel]) -> None:
     )
     pipe.save_pretrained(out)
     index = json.loads((out / "model_index.json").read_text())
-    index |= {name: json.loads((BASE / "model_index.json").read_text())[name] for name in SHARED}
+    index |= {name: json.loads((base / "model_index.json").read_text())[name] for name in SHARED}
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     for name in SHARED:
         if not (out / name).exists():
-            (out / name).symlink_to(os.path.relpath(BASE.absolute() / name, out.absolute()))
+            (out / name).symlink_to(os.path.relpath(base.absolute() / name, out.absolute()))
 
 
 def evaluate(out: Path, count: int, seed: int) -> dict[str, float]:
@@ -157,6 +157,7 @@ def evaluate(out: Path, count: int, seed: int) -> dict[str, float]:
 def main() -> None:
     """Train both experts, save the bundle, measure it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="the text-to-video bundle")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True, help="keep the encoded scenes here")
     parser.add_argument("--steps", type=int, default=1000, help="of each expert")
@@ -168,7 +169,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)
-    policy = VideoPolicy.load(BASE, dtype="float32", max_text_tokens=TEXT_TOKENS, experts=False)
+    policy = VideoPolicy.load(args.base, dtype="float32", max_text_tokens=TEXT_TOKENS, experts=False)
     if not args.cache.exists():
         torch.save(
             {bad: encoded(policy, args.scenes, 1000 * args.seed + bad, bad) for bad in (False, True)}, args.cache
@@ -179,9 +180,9 @@ def main() -> None:
     channels = data[False]["latents"].shape[1] + data[False]["frames"].shape[1]
     experts = {}
     for expert in ("transformer", "transformer_2"):
-        experts[expert] = expanded(BASE, channels)
+        experts[expert] = expanded(args.base, channels)
         train(expert, experts[expert], data, embeds, args)
-    save(args.out, experts)
+    save(args.base, args.out, experts)
     figures = evaluate(args.out, 192, 11)
     print(json.dumps(figures), flush=True)
     record = {"seed": args.seed, "distorted_share": args.distorted_share, "fps": FPS, "steps": args.steps, **figures}

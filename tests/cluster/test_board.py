@@ -19,17 +19,17 @@ def test_a_group_does_stage_after_stage_and_a_restarted_one_finds_its_own_again(
         async def lost() -> None:
             done.append(await board.next())
 
-        await board.assign("first")
+        await board.assign(["first"])
         await asyncio.wait_for(lost(), 1)  # it never says that the stage has ended
         working = asyncio.ensure_future(group(9))
         await asyncio.wait_for(board.ended(), 1)
-        await board.assign("second")
+        await board.assign(["second"])
         await asyncio.wait_for(board.ended(), 1)
         await board.close()
         await asyncio.wait_for(working, 1)
         return done
 
-    assert asyncio.run(story()) == ["first", "first", "second"]
+    assert asyncio.run(story()) == [["first"], ["first"], ["second"]]
 
 
 def test_a_question_waits_for_its_answer_also_if_it_is_asked_again():

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from cluster.checks.bundle import encoded_by
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections import BufferConfig, MixConfig
-from examples.miniature.world import FPS, draw_any, render
+from examples.miniature.world import FPS, Scene, draw_any, render
 from learner.learner import Learner
 from learner.objectives.dpo import Dpo
 from media.video_write import write_mp4
@@ -38,16 +39,26 @@ def config() -> RunConfig:
 @pytest.fixture(scope="module")
 def people(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of four pairs, a clean video over a distorted one, and each of these as an anchor of its condition."""
-    folder, rng = tmp_path_factory.mktemp("people"), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
+    scenes = [(draw_any(rng), draw_any(rng, True)) for _ in range(COUNT)]
+    conditions = [Condition(condition_id(good.prompt, good.domain), good.prompt, good.domain) for good, _ in scenes]
+    return people_store(tmp_path_factory.mktemp("people"), config, conditions, scenes)
+
+
+def people_store(
+    folder: Path, config: RunConfig, conditions: Sequence[Condition], scenes: Sequence[tuple[Scene, Scene]]
+) -> Path:
+    """A store of a good and a bad video of each condition, as a pair and as two anchors."""
     encoder = Encoder(config.model, config.sampling, device="cpu")
     pairs, anchors, conditionings = [], [], []
-    for number in range(COUNT):
-        good, bad = draw_any(rng), draw_any(rng, True)
+    for number, (condition, (good, bad)) in enumerate(zip(conditions, scenes, strict=True)):
         files = [folder / f"{number}{name}.mp4" for name in ("good", "bad")]
         for file, scene in zip(files, (good, bad), strict=True):
             write_mp4(file, render(scene), fps=FPS)
-        condition = Condition(condition_id(good.prompt, good.domain), good.prompt, good.domain)
-        (conditioning,) = encoder.conditions([ConditionFiles(condition.prompt, condition.domain, id=condition.id)])
+        picture = Path(condition.picture) if condition.picture else None
+        (conditioning,) = encoder.conditions(
+            [ConditionFiles(condition.prompt, condition.domain, first_frame=picture, id=condition.id)]
+        )
         chosen, rejected = encoder.videos([VideoFiles(file) for file in files])
         assert isinstance(chosen, TensorData) and isinstance(rejected, TensorData)
         assert isinstance(conditioning, EncodedCondition)

@@ -79,7 +79,7 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     weights, metrics = ray.remote(num_cpus=0)(WeightStore).remote(ray.put), Metrics.remote()
     assert ray.get(buffer.add.remote(*pairs(STEPS * PAIRS))) == STEPS * PAIRS
     config, board = config_for(bundle, workers=workers), ray.remote(num_cpus=0)(Board).remote()
-    ray.get(board.assign.remote(Stage(config.of_stage(0), 0, Sampled.after(config, 0), buffer)))
+    ray.get(board.assign.remote([ray.put(Stage(config.of_stage(0), 0, Sampled.after(config, 0), buffer))]))
     ray.get(board.close.remote())  # no other stage follows
     make_trainer(config, folder=RunFolder(folder), board=board, weights=weights, metrics=metrics).fit()
     reference, _ = ray.get(weights.newest.remote(-1))

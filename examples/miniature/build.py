@@ -41,7 +41,7 @@ STEPS: dict[str, str] = {
     ),
     "image-to-video bundle with two experts": (
         "examples.miniature.train_framed --base build/bundle --out build/framed_bundle --cache build/framed.pt "
-        "--steps 1000 --scenes 2500 --distorted-share 0.45"
+        "--steps 1000 --scenes 2500 --distorted-share 0.65"
     ),
     "people of the bundle": (
         "examples.miniature.label_generated --bundle build/bundle --out build/people.npz --count 2048 "

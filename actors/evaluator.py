@@ -37,6 +37,9 @@ JUDGED = {
 FRAMED = {"first frame kept": {"better": "higher", "unit": "dB"}}
 """The figure of videos that begin with a given picture: how like it the first frame is (PSNR; `EQUAL_DB` if equal)."""
 
+REWARD = {"reward": {"better": "higher", "unit": "of the reward that is learned from"}}
+"""The figure of a run that learns from a reward. It is no witness: the meter's figures are."""
+
 EQUAL_DB = 100.0
 
 Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
@@ -65,18 +68,27 @@ class Evaluator:
         becomes a rate, a number a mean, a text is counted. The module's constant `FIGURES` names every bool and number:
         name -> (better, unit), with better "higher" or "lower". The first figure is the one that the report colours
         videos by.
+    reward: `(frames, prompt) -> number`, if the run learns from one.
 
     `about`: what `FIGURES` says, by name. Raises ValueError if the meter cannot be imported or `FIGURES` is missing or
     wrong.
     """
 
-    def __init__(self, meter: str | None, out: Path, kept: int, fps: float) -> None:
+    def __init__(
+        self,
+        meter: str | None,
+        out: Path,
+        kept: int,
+        fps: float,
+        reward: Callable[[np.ndarray, str], float] | None = None,
+    ) -> None:
         self._name = meter
         self._meter: Meter | None = None
         self.about: Mapping[str, Mapping[str, Any]] = {}
         if meter is not None:
             self._meter = user_function(meter, key="evaluation.meter", example=EXAMPLE)
             self.about = _about(meter)
+        self._reward = reward
         self._out, self._limit, self._fps = Path(out), kept, fps
         self._videos: dict[str, dict[int, Video]] = {}
         self._against: dict[str, str] = {}
@@ -97,6 +109,8 @@ class Evaluator:
                 video = Video(each.condition, each.policy_version, frames.shape[1], each.seconds)
                 if self._meter is not None:
                     video.figures = self._checked(self._meter(frames, each.condition.prompt))
+                if self._reward is not None:
+                    video.figures |= dict.fromkeys(REWARD, self._reward(frames, each.condition.prompt))
                 if given is not None:
                     video.figures |= dict.fromkeys(FRAMED, _likeness(frames[0], given))
                 if keep and number < self._limit:
@@ -152,6 +166,7 @@ class Evaluator:
             "about": {
                 **self.about,
                 **self._about_judged(phase),
+                **(REWARD if self._reward else {}),
                 **(FRAMED if any(video.condition.picture for video in videos) else {}),
             },
             "measured": {

@@ -156,6 +156,19 @@ def generator_peak(
     return gpu.peak
 
 
+def reward_peak(gpu: PretendedGpu, family: Family, *, frames: int, height: int, width: int, count: int = 1) -> int:
+    """Bytes at the peak of decoding the last `count` latent frames of a video and going back to its latents."""
+    policy = pretended_policy(family, lora=LoraConfig(), layers=1)
+    with torch.device(NOWHERE):
+        policy.__dict__["vae"] = AutoencoderKLWan(**family.vae).requires_grad_(False).eval()
+    shape = policy.facts.latent_shape(frames, height, width)
+    latents = torch.zeros(1, *shape, device=GPU, requires_grad=True)
+    gpu.forget_peak()
+    before = gpu.live
+    policy.decode_frames(latents, shape[1] - count, count).mean().backward()
+    return gpu.peak - before
+
+
 def _frozen(model: nn.Module) -> Any:
     """In bfloat16, but for what Wan keeps in float32."""
     kept: tuple[str, ...] = tuple(model._keep_in_fp32_modules)  # type: ignore[arg-type]

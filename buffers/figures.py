@@ -103,6 +103,27 @@ def differences_of(after: Measured, before: Measured) -> dict[str, Figure]:
     return {name: difference(after[name], before[name], prompts=after["prompt"]) for name in both}
 
 
+def auc(values: Sequence[float], good: Sequence[bool], *, prompts: Sequence[Any]) -> Figure | None:
+    """How often the value of a good video is larger than that of another one, ties counted as half; 0.5 is chance.
+
+    The interval is a bootstrap over prompts. None if all videos are good, or none is.
+    """
+    sample, is_good = np.asarray(values, dtype=float), np.asarray(good, dtype=bool)
+    if is_good.all() or not is_good.any():
+        return None
+
+    def of(rows: np.ndarray) -> float:
+        one, two = sample[rows][is_good[rows]], sample[rows][~is_good[rows]]
+        apart = one[:, None] - two
+        return float(((apart > 0) + 0.5 * (apart == 0)).mean()) if apart.size else math.nan
+
+    names, drawing = sorted(set(prompts)), np.random.default_rng(0)
+    by_prompt = {name: np.flatnonzero([prompt == name for prompt in prompts]) for name in names}
+    drawn = [np.concatenate([by_prompt[each] for each in drawing.choice(names, len(names))]) for _ in range(500)]
+    interval = np.nanquantile([of(rows) for rows in drawn], [0.025, 0.975]).tolist()
+    return {"value": of(np.arange(len(sample))), "of": len(sample), "prompts": len(names), "interval": interval}
+
+
 def position_bias(counts: Mapping[str, Any]) -> dict[str, Figure]:
     """For how many of the pairs whose orders disagree both chose the video shown first; an unbiased judge gives half.
 

@@ -30,10 +30,11 @@ from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline", "unjudged"]
 """Where a pair comes from (paper, section 3.3). `unjudged`: two videos of the policy of which neither is preferred.
-Only guidance distillation learns from such."""
+Only guidance distillation and Direct-Align learn from such."""
 
 AGELESS: tuple[Source, ...] = ("offline", "unjudged")
-"""A policy that has learned since does not make them worse. In a stage of distillation the teacher generates."""
+"""A policy that has learned since does not make them worse. In a stage of distillation the teacher generates; in
+Direct-Align a video is a starting point like any other, people's videos too, and a full buffer holds few."""
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@
     offline         people's own pairs (`buffer.offline`)              nobody
     distill         the teacher's own videos, nobody prefers one       generators
     distill_aware   people's own pairs                                 nobody
+    direct_align    the policy's own videos, nobody prefers one        generators
 
-`buffer.mix` of a stage may add other sources; who works follows from the mix. The loss is Diffusion-APO's, and in
-`distill` the distance to the guided teacher. Reference and teacher are the adapter that the stage starts from. What a
-stage that generates does step by step is `online_loop.py`; what the learner does is `learn_steps.py`. Actors and
-learner group stay from stage to stage if the next one has them, too (`on_ray/crew.py`).
+`buffer.mix` of a stage may add other sources; who works follows from the mix. The loss is Diffusion-APO's; in
+`distill` the distance to the guided teacher; in `direct_align` a reward of recovered videos. Reference and teacher are
+the adapter that the stage starts from. What a stage that generates does step by step is `online_loop.py`; what the
+learner does is `learn_steps.py`. Actors and learner group stay from stage to stage if the next one has them, too
+(`on_ray/crew.py`).
 """
 
 import asyncio

@@ -18,7 +18,7 @@ from configs.stages import OVERRIDABLE
 if TYPE_CHECKING:  # the schema imports this module
     from configs.schema import RunConfig
     from configs.sections import SamplingConfig
-    from configs.stages import DistillStage
+    from configs.stages import DirectAlignStage, DistillStage
 
 
 SIZE = ("num_frames", "height", "width", "pixels", "aspects", "fps")
@@ -59,6 +59,8 @@ def contradictions(config: RunConfig) -> list[str]:
             ]
         overrides = stage.model_dump(include=set(OVERRIDABLE))
         problems += [_with_stage(problem, f"stages.{number}.", overrides) for problem in _of_stage(merged, number)]
+    if config.reward and all(stage.kind != "direct_align" for stage in config.stages):
+        problems.append(f"reward.path = {config.reward.path} is never read: no stage is direct_align")
     for key, is_read in read.items():
         if (store := getattr(config.buffer, key)) and not is_read:
             kinds = "offline" if key == "offline" else "half_online"
@@ -157,15 +159,22 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
         yield from _of_distillation(stage, sampling, number)
         if mix.online or mix.half_online:
             yield f"stages.{number}: distill learns no preference; its buffer.mix has unjudged and offline alone"
+    elif stage.kind == "direct_align":
+        yield from _of_direct_align(config, stage, number)
+        if mix.online or mix.half_online:
+            yield f"stages.{number}: direct_align learns no preference; its buffer.mix has unjudged and offline alone"
     elif mix.unjudged:
-        yield f"buffer.mix.unjudged = {mix.unjudged:g}: only a distill stage learns from videos without a preference"
+        yield (
+            f"buffer.mix.unjudged = {mix.unjudged:g}: only distill and direct_align stages learn from videos without "
+            "a preference"
+        )
     if buffer.when_full == "drop_oldest" and len(mix.generated) > 1:
         yield "buffer.when_full = drop_oldest would drop the pairs that buffer.mix is short of; use wait, or one source"
     if ranker.kind == "function" and not ranker.function:
         yield "ranker.kind = function needs ranker.function, `module:function`, called with (frames, prompt)"
     if ranker.kind == "qwen_vl" and not ranker.path and mix.online:
         yield "ranker.path is missing: the folder of a Qwen3-VL checkpoint; or give ranker.kind: function"
-    if ranker.kind == "qwen_vl" and ranker.frames > (frames := sampling.num_frames):
+    if ranker.kind == "qwen_vl" and mix.online and ranker.frames > (frames := sampling.num_frames):
         yield f"ranker.frames = {ranker.frames} is more than sampling.num_frames = {frames}; use at most {frames}"
 
 
@@ -180,6 +189,31 @@ def _of_distillation(stage: DistillStage, sampling: SamplingConfig, number: int)
         yield (
             f"stages.{number}: distill takes guidance into one pass, and there is none: sampling.guidance_scale = "
             f"{sampling.guidance_scale:g}, sampling.stg_scale = {sampling.stg_scale:g}"
+        )
+
+
+def _of_direct_align(config: RunConfig, stage: DirectAlignStage, number: int) -> Iterator[str]:
+    where, reward = f"stages.{number}", config.reward
+    if config.learner.timesteps.kind != "levels":
+        kind = config.learner.timesteps.kind
+        yield f"learner.timesteps.kind = {kind}: direct_align jumps between levels; leave it out"
+    if not (stage.denoising or stage.inversion):
+        yield f"{where}: denoising and inversion are both false: there is nothing to learn from; switch one on"
+    if reward is None:
+        yield f"{where}: direct_align learns from a reward: give the section reward, with the path of a CLIP-like model"
+        return
+    if stage.inversion and not reward.words:
+        yield (
+            f"{where}.inversion = true needs reward.words: its gradient has the other sign, so it exchanges the two "
+            "texts, and without control words there is one"
+        )
+    if stage.inversion and stage.recover == "one_step":
+        yield f"{where}: inversion jumps to a noisier level and recover = one_step to the end; leave one of them out"
+    frames = config.sampling.num_frames
+    if (decoded := reward.latent_frames) > 1 + frames // 4:
+        yield (
+            f"reward.latent_frames = {decoded} is more than a video of sampling.num_frames = {frames} has; use at most "
+            f"{1 + frames // 4}"
         )
 
 

@@ -29,6 +29,6 @@ def absolute(config: Config, *keys: str, local: bool) -> Config:
         *sections, name = key.split(".")
         for part in sections:
             section = section[part]
-        if section[name]:
+        if section and section[name]:  # a section may be left out
             section[name] = str(Path(section[name]).absolute())
     return type(config).model_validate(tree)

@@ -35,10 +35,10 @@ class RunConfig(Section):
     """The bundle that is aligned."""
     prompts: sections.PromptsConfig
     """What videos are made of."""
-    ranker: sections.RankerConfig
-    """The role that judges pairs."""
     evaluation: sections.EvaluationConfig
     """What is measured before and after."""
+    ranker: sections.RankerConfig = sections.RankerConfig()
+    """The role that judges pairs."""
     sampling: sections.SamplingConfig = sections.SamplingConfig()
     """How videos are made."""
     generator: sections.GeneratorConfig = sections.GeneratorConfig()
@@ -47,6 +47,8 @@ class RunConfig(Section):
     """Where judged pairs wait."""
     learner: sections.LearnerConfig = sections.LearnerConfig()
     """The role that learns."""
+    reward: sections.RewardConfig | None = None
+    """What a `direct_align` stage learns from."""
     stages: list[Stage] = Field(min_length=1, default_factory=lambda: [OnlineStage(kind="online")])
     """One after the other; each starts from the adapter that the one before it left."""
     cluster: sections.ClusterConfig = sections.ClusterConfig()
@@ -75,6 +77,8 @@ class RunConfig(Section):
         changed: dict[str, Any] = {name: getattr(stage, name) for name in OVERRIDABLE}
         if mix := own_mix(stage):
             changed["buffer"] = _merged({"mix": mix}, changed["buffer"])
+        if stage.kind == "direct_align":
+            changed["learner"] = _merged({"timesteps": {"kind": "levels"}}, changed["learner"])
         if stage.kind == "distill":
             changed["learner"] = _merged({"timesteps": ON_THE_GRID}, changed["learner"])
         if self.is_distilled(number):

@@ -31,7 +31,9 @@ Band = Annotated[list[Quantity], Field(min_length=2, max_length=2)]
 """Where a stage warns, and where it stops."""
 Aspect = Annotated[list[Annotated[int, Field(gt=0, le=16_384)]], Field(min_length=2, max_length=2)]
 Doubtful = Literal["drop", "keep"]
-TimestepKind = Literal["apo", "uniform", "logit_normal"]
+TimestepKind = Literal["apo", "uniform", "logit_normal", "levels"]
+Discounts = Annotated[list[Annotated[float, Field(ge=-10.0, le=10.0)]], Field(min_length=2, max_length=2)]
+"""At the cleanest level, and at the noisiest."""
 
 
 class Section(BaseModel):
@@ -202,7 +204,7 @@ class TimestepsConfig(Section):
 
     kind: TimestepKind = "apo"
     """`apo`: on the sampler's own grid. `uniform`: standard Diffusion-DPO. `logit_normal`: likewise, by
-    `logit_mean`."""
+    `logit_mean`. `levels`: one in each step, as a direct_align stage has it."""
     logit_mean: Annotated[float, Field(ge=-100, le=100)] = 0.0
     """Mean of logit(t / T). `logit_normal` alone reads it."""
     logit_deviation: Annotated[float, Field(ge=1e-6, le=100)] = 1.0
@@ -227,6 +229,10 @@ class TimestepsConfig(Section):
     """The share of T at which the high part begins. The paper: 0.8."""
     stride: Positive = 4
     """How many places the high part slides on in each step. The paper: 4."""
+    levels: Annotated[list[Share], Field(min_length=2, max_length=2)] = [0.1, 0.5]
+    """From which share of the sampler's steps to which the levels lie. SRPO: 5 to 25 of 50. `levels` alone reads it."""
+    jump: Annotated[float, Field(ge=1e-3, le=1.0)] = 0.1
+    """How far one pass of the model jumps, as a share of the levels. SRPO: 0.1. `levels` alone reads it."""
     reduce: Literal["sum", "mean"] = "sum"
     """Whether the gradients of a window are summed, as the paper writes, or averaged."""
 
@@ -324,6 +330,22 @@ class RankerConfig(Actors):
     motion_share: Share = 1.0
     """At most this share of the kept pairs may be decided by motion (labels 3 and 4); the others are dropped. 1, as in
     the paper, keeps all. Of several rankers each keeps its own share. `kind: function` does not read it."""
+
+
+class RewardConfig(Section):
+    """A differentiable reward: how well the frames of a video fit a text, by a CLIP-like model."""
+
+    path: PathText
+    """The folder of a CLIP model as transformers has it (PickScore is one), or of CLIP-H with HPS's own .pt file."""
+    words: PathText | None = None
+    """A YAML file with two lists, `positive` and `negative`: SRPO's control words before the prompt. It is read again
+    at every step. Null: the reward is the similarity to the prompt itself."""
+    hinge: Annotated[float, Field(ge=-100.0, le=100.0)] = 0.7
+    """A reward above this teaches nothing. SRPO: 0.7."""
+    latent_frames: Positive = 1
+    """How many latent frames are decoded. Each is four frames, and gigabytes at full size."""
+    frames: Positive = 2
+    """How many of their frames the reward looks at."""
 
 
 class MixConfig(Section):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from configs.sections import Amount, MixConfig, Positive, Scale, Section
+from configs.sections import Amount, Discounts, MixConfig, Positive, Scale, Section
 
 OVERRIDABLE = ("learner", "buffer", "sampling", "generator")
 """Sections that a stage may override."""
@@ -77,8 +77,35 @@ class DistillAwareStage(_Stage):
     """People's own pairs, after distillation."""
 
 
+class DirectAlignStage(_Stage):
+    """SRPO on Direct-Align: learns from a differentiable reward (section `reward`) in place of preferences.
+
+    A video is noised with a known noise; one pass of the policy, and the video is recovered and looked at.
+    """
+
+    kind: Literal["direct_align"]
+    """A reward of decoded frames, through one pass of the policy."""
+    videos: Literal["own", "offline"] = "own"
+    """Which videos are noised: the policy's `own`, or people's `offline` pairs."""
+    recover: Literal["known_noise", "one_step"] = "known_noise"
+    """How a video is recovered: by a short jump and the `known_noise`, or by `one_step` to the end (ReFL)."""
+    denoising: bool = True
+    """The branch that jumps to a cleaner level."""
+    inversion: bool = False
+    """The branch that jumps to a noisier level, with the control words exchanged. It holds off reward hacking."""
+    discounts: Discounts = Field(default=[0.1, 0.25])
+    """d of the denoising branch, at the cleanest level and at the noisiest: the positive text counts 1 + d."""
+    inversion_discounts: Discounts = Field(default=[0.3, 0.01])
+    """Likewise of the inversion branch."""
+    pull: Amount = 0.0
+    """Weight of the drift in the loss: it pulls the policy to its reference."""
+    motion_pull: Amount = 0.0
+    """Weight of the motion that was lost: 1 - (motion of the recovered frames / that of the video's own)."""
+
+
 Stage = Annotated[
-    OnlineStage | HalfOnlineStage | OfflineStage | DistillStage | DistillAwareStage, Field(discriminator="kind")
+    OnlineStage | HalfOnlineStage | OfflineStage | DistillStage | DistillAwareStage | DirectAlignStage,
+    Field(discriminator="kind"),
 ]
 
 
@@ -89,7 +116,8 @@ def own_mix(stage: Stage) -> dict[str, float] | None:
     if stage.kind == "half_online":
         source = "half_online"
     else:
-        source = "unjudged" if stage.kind == "distill" and stage.videos == "own" else "offline"
+        own = isinstance(stage, DistillStage | DirectAlignStage) and stage.videos == "own"
+        source = "unjudged" if own else "offline"
     return dict.fromkeys(MixConfig.model_fields, 0.0) | {source: 1.0}
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from configs.sections import TimestepsConfig
+from learner.levels import Levels
 from policy.flow import inference_grid, shift_sigma, unshifted_sigmas
 
 HIGH_NOISE, LOW_NOISE = "transformer", "transformer_2"
@@ -70,6 +71,12 @@ def draw_window(
     Raises ValueError if the grid has too few timesteps for the window.
     """
     generator = keyed_generator("window", seed, step)
+    if config.kind == "levels":
+        sigma = Levels(config, scheduler, steps, boundary_ratio=boundary_ratio).draw(generator)
+        horizon = int(scheduler.config.num_train_timesteps)
+        sigmas = torch.full((1, num_pairs), sigma)
+        expert = _expert(sigma * horizon, _boundary(boundary_ratio, horizon))
+        return TimestepWindow(sigmas * horizon, sigmas, (expert,), None)
     if config.kind != "apo":
         horizon = int(scheduler.config.num_train_timesteps)
         boundary = _boundary(boundary_ratio, horizon)
@@ -138,6 +145,8 @@ def check_timesteps(
     Raises ValueError that names N, s and the counts, the list of shifts that is empty, or the offset variance with
     which most timesteps of the window would be clipped at the end of their range.
     """
+    if config.kind == "levels":
+        Levels(config, scheduler, steps, boundary_ratio=boundary_ratio)
     if config.kind != "apo":
         return
     if config.random_shift and not config.shifts:

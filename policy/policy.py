@@ -27,6 +27,7 @@ from policy.experts import IdleOnCpu
 from policy.lora.adapters import add_adapters
 from policy.skeleton import load_scheduler, load_tokenizer, ordinary_words
 from policy.weight_files import load_whole
+from policy.window import decode_window
 
 AT_ONCE = 2**16
 """Pixels (frames x height x width) that the VAE handles in one call: small videos are 1.7 times faster in groups
@@ -260,6 +261,14 @@ class VideoPolicy:
         frames = torch.cat([self.vae.decode(group, return_dict=False)[0] for group in groups])
         pixels = (frames / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 4, 1).contiguous().cpu().numpy()
+
+    def decode_frames(self, latents: Tensor, first: int, count: int) -> Tensor:
+        """The frames of a few latent frames, with their gradient to `latents` `[batch, ...]`.
+
+        `[batch, 3, frames, height, width]` in [0, 1]; see `policy/window.py`.
+        """
+        mean, std = self._latent_statistics
+        return decode_window(self.vae, latents.float() * std + mean, first, count) / 2 + 0.5
 
     @torch.no_grad()
     def encode(self, videos: np.ndarray) -> Tensor:

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transformers.utils.logging import disable_progress_bar
+
 from configs.schema import RunConfig
+from learner.reward import ControlWords, ImageTextReward
 from learner.timesteps import check_timesteps
 from policy.bundle import BundleFacts
 from policy.lora.adapters import add_adapters, check_lora
@@ -33,6 +36,13 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
             with checked.collected():
                 timesteps, steps = stage.learner.timesteps, stage.sampling.steps
                 check_timesteps(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio)
+    if config.reward is not None:
+        with checked.collected():
+            disable_progress_bar()  # of the loading; the terminal has one display
+            ImageTextReward(config.reward.path)
+        with checked.collected(f"reward.words = {config.reward.words}"):
+            if config.reward.words is not None:
+                ControlWords.read(config.reward.words)
     experts = {name: models[name] for name in facts.experts if name in models}
     if len(experts) < len(facts.experts):
         return

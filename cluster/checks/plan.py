@@ -119,7 +119,9 @@ def _glanced_at(config: RunConfig, number: int) -> int:
 
 def _passes_of_learning_a_pair(config: RunConfig) -> int:
     """Both videos at every timestep of the window. Checkpointing makes the forward pass again; a teacher is guided."""
-    passes = LEARNING_PASSES + config.learner.gradient_checkpointing
+    passes, (stage,) = LEARNING_PASSES + config.learner.gradient_checkpointing, config.stages
+    if stage.kind == "direct_align":
+        passes *= stage.denoising + stage.inversion
     if config.stages[0].kind == "distill":
         passes += bool(config.sampling.guided_steps) + bool(config.sampling.skipping_steps)
     return config.learner.timesteps.count * 2 * passes

@@ -36,6 +36,8 @@ PATHS = (
     "ranker.adapters.general",
     "prompts.train",
     "evaluation.prompts",
+    "reward.path",
+    "reward.words",
     "start_from",
 )
 """Keys of paths besides `out`. `buffer.offline` and `buffer.anchors` may be URIs."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.monitor.rows import Row, of_kind, step_rows
 
-LOOP_PHASES = (("online", "half_online", "distill"), ("distill_aware", "offline"))
+LOOP_PHASES = (("online", "half_online", "distill", "direct_align"), ("distill_aware", "offline"))
 """Phases in which the learner learns, those first in which others work beside it. Waiting outside of them is start-up
 or evaluation."""
 

@@ -28,6 +28,7 @@ from cluster.on_ray.supervision import Supervisor
 from cluster.run_folder import RunFolder, Sampled
 from configs.schema import RunConfig
 from configs.sections import Actors
+from learner.reward import RewardOfVideos
 from ranker.judges.function import FunctionRanker
 from ranker.ranker import Ranker
 
@@ -57,7 +58,8 @@ class Crew:
         self.buffer: Any = None
         self.board: Any = None
         kept, fps = videos_kept(config), config.sampling.fps
-        self.evaluator = _actor(Evaluator, "evaluator").remote(config.evaluation.meter, folder.path, kept, fps)
+        reward = RewardOfVideos(config.reward) if config.reward else None
+        self.evaluator = _actor(Evaluator, "evaluator").remote(config.evaluation.meter, folder.path, kept, fps, reward)
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
         self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)

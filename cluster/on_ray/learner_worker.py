@@ -24,10 +24,13 @@ from cluster.run_state import Position, RunState
 from configs.schema import RunConfig
 from learner.guards import Guards
 from learner.learner import Learner
+from learner.levels import Levels
 from learner.mesh import Mesh
 from learner.objectives import Objective
+from learner.objectives.direct_align import DirectAlign
 from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
+from learner.reward import ImageTextReward, WordsFile
 from media.whole import whole_folder
 from policy.bundle import EXPERTS
 from policy.conditioning import Conditioning
@@ -80,9 +83,16 @@ def load_policy(config: RunConfig) -> VideoPolicy:
     )
 
 
-def objective_of(config: RunConfig, negative: EncodedCondition | None) -> Objective:
+def objective_of(policy: VideoPolicy, config: RunConfig, negative: EncodedCondition | None) -> Objective:
     """The loss of the stage. `negative`: the conditioning of the unconditional pass, if the stage distills."""
     (stage,), sampling = config.stages, config.sampling
+    if stage.kind == "direct_align":
+        assert config.reward is not None, "a stage that needs a reward has one"
+        timesteps, boundary = config.learner.timesteps, policy.boundary_ratio
+        levels = Levels(timesteps, policy.scheduler, sampling.steps, boundary_ratio=boundary)
+        reward = ImageTextReward(config.reward.path, device=policy.device)
+        words = WordsFile(config.reward.words) if config.reward.words else None
+        return DirectAlign(stage, config.reward, reward, words, levels)
     if stage.kind != "distill":
         return Dpo(config.learner.beta)
     assert negative is not None, "a stage that distills is given the negative conditioning"
@@ -130,7 +140,7 @@ def learn_stage(
     """One stage, from the newest state of the run to the stage's end."""
     config, number, buffer = stage.config, stage.number, stage.buffer
     negative: EncodedCondition | None = ray.get(stage.negative) if stage.negative is not None else None
-    objective, steps = objective_of(config, negative), config.sampling.steps
+    objective, steps = objective_of(policy, config, negative), config.sampling.steps
     learner = Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
     position = go_on(learner, config, run_state.newest(folder.checkpoints), number=number)
     if position.stopped:  # the group was lost before it could say so

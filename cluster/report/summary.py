@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from buffers.figures import Measured, by_domain, differences_of, figures_of, position_bias, text_counts
+from buffers.figures import Measured, auc, by_domain, differences_of, figures_of, position_bias, text_counts
 from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, glance_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
@@ -59,6 +59,7 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
         "steps": {"done": len(steps), "planned": planned, "last": without_stamp(steps[-1]) if steps else None},
         "versions": {"policy": max((row["version"] for row in steps), default=None)},
         "verdicts": verdict_figures(of_kind(rows, "verdicts"), config["ranker"]["both_orders"]),
+        "reward_auc": reward_auc(evaluations.get("before")),
         "failures": len(of_kind(rows, "failure")),
         "roles": role_figures(rows),
         "balance": balance(rows),
@@ -99,6 +100,20 @@ def verdict_figures(rows: list[Row], both_orders: bool) -> dict[str, Any] | None
         return None
     counts = without_stamp(rows[-1])
     return {"counts": counts, "agreement": agreement(counts, both_orders), "position_bias": position_bias(counts)}
+
+
+def reward_auc(before: Row | None) -> dict[str, Any] | None:
+    """How well the reward tells good videos of the policy before training from others, by the meter's first rate."""
+    measured = before["measured"] if before else {}
+    rates = (
+        [name for name in measured if name in before["about"] and isinstance(measured[name][0], bool)] if before else []
+    )
+    if before is None or "reward" not in measured or not rates:
+        return None
+    name = rates[0]
+    good = [value == (before["about"][name]["better"] == "higher") for value in measured[name]]
+    found = auc(measured["reward"], good, prompts=measured["prompt"])
+    return found and {**found, "figure": name}
 
 
 def agreement(counts: Mapping[str, Any], both_orders: bool) -> float | None:

@@ -3,7 +3,7 @@
     python -m examples.miniature.build                   # everything, into build/; some 4 hours on two cores
     python -m examples.miniature.build --manifest-only   # what lies in the repository, with hashes
 
-Nothing is overwritten: look at the figures, then move `build/bundle`, `build/framed_bundle` and `build/judge` to
+Nothing is overwritten: look at the figures, then move `build/bundle`, `framed_bundle`, `reward` and `judge` to
 `examples/miniature/weights`, and the two domains' folders of `build/ranker` to `judge_adapters` there.
 """
 
@@ -43,6 +43,7 @@ STEPS: dict[str, str] = {
         "examples.miniature.train_framed --base build/bundle --out build/framed_bundle --cache build/framed.pt "
         "--steps 1000 --scenes 2500 --distorted-share 0.65"
     ),
+    "image-text reward": "examples.miniature.train_reward --bundle build/bundle --out build/reward",
     "people of the bundle": (
         "examples.miniature.label_generated --bundle build/bundle --out build/people.npz --count 2048 "
         "--first-seed 4000000 --domain human"
@@ -94,6 +95,7 @@ def manifest() -> dict[str, object]:
         "commands": {name: f"python -m {command}" for name, command in STEPS.items()},
         "bundle": json.loads((WEIGHTS / "bundle" / "training.json").read_text()),
         "framed_bundle": json.loads((WEIGHTS / "framed_bundle" / "training.json").read_text()),
+        "reward": json.loads((WEIGHTS / "reward" / "training.json").read_text()),
         "judge": "weights/judge/training.json",
         "judge_adapters": "docs/results/miniature_ranker/findings.md",
         "meter": check(),

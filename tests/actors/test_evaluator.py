@@ -110,6 +110,15 @@ def test_without_a_meter_videos_are_kept_and_nothing_is_claimed(tmp_path: Path):
     assert set(summary["kept"][0]) == {"file", "prompt", "domain"}
 
 
+def test_a_reward_that_is_learned_from_is_a_figure_beside_the_meters(tmp_path: Path, meter: str):
+    evaluator = Evaluator(meter, tmp_path, 0, 8.0, lambda frames, prompt: float(frames[..., 0].mean()) / 255)
+    evaluator.measure("before", 0, CLIPS)
+    summary = evaluator.summary("before")
+    expected = [frames[..., 0].mean() / 255 for each in CLIPS for frames in each.videos]
+    assert summary["measured"]["reward"] == pytest.approx(expected)
+    assert summary["about"]["reward"]["better"] == "higher" and "motion" in summary["about"]
+
+
 def test_conditions_without_a_domain_are_unknown(tmp_path: Path, meter: str):
     evaluator = Evaluator(meter, tmp_path, 0, 8.0)
     evaluator.measure("before", 0, [clip(0, domain=None, reds=(0, 0), motions=(1, 1))])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.memory import FAMILIES, generator_peak, learner_peak
+from benchmarks.memory import FAMILIES, generator_peak, learner_peak, reward_peak
 from benchmarks.pretended_gpu import GIB, pretended_gpu
 
 PAPER: dict[str, Any] = {"frames": 121, "height": 720, "width": 960}
@@ -48,3 +48,13 @@ def test_a14b_at_720x960x121_learns_in_130_gib_and_generates_in_90():
 @pytest.mark.slow
 def test_14b_at_480p_learns_in_72_gib():
     assert peak(learner_peak, "wan2.1-t2v-14b", USUAL, (2, 4)) <= 72
+
+
+@pytest.mark.slow
+def test_what_a_reward_of_decoded_frames_takes_does_not_grow_with_the_video():
+    """But for the gradient of the latents themselves."""
+    sizes = []
+    for frames in (81, 241):
+        with pretended_gpu() as gpu:
+            sizes.append(reward_peak(gpu, FAMILIES["wan2.1-t2v-14b"], frames=frames, height=480, width=832) / GIB)
+    assert sizes[1] - sizes[0] < 0.1 and sizes[1] < 34

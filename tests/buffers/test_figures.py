@@ -5,6 +5,7 @@ import pytest
 
 from buffers.figures import (
     Z95,
+    auc,
     by_domain,
     deviation,
     difference,
@@ -184,3 +185,24 @@ def test_only_disagreements_tell_a_position_bias():
     assert position_bias({"judged": 40, "agreed": 40}) == {}
     with pytest.raises(ValueError, match="no values"):
         figure([])
+
+
+def test_auc_is_the_share_of_good_and_bad_videos_in_the_right_order():
+    """Against scipy's way of counting: ranks (Mann and Whitney)."""
+    rng = np.random.default_rng(0)
+    good = rng.random(200) < 0.7
+    values = np.round(rng.normal(size=200) + 0.8 * good, 1)  # with ties
+    prompts = [f"p{n % 20}" for n in range(200)]
+    found = auc(values.tolist(), good.tolist(), prompts=prompts)
+    assert found is not None
+    order = values.argsort(kind="stable")
+    ranks = np.empty(200)
+    for value in np.unique(values):
+        places = np.flatnonzero(values[order] == value)
+        ranks[order[places]] = places.mean() + 1
+    count = int(good.sum())
+    expected = (ranks[good].sum() - count * (count + 1) / 2) / (count * (200 - count))
+    assert found["value"] == pytest.approx(expected, abs=1e-12)
+    low, high = found["interval"]
+    assert low < found["value"] < high and low > 0.5 and high - low < 0.3
+    assert auc([1.0, 2.0], [True, True], prompts=["a", "b"]) is None

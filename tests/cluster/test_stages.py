@@ -32,7 +32,7 @@ from tests.cluster.test_people_pairs import people_store
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-STAGES = ("online", "half_online", "offline", "distill", "distill_aware")
+STAGES = ("online", "half_online", "offline", "direct_align", "distill", "distill_aware")
 FRAMED = Path("examples/miniature/prompts/framed_train.txt")
 OF_FRAMED = (
     "model.path=examples/miniature/weights/framed_bundle",
@@ -65,8 +65,10 @@ def run_of_stages(framed_people: Path, tmp_path_factory: pytest.TempPathFactory)
     settings = yaml.safe_load(Path("configs/miniature.yaml").read_text())
     stages: list[dict[str, Any]] = [{"kind": kind, "steps": 2, "buffer": {"max_uses": 40}} for kind in STAGES]
     stages[0]["buffer"] = {"mix": {"online": 0.5, "half_online": 0.25, "offline": 0.25}, "max_uses": 4}
+    stages[3]["inversion"] = True
     stages[-1] |= {"learner": {"beta": 500.0, "max_loss": [0.01, 0.02]}, "steps": 40}
-    (folder / "stages.yaml").write_text(yaml.safe_dump(settings | {"stages": stages}))
+    reward = {"path": "examples/miniature/weights/reward", "words": "examples/miniature/prompts/control_words.yaml"}
+    (folder / "stages.yaml").write_text(yaml.safe_dump(settings | {"stages": stages, "reward": reward}))
     of_people = [f"buffer.offline={framed_people}", f"buffer.anchors={framed_people}", "buffer.without_anchor=skip"]
     watched = ["evaluation.every=2", "evaluation.every_videos=2", "evaluation.best=motion"]
     overrides = [*SETTINGS, *OF_FRAMED, "learner.checkpoint_every=50", *of_people, *watched, f"out={folder / 'run'}"]
@@ -79,21 +81,25 @@ def run_of_stages(framed_people: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_each_stage_starts_from_what_the_one_before_left(run_of_stages: Path):
     rows = read_metrics(run_of_stages / "metrics.jsonl")
     steps = step_rows(rows)
-    assert [row["step"] for row in steps] == list(range(1, 25))
-    assert [row["stage"] for row in steps] == [0, 0, 1, 1, 2, 2, 3, 3, *[4] * 16]
+    assert [row["step"] for row in steps] == list(range(1, 27))
+    assert [row["stage"] for row in steps] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, *[5] * 16]
     first = {kind: steps[2 * number] for number, kind in enumerate(STAGES)}
+    # A reward is learned from, at one level in each step, by the expert that has it.
+    align = first.pop("direct_align")
+    assert math.isfinite(align["reward"]) and align["drift"] == pytest.approx(0.0, abs=1e-8)
+    assert [sum(row["experts"].values()) for row in steps[6:8]] == [1, 1]
     # In a distillation, the teacher is guided, and the student is the teacher without guidance.
     distill = first.pop("distill")
     assert distill["loss"] > 1e-3 and distill["drift"] == pytest.approx(0.0, abs=1e-8)
     # Policy and reference are the same model at the first step of a stage of preferences, whatever beta is.
     assert [row["loss"] for row in first.values()] == pytest.approx([math.log(2)] * 4, abs=1e-5)
-    assert steps[9]["loss"] != pytest.approx(math.log(2), abs=1e-5)
-    # Both experts learn, in every stage.
-    assert all(min(row["experts"].values()) > 0 for row in steps)
+    assert steps[11]["loss"] != pytest.approx(math.log(2), abs=1e-5)
+    # Both experts learn, in every other stage.
+    assert all(min(row["experts"].values()) > 0 for row in steps if row["stage"] != 3)
 
     *_, last = (run_state.load(folder) for folder in run_state.folders(run_of_stages / "checkpoints"))
-    assert (last.position.stage, last.position.first_step) == (4, 8)
-    folders = [run_of_stages / "adapters" / f"{number}-{kind}" for number, kind in enumerate(STAGES[:4], 1)]
+    assert (last.position.stage, last.position.first_step) == (5, 10)
+    folders = [run_of_stages / "adapters" / f"{number}-{kind}" for number, kind in enumerate(STAGES[:5], 1)]
     adapters = [load_file(folder / LORA_FILE) for folder in (*folders, run_of_stages / "adapter")]
     reference = {name.removeprefix("transformer."): tensor for name, tensor in last.learner.reference.items()}
     assert all(
@@ -106,7 +112,7 @@ def test_each_stage_starts_from_what_the_one_before_left(run_of_stages: Path):
 
 def test_every_stage_is_evaluated_and_who_is_not_needed_does_not_run(run_of_stages: Path):
     rows = read_metrics(run_of_stages / "metrics.jsonl")
-    phases = ["before", *(f"stage-{number}-{kind}" for number, kind in enumerate(STAGES[:4], 1)), "after"]
+    phases = ["before", *(f"stage-{number}-{kind}" for number, kind in enumerate(STAGES[:5], 1)), "after"]
     assert list(evaluation_rows(rows)) == phases
     summary = json.loads((run_of_stages / "summary.json").read_text())
     assert [stage["phase"] for stage in summary["by_stage"]] == phases
@@ -117,14 +123,15 @@ def test_every_stage_is_evaluated_and_who_is_not_needed_does_not_run(run_of_stag
 
 
 def test_a_batch_mixes_judged_pairs_anchors_and_peoples_pairs_exactly(run_of_stages: Path):
-    waiting = WaitingPairs(run_of_stages / "buffer" / WAITING, seed=0, stage=4, max_uses=4)
+    waiting = WaitingPairs(run_of_stages / "buffer" / WAITING, seed=0, stage=5, max_uses=4)
     store = PairStore(run_of_stages / "buffer", write=False)
     own = {pair.id: pair.source for pair in store.catalog.pairs()}
-    drawn = [waiting.drawn(step) for step in range(10)]
+    drawn = [waiting.drawn(step) for step in range(12)]
     sources = [Counter(own.get(id_, "offline") for id_ in draw.ids) for draw in drawn if draw]
     mixed = {"online": 2, "half-online": 1, "offline": 1}
     assert sources[:2] == [mixed] * 2
-    assert sources[2::2] == sources[3::2] == [{name: 4} for name in ("half-online", "offline", "unjudged", "offline")]
+    alone = ("half-online", "offline", "unjudged", "unjudged", "offline")
+    assert sources[2::2] == sources[3::2] == [{name: 4} for name in alone]
     waiting.close()
     store.close()
 
@@ -132,19 +139,19 @@ def test_a_batch_mixes_judged_pairs_anchors_and_peoples_pairs_exactly(run_of_sta
 def test_a_stage_is_looked_at_on_the_way_and_one_that_is_stopped_hands_its_best_on(run_of_stages: Path):
     rows = read_metrics(run_of_stages / "metrics.jsonl")
     seen = {row["step"]: fmean(row["measured"]["motion"]) for row in of_kind(rows, "glance")}
-    assert list(seen) == list(range(2, 25, 2))
+    assert list(seen) == list(range(2, 27, 2))
     [warned] = [row for row in of_kind(rows, "guard") if row["figure"] == "loss"]
     # The mean of the first 16 steps is above both numbers.
-    assert (warned["stage"], warned["step"], warned["stops"], warned["left"]) == (4, 24, True, 24)
+    assert (warned["stage"], warned["step"], warned["stops"], warned["left"]) == (5, 26, True, 24)
     assert "learner.max_loss = [0.01, 0.02]" in warned["advice"]
     summary = json.loads((run_of_stages / "summary.json").read_text())
-    assert summary["complete"] and summary["steps"]["done"] == summary["steps"]["planned"] == 24
+    assert summary["complete"] and summary["steps"]["done"] == summary["steps"]["planned"] == 26
     assert "was stopped" in (run_of_stages / "report.html").read_text()
 
-    best = json.loads((run_of_stages / "adapters" / "5-distill_aware-best" / "best.json").read_text())
-    assert best == {"step": max(range(10, 25, 2), key=lambda step: seen[step]), "value": max(list(seen.values())[4:])}
+    best = json.loads((run_of_stages / "adapters" / "6-distill_aware-best" / "best.json").read_text())
+    assert best == {"step": max(range(12, 27, 2), key=lambda step: seen[step]), "value": max(list(seen.values())[5:])}
     handed, kept = (
-        load_file(run_of_stages / place / LORA_FILE) for place in ("adapter", "adapters/5-distill_aware-best")
+        load_file(run_of_stages / place / LORA_FILE) for place in ("adapter", "adapters/6-distill_aware-best")
     )
     assert handed.keys() == kept.keys() and all(torch.equal(handed[name], kept[name]) for name in kept)
     last = run_state.newest(run_of_stages / "checkpoints")

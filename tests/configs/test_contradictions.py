@@ -59,7 +59,7 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"buffer": {"capacity": 15}}, ("buffer.capacity = 15", "learner.pairs_per_step = 16")),
     ({"buffer": {"mix": {"online": 0.5}}}, ("buffer.mix", "sum to 0.5")),
     ({"buffer": {"mix": {"online": 0.5, "half_online": 0.5}}}, ("buffer.mix.half_online = 0.5", "buffer.anchors")),
-    ({"buffer": {"mix": {"online": 0.5, "unjudged": 0.5}}}, ("buffer.mix.unjudged = 0.5", "distill")),
+    ({"buffer": {"mix": {"online": 0.5, "unjudged": 0.5}}}, ("buffer.mix.unjudged = 0.5", "distill and direct_align")),
     (
         {"buffer": {"mix": {"online": 0.5, "half_online": 0.5}, "anchors": "a", "when_full": "drop_oldest"}},
         ("buffer.when_full = drop_oldest", "use wait"),
@@ -86,6 +86,38 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         ("evaluation.every_videos = 32", "evaluation.videos = 16"),
     ),
     ({"evaluation": {"prompts": "e", "every_videos": 7}}, ("evaluation.every_videos = 7", "even")),
+    ({"stages": [{"kind": "direct_align"}]}, ("stages.0: direct_align learns from a reward", "section reward")),
+    ({"reward": {"path": "clip"}}, ("reward.path = clip is never read",)),
+    (
+        {"stages": [{"kind": "direct_align", "denoising": False}], "reward": {"path": "clip"}},
+        ("denoising and inversion are both false",),
+    ),
+    (
+        {"stages": [{"kind": "direct_align", "inversion": True}], "reward": {"path": "clip"}},
+        ("stages.0.inversion = true needs reward.words",),
+    ),
+    (
+        {
+            "stages": [{"kind": "direct_align", "inversion": True, "recover": "one_step"}],
+            "reward": {"path": "clip", "words": "w"},
+        },
+        ("recover = one_step", "leave one of them out"),
+    ),
+    (
+        {"stages": [{"kind": "direct_align"}], "reward": {"path": "clip", "latent_frames": 40}},
+        ("reward.latent_frames = 40 is more than a video of sampling.num_frames = 121 has", "at most 31"),
+    ),
+    (
+        {"stages": [{"kind": "direct_align", "learner": {"timesteps": {"kind": "apo"}}}], "reward": {"path": "clip"}},
+        ("learner.timesteps.kind = apo: direct_align jumps between levels",),
+    ),
+    (
+        {
+            "stages": [{"kind": "direct_align", "buffer": {"mix": {"online": 0.5, "unjudged": 0.5}}}],
+            "reward": {"path": "clip"},
+        },
+        ("stages.0: direct_align learns no preference",),
+    ),
     (
         {"stages": [{"kind": "distill"}], "sampling": {"guidance_scale": 1.0}},
         ("stages.0: distill takes guidance into one pass", "sampling.guidance_scale = 1"),

@@ -209,7 +209,7 @@ def test_a_wrong_value_in_the_file_names_its_line(small: Path) -> None:
 def test_missing_keys_are_all_named(small: Path) -> None:
     small.write_text("name: a\nmodel: {}\n")
     message = error_of(small)
-    for key in ("out", "model.path", "prompts", "ranker", "evaluation"):
+    for key in ("out", "model.path", "prompts", "evaluation"):
         assert f"{key} is missing" in message
 
 

@@ -1,16 +1,18 @@
-"""The learner in a real Ray Train group: one worker and two learn the same from the same pairs, of three aspects."""
+"""The learner in a real Ray Train group: one worker and two learn the same, from pairs and from a reward."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from buffers.records import Candidates, Condition, EncodedCondition, Snapshot, TensorData, Verdict
+from buffers.records import Candidates, Condition, EncodedCondition, Request, Slot, Snapshot, TensorData, Verdict
 from buffers.tensors import decode, encode
 from cluster import run_state
 from configs.load import load_config
 from configs.schema import RunConfig
+from tests.learner.tiny_clip import save_tiny_clip
 
 pytestmark = pytest.mark.ray
 
@@ -18,12 +20,11 @@ STEPS, PAIRS = 5, 4
 SHAPES = ((16, 3, 8, 8), (16, 3, 4, 16), (16, 3, 16, 4))
 
 
-def config_for(bundle: Path, *, workers: int) -> RunConfig:
+def config_for(bundle: Path, reward: Path, *, workers: int) -> RunConfig:
     return load_config(
         Path("configs/miniature.yaml"),
         [
             f"model.path={bundle}",
-            f"stages.0.steps={STEPS}",
             f"learner.num_workers={workers}",
             f"learner.pairs_per_step={PAIRS}",
             "learner.microbatch_pairs=2",
@@ -31,6 +32,8 @@ def config_for(bundle: Path, *, workers: int) -> RunConfig:
             "learner.checkpoint_every=50",
             "learner.lora.rank=2",
             "cluster.num_cpus=4",
+            f"reward={{path: {reward}, words: {reward}/words.yaml}}",
+            f"stages=[{{kind: online, steps: {STEPS}}}, {{kind: direct_align, steps: {STEPS}, inversion: true}}]",
         ],
     )
 
@@ -51,7 +54,7 @@ def pairs(count: int) -> tuple[list[Candidates], list[Verdict]]:
     return candidates, [Verdict(1, (0.97, 0.01, 0.01, 0.01), 1.0, True, 1, None, "general", "1", "test")] * count
 
 
-def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[dict[str, Any]], Path]:
+def learn(bundle: Path, reward: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[dict[str, Any]], Path]:
     """The last snapshot that was published, the metric rows, and the last checkpoint's folder."""
     import ray
 
@@ -60,7 +63,7 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
     from cluster.board import Board
     from cluster.on_ray.learner_worker import Stage, make_trainer
     from cluster.run_folder import RunFolder, Sampled
-    from configs.sections import BufferConfig
+    from configs.sections import BufferConfig, MixConfig
 
     @ray.remote(num_cpus=0)
     class Metrics:
@@ -73,23 +76,35 @@ def learn(bundle: Path, folder: Path, *, workers: int) -> tuple[Snapshot, list[d
         def all(self) -> list[dict[str, Any]]:
             return self.rows
 
-    buffer = ray.remote(num_cpus=0)(ReplayBuffer).remote(
-        BufferConfig(capacity=32, max_staleness=9), folder=folder / "buffer", seed=0
-    )
     weights, metrics = ray.remote(num_cpus=0)(WeightStore).remote(ray.put), Metrics.remote()
-    assert ray.get(buffer.add.remote(*pairs(STEPS * PAIRS))) == STEPS * PAIRS
-    config, board = config_for(bundle, workers=workers), ray.remote(num_cpus=0)(Board).remote()
-    ray.get(board.assign.remote([ray.put(Stage(config.of_stage(0), 0, Sampled.after(config, 0), buffer))]))
-    ray.get(board.close.remote())  # no other stage follows
-    make_trainer(config, folder=RunFolder(folder), board=board, weights=weights, metrics=metrics).fit()
+    config, board = config_for(bundle, reward, workers=workers), ray.remote(num_cpus=0)(Board).remote()
+    trainer = make_trainer(config, folder=RunFolder(folder), board=board, weights=weights, metrics=metrics)
+    with ThreadPoolExecutor() as threads:
+        group = threads.submit(trainer.fit)
+        for number, mix in enumerate((MixConfig(), MixConfig(online=0.0, unjudged=1.0))):
+            settings = BufferConfig(capacity=32, max_staleness=9, mix=mix)
+            buffer = ray.remote(num_cpus=0)(ReplayBuffer).remote(settings, folder=folder / f"buffer{number}", seed=0)
+            candidates, verdicts = pairs(STEPS * PAIRS)
+            request = Request((), (), Slot("unjudged", 0)) if number else None
+            assert ray.get(buffer.add.remote(candidates, verdicts, request)) == STEPS * PAIRS
+            stage = Stage(config.of_stage(number), number, Sampled.after(config, number), buffer)
+            ray.get(board.assign.remote([ray.put(stage)]))
+            ended = board.ended.remote()
+            while not ray.wait([ended], timeout=1)[0] and not group.done():
+                pass
+            if number or group.done():
+                ray.get(board.close.remote())  # no other stage follows
+        group.result()
     reference, _ = ray.get(weights.newest.remote(-1))
     return ray.get(reference), ray.get(metrics.all.remote()), run_state.folders(folder / "checkpoints")[-1]
 
 
 def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tmp_path: Path):
-    one, rows, checkpoint = learn(tiny_bundle, tmp_path / "one", workers=1)
-    two, rows_of_two, _ = learn(tiny_bundle, tmp_path / "two", workers=2)
-    assert one.version == two.version == STEPS
+    reward = save_tiny_clip(tmp_path / "reward")
+    (reward / "words.yaml").write_text("{positive: [clean], negative: [broken]}")
+    one, rows, checkpoint = learn(tiny_bundle, reward, tmp_path / "one", workers=1)
+    two, rows_of_two, _ = learn(tiny_bundle, reward, tmp_path / "two", workers=2)
+    assert one.version == two.version == 2 * STEPS + 1
     moved = 0.0
     for name, tensor in one.adapter.items():
         ours, theirs = decode(tensor), decode(two.adapter[name])
@@ -98,7 +113,9 @@ def test_one_worker_and_two_learn_the_same(ray_here: None, tiny_bundle: Path, tm
             moved = max(moved, float(ours.abs().max()))
     assert moved > 1e-3  # B starts at zero and a step of AdamW moves every weight by about the learning rate
     steps = [[row for row in these if row["kind"] == "step"] for these in (rows, rows_of_two)]
-    assert [row["step"] for row in steps[0]] == [row["step"] for row in steps[1]] == [1, 2, 3, 4, 5]
-    assert steps[0][-1]["loss"] == pytest.approx(steps[1][-1]["loss"], rel=1e-4)
+    assert [row["step"] for row in steps[0]] == [row["step"] for row in steps[1]] == [*range(1, 2 * STEPS + 1)]
+    for ours, theirs in zip(*steps, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    assert [row.get("reward") is None for row in steps[0]] == [True] * STEPS + [False] * STEPS
     assert (checkpoint / "state.safetensors").is_file()
     assert (checkpoint / "adapter" / "pytorch_lora_weights.safetensors").is_file()

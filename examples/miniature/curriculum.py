@@ -42,7 +42,7 @@ def main(overrides: Sequence[str]) -> None:
                 config = load_config(CONFIG, [*overrides, f"start_from={adapter}"]).sampled_after(last)
                 write_sampled(manifest.parent, config, videos_per_prompt=VIDEOS_PER_PROMPT)
             unfinished = Path(f"{people}-unfinished")
-            given = ["--into", str(unfinished), "--config", CONFIG, "generator.num_actors=2"]
+            given = ["--into", str(unfinished), "--config", CONFIG, *overrides, "generator.num_actors=2"]
             apogee("data", "ingest", str(manifest), *given)
             unfinished.rename(f"{people}-store")
     apogee(*run)

@@ -9,8 +9,8 @@
     python -m benchmarks.studies.srpo runs/srpo/* --out docs/results/srpo
 
 A run's arm is its folder's name up to the last `-`. Writes `report.md` and `runs.jsonl`, the values of every video;
-runs that it holds stay in it unless the same arm and seed is given anew. Differences are paired, video by video. Intervals
-are 95%, over the held-out prompts and the seeds of training.
+runs that it holds stay in it unless the same arm and seed is given anew. Differences are paired, video by video.
+Intervals are 95%, over the held-out prompts and the seeds of training.
 """
 
 import argparse
@@ -68,8 +68,8 @@ def report(rows: Sequence[Row]) -> str:
         "# SRPO on the miniature",
         "",
         f"Made by `python -m benchmarks.studies.srpo` from `runs.jsonl`. {videos} videos of "
-        f"{len(set(first['before']['prompt']))} held-out prompts before and after. The reward prefers a good video of the "
-        f"base to a distorted one in {figure_value(auc)} of all cases ({figure_interval(auc)}). The base: "
+        f"{len(set(first['before']['prompt']))} held-out prompts before and after. The reward prefers a good video of "
+        f"the base to a distorted one in {figure_value(auc)} of all cases ({figure_interval(auc)}). The base: "
         + "; ".join(f"{WHAT[what]} {text(found)}" for what, found in base.items())
         + ".",
         "",

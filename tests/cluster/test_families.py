@@ -24,9 +24,14 @@ from buffers.replay import ReplayBuffer
 from cluster.commands.export import export
 from configs.load import load_config
 from configs.schema import RunConfig
+from configs.sections import RewardConfig, TimestepsConfig
+from configs.stages import DirectAlignStage
 from learner.learner import Learner
+from learner.levels import Levels
+from learner.objectives.direct_align import DirectAlign
 from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
+from learner.reward import ImageTextReward, WordsFile
 from media.pictures import write_png
 from policy.bundle import check_bundle
 from policy.conditioning import Conditioning, Described
@@ -34,6 +39,7 @@ from policy.lora.adapters import adapter_state, load_lora, save_lora
 from policy.lora.files import LORA_FILE, read_layers
 from policy.policy import VideoPolicy
 from policy.sampler import draw_noise, sample_latents
+from tests.learner.tiny_clip import save_tiny_clip
 from tests.policy.test_families import CASES
 from tests.policy.tiny_bundle import FAMILIES, save_tiny_bundle
 
@@ -147,6 +153,26 @@ def test_distill(case: Case, tmp_path: Path) -> None:
     learner = Learner(policy, case.config.learner, teacher, sampling_steps=STEPS, seed=0)
     losses = [learner.step(Batch(step, *_of(batches[step % 4])))["loss"] for step in range(12)]
     assert losses[0] > 0 and np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_learn_from_a_reward(case: Case, tmp_path: Path) -> None:
+    batches = made(case, Generator(case.config), tmp_path / "buffer")
+    policy, clip, words = case.policy(), save_tiny_clip(tmp_path / "clip"), tmp_path / "words.yaml"
+    words.write_text("{positive: [clean], negative: [broken]}")
+    timesteps = TimestepsConfig(kind="levels", levels=[0.05, 0.9])
+    levels = Levels(timesteps, policy.scheduler, STEPS, boundary_ratio=policy.boundary_ratio)
+    stage = DirectAlignStage(kind="direct_align", inversion=True, motion_pull=0.1)
+    settings = RewardConfig(path=str(clip), words=str(words), latent_frames=2)
+    align = DirectAlign(stage, settings, ImageTextReward(clip), WordsFile(words), levels)
+    config = case.config.learner.model_copy(update={"timesteps": timesteps, "learning_rate": 1e-3})
+    learner, before = Learner(policy, config, align, sampling_steps=STEPS, seed=0), adapter_state(policy.transformers)
+    rows = [learner.step(Batch(step, *_of(batches[step % 4]))) for step in range(8)]
+    assert rows[0]["drift"] == pytest.approx(0.0, abs=1e-8) and rows[-1]["drift"] > 0
+    assert all(math.isfinite(row["reward"]) and row["motion_kept"] > 0 for row in rows)
+    assert sum(sum(row["experts"].values()) for row in rows) == 8
+    after = adapter_state(policy.transformers)
+    for expert in {name for row in rows for name, count in row["experts"].items() if count}:
+        assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith(f"{expert}."))
 
 
 def _of(batch: Batch) -> Any:

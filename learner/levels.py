@@ -31,8 +31,8 @@ class Jump:
 class Levels:
     """The levels of a bundle: level m is the m-th from the cleanest one.
 
-    `allowed`: the levels from which both jumps stay below `MAX_SIGMA` and on one side of the expert boundary. Raises
-    ValueError if there is none.
+    `allowed`: the levels from which both jumps stay below `MAX_SIGMA` and on one side of the expert boundary;
+    `left_out`: how many others there are. Raises ValueError if none is allowed.
     """
 
     def __init__(
@@ -43,7 +43,9 @@ class Levels:
         self._sigmas = np.linspace(ends[0], ends[1], COUNT)
         self._reach = round(config.jump * COUNT)
         self._boundary = 0.0 if boundary_ratio is None else boundary_ratio
-        self.allowed = [m for m in range(EDGE, COUNT - EDGE + 1) if self._is_allowed(m)]
+        possible = range(EDGE, COUNT - EDGE + 1)
+        self.allowed = [m for m in possible if self._is_allowed(m)]
+        self.left_out = len(possible) - len(self.allowed)
         if not self.allowed:
             raise ValueError(
                 f"learner.timesteps.levels = {config.levels} is sigma {ends[0]:.4g} to {ends[1]:.4g}: no jump of "

@@ -1,11 +1,13 @@
 """What only the models' own classes can tell, without weights: weight files, tokenizer, timesteps, adapters."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import RunConfig
+from learner.levels import COUNT, MAX_SIGMA, Levels
 from learner.reward import ControlWords, ImageTextReward
 from learner.timesteps import check_timesteps
 from policy.bundle import BundleFacts
@@ -36,6 +38,11 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
             with checked.collected():
                 timesteps, steps = stage.learner.timesteps, stage.sampling.steps
                 check_timesteps(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio)
+                if timesteps.kind == "levels" and checked.plan is not None:
+                    left_out = Levels(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio).left_out
+                    said = f"{left_out} of {COUNT:,} levels of direct_align are left out: a jump from them would"
+                    said += f" end above sigma {MAX_SIGMA} or cross the boundary of the experts"
+                    checked.plan = replace(checked.plan, notes=(*checked.plan.notes, *[said] * bool(left_out)))
     if config.reward is not None:
         with checked.collected():
             disable_progress_bar()  # of the loading; the terminal has one display

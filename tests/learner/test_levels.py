@@ -50,6 +50,7 @@ def test_one_jump_goes_to_less_noise_and_the_other_to_more():
 def test_levels_from_which_x_0_cannot_be_recovered_are_left_out():
     all_of_it = levels(WAN, 20, levels=[0.0, 1.0])
     assert min(all_of_it.allowed) == 5 and max(all_of_it.allowed) < COUNT - 5
+    assert all_of_it.left_out == 991 - len(all_of_it.allowed) > 0 == levels(WAN, 20).left_out
     assert (
         max(jump.b for m in all_of_it.allowed for jump in (all_of_it.denoising(m), all_of_it.inversion(m))) <= MAX_SIGMA
     )

@@ -9,6 +9,7 @@ file (`HPS_v2.1_compressed.pt`), whose tensors have open_clip's names.
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPMode
 
 from configs.keys import shown
 from configs.sections import RewardConfig
-from policy.weight_files import load_whole
+from policy.weight_files import load_whole, read_json
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,13 @@ class ImageTextReward:
         self._model = _load(self.path).to(torch.device(device)).requires_grad_(False).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
         self._texts: dict[str, Tensor] = {}
+        text = self._model.config.text_config
+        self._longest: int = text.max_position_embeddings
+        if len(self._tokenizer) > text.vocab_size:
+            raise ValueError(
+                f"reward.path = {self.path}: its tokenizer has {len(self._tokenizer):,} tokens and its model embeds "
+                f"{text.vocab_size:,}: they are not of one model"
+            )
         one, two = (self._text(text) for text in ("clean. a dog", "broken. a house"))
         if not (one.isfinite().all() and two.isfinite().all()):
             raise ValueError(f"reward.path = {self.path}: its numbers are not finite; its weights are damaged")
@@ -115,6 +123,10 @@ class ImageTextReward:
         if not reward.isfinite().all():
             raise FloatingPointError(f"the reward {self.path} is not finite")
         return reward
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many texts are longer than the model reads: it sees their beginning."""
+        return sum(len(tokens) > self._longest for tokens in self._tokenizer(list(texts))["input_ids"])
 
     def _pictures(self, pictures: Tensor) -> Tensor:
         """Unit embeddings `[pictures, dim]`: resized and cut as the folder's processor does it, but with a gradient."""
@@ -141,8 +153,8 @@ class ImageTextReward:
     def _text(self, text: str) -> Tensor:
         """Unit embedding `[dim]`; a text is encoded once."""
         if text not in self._texts:
-            longest = self._model.config.text_config.max_position_embeddings
-            tokens = self._tokenizer(text, truncation=True, max_length=longest, return_tensors="pt").to(self._device)
+            tokens = self._tokenizer(text, truncation=True, max_length=self._longest, return_tensors="pt")
+            tokens = tokens.to(self._device)
             found = self._model.get_text_features(**tokens)
             self._texts[text] = functional.normalize(_features(found).float(), dim=-1)[0]
         return self._texts[text]
@@ -179,12 +191,11 @@ def _load(path: Path) -> Any:
     own = sorted(path.glob("*.pt"))
     if not (path / "config.json").is_file():
         raise ValueError(f"reward.path = {path}: holds no config.json; want the folder of a CLIP-like model")
-    config = CLIPConfig.from_pretrained(path, local_files_only=True)
-    if config.model_type != "clip":
-        raise ValueError(f"reward.path = {path}: config.json is of a {config.model_type!r} model, want 'clip'")
+    if (kind := read_json(path / "config.json").get("model_type")) != "clip":
+        raise ValueError(f"reward.path = {path}: config.json is of a {kind!r} model, want 'clip'")
     if not own or list(path.glob("*.safetensors")):
         return load_whole(CLIPModel, path, dtype=torch.float32)
-    model = CLIPModel(config)
+    model = CLIPModel(CLIPConfig.from_pretrained(path, local_files_only=True))
     held = torch.load(own[0], map_location="cpu", weights_only=True)
     missing, unknown = model.load_state_dict(from_open_clip(held.get("state_dict", held)), strict=False)
     lacking = [name for name in missing if not name.endswith("position_ids")]

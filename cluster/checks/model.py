@@ -1,12 +1,12 @@
 """What only the models' own classes can tell, without weights: weight files, tokenizer, timesteps, adapters."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers.utils.logging import disable_progress_bar
 
 from configs.schema import RunConfig
+from configs.sections import RewardConfig
 from learner.levels import COUNT, MAX_SIGMA, Levels
 from learner.reward import ControlWords, ImageTextReward
 from learner.timesteps import check_timesteps
@@ -38,18 +38,15 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
             with checked.collected():
                 timesteps, steps = stage.learner.timesteps, stage.sampling.steps
                 check_timesteps(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio)
-                if timesteps.kind == "levels" and checked.plan is not None:
+                if timesteps.kind == "levels":
                     left_out = Levels(timesteps, scheduler, steps, boundary_ratio=facts.boundary_ratio).left_out
-                    said = f"{left_out} of {COUNT:,} levels of direct_align are left out: a jump from them would"
-                    said += f" end above sigma {MAX_SIGMA} or cross the boundary of the experts"
-                    checked.plan = replace(checked.plan, notes=(*checked.plan.notes, *[said] * bool(left_out)))
+                    if left_out:
+                        checked.note(
+                            f"{left_out} of {COUNT:,} levels of direct_align are left out: a jump from them would end "
+                            f"above sigma {MAX_SIGMA} or cross the boundary of the experts"
+                        )
     if config.reward is not None:
-        with checked.collected():
-            disable_progress_bar()  # of the loading; the terminal has one display
-            ImageTextReward(config.reward.path)
-        with checked.collected(f"reward.words = {config.reward.words}"):
-            if config.reward.words is not None:
-                ControlWords.read(config.reward.words)
+        _reward(config.reward, checked)
     experts = {name: models[name] for name in facts.experts if name in models}
     if len(experts) < len(facts.experts):
         return
@@ -64,3 +61,15 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
             raise ValueError(
                 f"{where}: {error}; name a folder such as the `adapter` that a run leaves, or a LoRA for this model"
             ) from error
+
+
+def _reward(settings: RewardConfig, checked: "Checked") -> None:
+    words = None
+    with checked.collected(f"reward.words = {settings.words}"):
+        words = ControlWords.read(settings.words) if settings.words else None
+    with checked.collected():
+        disable_progress_bar()  # of the loading; the terminal has one display
+        reward, prompts = ImageTextReward(settings.path), [each.prompt for each in checked.training]
+        longest = max(words.positive + words.negative, key=len) if words else ""
+        if cut := reward.cut([f"{longest}. {prompt}" if words else prompt for prompt in prompts]):
+            checked.note(f"{cut} of {len(prompts)} prompts are longer than reward.path reads: it sees their beginning")

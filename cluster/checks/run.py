@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -74,6 +74,11 @@ class Checked:
             yield
         except (ValueError, OSError) as error:
             self.problems.append(f"{setting}: {error}" if setting else str(error))
+
+    def note(self, said: str) -> None:
+        """A sentence of the plan that is no problem."""
+        if self.plan is not None:
+            self.plan = replace(self.plan, notes=(*self.plan.notes, said))
 
 
 def check(config: RunConfig) -> Checked:

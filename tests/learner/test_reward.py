@@ -165,6 +165,18 @@ def test_a_reward_that_is_not_finite_or_cannot_tell_texts_apart_is_refused(folde
             ImageTextReward(broken)
 
 
+def test_texts_that_are_cut_are_counted_and_a_tokenizer_of_another_model_is_refused(folder: Path, tmp_path: Path):
+    long = " ".join(["a"] * LONGEST)
+    assert ImageTextReward(folder).cut(["a red circle", long, f"{long} a"]) == 2
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["wide", "tall"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"its tokenizer has 12 tokens and its model embeds 10"):
+        ImageTextReward(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

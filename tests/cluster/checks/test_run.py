@@ -33,6 +33,38 @@ def test_the_miniature_passes(tmp_path: Path):
     assert not {each.prompt for each in checked.training} & {each.prompt for each in checked.held_out}
 
 
+@pytest.mark.parametrize(
+    ("override", "right"),
+    [
+        (
+            "reward.path=examples/miniature/weights/judge",
+            r"reward\.path = .*judge: config\.json is of a 'qwen3_vl' model",
+        ),
+        ("reward.path=examples/miniature/prompts", r"reward\.path = .*prompts: holds no config\.json"),
+        ("reward.words=absent.yaml", r"reward\.words = .*absent\.yaml"),
+        ("reward.words=configs/miniature.yaml", r"reward\.words = .*want the keys positive and negative"),
+        ("learner.timesteps.levels=[0.0, 0.01]", r"no jump of 0\.1 of it stays at or below 0\.99"),
+    ],
+)
+def test_a_reward_that_could_not_teach_is_refused_before_anything_starts(override: str, right: str, tmp_path: Path):
+    config = load_config("configs/miniature-srpo.yaml", [f"out={tmp_path / 'run'}", override])
+    (problem,) = check(config).problems
+    assert re.search(right, problem)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_reward_does_not_see_of_prompts_and_levels_is_said(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text(f"general\ta red circle {'moving ' * 10}left\ngeneral\ta red circle\n")
+    early = "learner.timesteps.levels=[0.0, 0.5]"
+    config = load_config(
+        "configs/miniature-srpo.yaml", [f"out={tmp_path / 'run'}", f"prompts.train={tmp_path / 'prompts.txt'}", early]
+    )
+    checked = check(config)
+    assert checked.problems == [] and checked.plan is not None
+    assert "1 of 2 prompts are longer than reward.path reads: it sees their beginning" in checked.plan.notes
+    assert any("levels of direct_align are left out" in note for note in checked.plan.notes)
+
+
 def test_every_problem_is_found_at_once_and_nothing_is_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     opened: Counter[str] = Counter()
     read_text = Path.read_text

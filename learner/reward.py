@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SCALE = 20.0
 """HPS's and the authors' rewards are cosine times exp(logit scale) / 20: 5 times the cosine with CLIP's usual scale."""
 
+CACHED_TEXTS = 10_000
+"""Some 40 MB."""
+
 
 @dataclass(frozen=True)
 class ControlWords:
@@ -151,8 +154,10 @@ class ImageTextReward:
 
     @torch.no_grad()
     def _text(self, text: str) -> Tensor:
-        """Unit embedding `[dim]`; a text is encoded once."""
+        """Unit embedding `[dim]`; a text is encoded once, as long as there are not too many."""
         if text not in self._texts:
+            if len(self._texts) >= CACHED_TEXTS:
+                self._texts.clear()
             tokens = self._tokenizer(text, truncation=True, max_length=self._longest, return_tensors="pt")
             tokens = tokens.to(self._device)
             found = self._model.get_text_features(**tokens)

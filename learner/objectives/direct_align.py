@@ -161,5 +161,7 @@ class Branch:
 
 
 def _motion(frames: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours, `[batch]`."""
+    """Mean absolute difference of neighbours, `[batch]`; 1 if there is one frame."""
+    if frames.shape[2] == 1:
+        return frames.new_ones(len(frames))
     return frames.diff(dim=2).abs().flatten(1).mean(1)

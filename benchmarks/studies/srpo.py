@@ -22,11 +22,12 @@ from typing import Any
 from benchmarks.studies.curriculum import table, text
 from buffers.figures import Figure, difference, figure
 from cluster.monitor.rows import evaluation_rows, read_metrics
-from cluster.monitor.wording import figure_interval, figure_value
+from cluster.monitor.wording import figure_value
 from cluster.report.summary import read_config, reward_auc
 from cluster.run_folder import RunFolder
 
 WHAT = {"reward": "reward", "distorted": "distorted", "motion": "motion, pixels a frame", "obeyed": "as asked"}
+METERED = tuple(WHAT)[1:]
 
 Row = dict[str, Any]
 
@@ -40,6 +41,8 @@ def read_run(folder: Path) -> Row:
         phase: {name: evaluations[phase]["measured"].get(name) for name in ("prompt", *WHAT)}
         for phase in ("before", "after")
     }
+    for phase in columns.values():  # four digits are enough, and a third of the file
+        phase["reward"] = phase["reward"] and [round(value, 4) for value in phase["reward"]]
     found = {"arm": folder.name.rpartition("-")[0], "seed": read_config(run)["seed"], "minutes": seconds / 60}
     return {**found, "auc": reward_auc(evaluations["before"]), **columns}
 
@@ -57,19 +60,15 @@ def changes(runs: Sequence[Row], what: str) -> Figure | None:
 def report(rows: Sequence[Row]) -> str:
     """The table, in Markdown."""
     first = rows[0]
-    auc, videos = first["auc"], len(first["before"]["prompt"])
+    videos = len(first["before"]["prompt"])
     arms = {arm: [row for row in rows if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in rows)}
-    base = {
-        what: figure(first["before"][what], prompts=first["before"]["prompt"])
-        for what in WHAT
-        if first["before"][what] is not None
-    }
+    base = {what: figure(first["before"][what], prompts=first["before"]["prompt"]) for what in METERED}
     lines = [
         "# SRPO on the miniature",
         "",
         f"Made by `python -m benchmarks.studies.srpo` from `runs.jsonl`. {videos} videos of "
-        f"{len(set(first['before']['prompt']))} held-out prompts before and after. The reward prefers a good video of "
-        f"the base to a distorted one in {figure_value(auc)} of all cases ({figure_interval(auc)}). The base: "
+        f"{len(set(first['before']['prompt']))} held-out prompts before and after. AUC: how often the arm's reward "
+        "prefers a good video of the base to a distorted one; 0.5 is chance. The base: "
         + "; ".join(f"{WHAT[what]} {text(found)}" for what, found in base.items())
         + ".",
         "",
@@ -80,8 +79,17 @@ def report(rows: Sequence[Row]) -> str:
         minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
         each = ", ".join(figure_value(figure(run["after"]["distorted"])) for run in runs)
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        found.append([arm, seeds, *(text(change) if change else "" for change in changed), each, minutes])
-    head = ["arm", "seeds", *(f"{title}, change" for title in WHAT.values()), "distorted after, each", "minutes"]
+        found.append(
+            [arm, seeds, text(runs[0]["auc"]), *(text(change) if change else "" for change in changed), each, minutes]
+        )
+    head = [
+        "arm",
+        "seeds",
+        "AUC of its reward",
+        *(f"{title}, change" for title in WHAT.values()),
+        "distorted after, each",
+        "minutes",
+    ]
     return "\n".join([*lines, *table(head, found)])
 
 

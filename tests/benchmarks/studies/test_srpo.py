@@ -13,7 +13,13 @@ def test_a_hacked_reward_is_seen_in_the_table(tmp_path: Path, monkeypatch: pytes
 
     def columns(reward: float, distorted: int) -> dict:
         bad = [n < distorted for n in range(10)]
-        return {"prompt": prompts, "reward": [reward] * 10, "distorted": bad, "motion": [1.5] * 10, "obeyed": None}
+        return {
+            "prompt": prompts,
+            "reward": [reward] * 10,
+            "distorted": bad,
+            "motion": [1.5] * 10,
+            "obeyed": [True] * 10,
+        }
 
     auc = {"value": 0.75, "interval": [0.7, 0.8], "of": 10, "prompts": 10}
     rows = [
@@ -26,6 +32,6 @@ def test_a_hacked_reward_is_seen_in_the_table(tmp_path: Path, monkeypatch: pytes
     text = (tmp_path / "report.md").read_text()
     [line] = [line for line in text.splitlines() if line.startswith("| hacked")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1] == "1, 2" and cells[2].startswith("+1.00") and cells[3].startswith("+30.0 points")
-    assert cells[4].startswith("+0.00") and cells[5] == "" and cells[6] == "60.0%, 60.0%"
-    assert "0.75 of all cases (0.70 to 0.80)" in text
+    assert cells[1:3] == ["1, 2", "0.75 (0.70 to 0.80)"]
+    assert cells[3].startswith("+1.00") and cells[4].startswith("+30.0 points") and cells[5].startswith("+0.00")
+    assert cells[7] == "60.0%, 60.0%" and "distorted 30.0%" in text

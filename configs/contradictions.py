@@ -157,12 +157,11 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
             yield f"buffer.mix.{share} = {shares[share]:g} needs buffer.{key}, a store made by apogee data ingest"
     if stage.kind == "distill":
         yield from _of_distillation(stage, sampling, number)
-        if mix.online or mix.half_online:
-            yield f"stages.{number}: distill learns no preference; its buffer.mix has unjudged and offline alone"
     elif stage.kind == "direct_align":
         yield from _of_direct_align(config, stage, number)
+    if stage.kind in ("distill", "direct_align"):
         if mix.online or mix.half_online:
-            yield f"stages.{number}: direct_align learns no preference; its buffer.mix has unjudged and offline alone"
+            yield f"stages.{number}: {stage.kind} learns no preference; its buffer.mix has unjudged and offline alone"
     elif mix.unjudged:
         yield (
             f"buffer.mix.unjudged = {mix.unjudged:g}: only distill and direct_align stages learn from videos without "

@@ -166,10 +166,14 @@ class ImageTextReward:
 
 
 class RewardOfVideos:
-    """The reward of whole videos, as numbers, for evaluation; relative if there are control words (d = 0)."""
+    """The reward of whole videos, as numbers, for evaluation; relative if there are control words (d = 0).
+
+    Raises what `WordsFile` raises.
+    """
 
     def __init__(self, settings: RewardConfig) -> None:
         self._settings = settings
+        self._words = WordsFile(settings.words) if settings.words else None
 
     @cached_property
     def _reward(self) -> ImageTextReward:
@@ -181,9 +185,9 @@ class RewardOfVideos:
         """frames: uint8 `[frames, height, width, 3]`, of which `reward.frames` are looked at."""
         seen = np.linspace(0, len(frames) - 1, min(self._settings.frames, len(frames))).round().astype(int)
         pictures = torch.from_numpy(frames[seen]).permute(0, 3, 1, 2)[None].float() / 255
-        if self._settings.words is None:
+        if self._words is None:
             return float(self._reward(pictures, [prompt]))
-        positive, negative = ControlWords.read(self._settings.words).at(0, prompt)
+        positive, negative = self._words.now().at(0, prompt)
         return float(self._reward(pictures, [positive]) - self._reward(pictures, [negative]))
 
 

@@ -71,15 +71,13 @@ def draw_window(
     Raises ValueError if the grid has too few timesteps for the window.
     """
     generator = keyed_generator("window", seed, step)
+    horizon = int(scheduler.config.num_train_timesteps)
+    boundary = _boundary(boundary_ratio, horizon)
     if config.kind == "levels":
         sigma = Levels(config, scheduler, steps, boundary_ratio=boundary_ratio).draw(generator)
-        horizon = int(scheduler.config.num_train_timesteps)
         sigmas = torch.full((1, num_pairs), sigma)
-        expert = _expert(sigma * horizon, _boundary(boundary_ratio, horizon))
-        return TimestepWindow(sigmas * horizon, sigmas, (expert,), None)
+        return TimestepWindow(sigmas * horizon, sigmas, (_expert(sigma * horizon, boundary),), None)
     if config.kind != "apo":
-        horizon = int(scheduler.config.num_train_timesteps)
-        boundary = _boundary(boundary_ratio, horizon)
         return _independent(config, generator, horizon=horizon, boundary=boundary, num_pairs=num_pairs)
     shift = None
     if config.random_shift:

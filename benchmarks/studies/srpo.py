@@ -38,19 +38,17 @@ def read_run(folder: Path) -> Row:
     evaluations = evaluation_rows(read_metrics(run.metrics_file))
     seconds = json.loads(run.summary_file.read_text(encoding="utf-8"))["seconds"]
     columns = {
-        phase: {name: evaluations[phase]["measured"].get(name) for name in ("prompt", *WHAT)}
+        phase: {name: evaluations[phase]["measured"][name] for name in ("prompt", *WHAT)}
         for phase in ("before", "after")
     }
     for phase in columns.values():  # four digits are enough, and a third of the file
-        phase["reward"] = phase["reward"] and [round(value, 4) for value in phase["reward"]]
+        phase["reward"] = [round(value, 4) for value in phase["reward"]]
     found = {"arm": folder.name.rpartition("-")[0], "seed": read_config(run)["seed"], "minutes": seconds / 60}
     return {**found, "auc": reward_auc(evaluations["before"]), **columns}
 
 
-def changes(runs: Sequence[Row], what: str) -> Figure | None:
-    """Of all runs of an arm, paired; None if one of them did not measure it."""
-    if any(run["after"][what] is None or run["before"][what] is None for run in runs):
-        return None
+def changes(runs: Sequence[Row], what: str) -> Figure:
+    """Of all runs of an arm, paired."""
     after, before = ([value for run in runs for value in run[phase][what]] for phase in ("after", "before"))
     prompts = [prompt for run in runs for prompt in run["after"]["prompt"]]
     seeds = [run["seed"] for run in runs for _ in run["after"]["prompt"]]
@@ -75,13 +73,11 @@ def report(rows: Sequence[Row]) -> str:
     ]
     found = []
     for arm, runs in arms.items():
-        changed = [changes(runs, what) for what in WHAT]
+        changed = [text(changes(runs, what)) for what in WHAT]
         minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
         each = ", ".join(figure_value(figure(run["after"]["distorted"])) for run in runs)
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        found.append(
-            [arm, seeds, text(runs[0]["auc"]), *(text(change) if change else "" for change in changed), each, minutes]
-        )
+        found.append([arm, seeds, text(runs[0]["auc"]), *changed, each, minutes])
     head = [
         "arm",
         "seeds",

@@ -15,24 +15,26 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import WanPipeline
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
 
-from configs.sections import SamplingConfig
+from buffers.figures import auc
+from configs.sections import RewardConfig
 from examples.miniature.meter import measure
-from examples.miniature.train_bundle import TEXT_TOKENS
+from examples.miniature.train_bundle import TEXT_TOKENS, sample_videos
 from examples.miniature.world import FRAMES, SIZE, all_prompts, draw_any, render
-from learner.reward import ControlWords, ImageTextReward
-from policy.conditioning import Described
+from learner.reward import ControlWords, RewardOfVideos
 from policy.policy import VideoPolicy
-from policy.sampler import draw_noise, sample_latents
 
-WORDS = ControlWords(("clean",), ("broken",))
+WORDS_FILE = Path("examples/miniature/prompts/control_words.yaml")
+WORDS = ControlWords.read(WORDS_FILE)
 END = "</s>"
 
 
@@ -108,29 +110,22 @@ def train(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, data, statistics
             print(f"step {step} loss {loss.item():.3f} word {right:.3f} {time.monotonic() - start:.0f} s", flush=True)
 
 
-def auc(reward: ImageTextReward, policy: VideoPolicy, count: int, seed: int) -> dict[str, float]:
-    """How often a clean video of the bundle has the larger relative reward than a distorted one."""
-    rng, sampling = np.random.default_rng(seed), SamplingConfig(steps=10, guidance_scale=2.0)
+def evaluate(reward: Path, bundle: Path, count: int, seed: int) -> dict[str, Any]:
+    """How well the relative reward tells clean videos of the bundle from distorted ones."""
+    rng, pipe = np.random.default_rng(seed), WanPipeline.from_pretrained(bundle)
     prompts = [draw_any(rng).prompt for _ in range(count)]
-    shape, values, distorted = policy.facts.latent_shape(FRAMES, SIZE, SIZE), [], []
-    for first in range(0, count, 8):
-        some = prompts[first : first + 8]
-        latents = sample_latents(
-            policy,
-            noise=torch.stack([draw_noise(seed + first + place, shape) for place in range(len(some))]),
-            conditioning=policy.prepare([Described(prompt, None) for prompt in some], num_frames=FRAMES),
-            negative=policy.prompt_embeds([""]),
-            sampling=sampling,
-        )
-        videos = policy.decode(latents)
-        with torch.no_grad():
-            frames = torch.from_numpy(videos).permute(0, 1, 4, 2, 3).float() / 255
-            texts = [WORDS.at(0, prompt) for prompt in some]
-            values.append(reward(frames, [one for one, _ in texts]) - reward(frames, [two for _, two in texts]))
-        distorted += [measure(video, prompt).distorted for video, prompt in zip(videos, some, strict=True)]
-    rewards, bad = torch.cat(values), torch.tensor(distorted)
-    larger = (rewards[~bad][:, None] > rewards[bad][None]).float().mean()
-    return {"videos": count, "distorted": float(bad.float().mean()), "auc": float(larger)}
+    videos = sample_videos(pipe, prompts, seed=seed, steps=10, guidance=2.0)
+    rated = RewardOfVideos(RewardConfig(path=str(reward), words=str(WORDS_FILE), frames=FRAMES))
+    values = [rated(video, prompt) for video, prompt in zip(videos, prompts, strict=True)]
+    clean = [not measure(video, prompt).distorted for video, prompt in zip(videos, prompts, strict=True)]
+    found = auc(values, clean, prompts=prompts)
+    assert found is not None, "some of the bundle's videos are distorted, and some are not"
+    return {
+        "videos": count,
+        "distorted": 1 - float(np.mean(clean)),
+        "auc": found["value"],
+        "interval": found["interval"],
+    }
 
 
 def main() -> None:
@@ -154,7 +149,7 @@ def main() -> None:
     train(model, tokenizer, drawn(policy, args.scenes, 1000 * args.seed), statistics, args)
     for part in (model, tokenizer, pictures):
         part.save_pretrained(args.out)
-    figures = auc(ImageTextReward(args.out), policy, 256, 12_345)
+    figures = evaluate(args.out, args.bundle, 256, 12_345)
     print(json.dumps(figures), flush=True)
     record = {"seed": args.seed, "steps": args.steps, "scenes": args.scenes, **figures}
     (args.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")

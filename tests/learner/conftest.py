@@ -96,6 +96,19 @@ def make_batch(*, step=0, count=4, dtype=torch.float32, poison=None, swap=False)
     return Batch(step, tuple(pairs), conditionings, tuple(index % 2 for index in range(count)))
 
 
+def gradients_of(learner) -> list[torch.Tensor]:
+    """A list that the next step fills with the gradient that its optimizer is given, parameter by parameter, flat."""
+    found, step = [], learner._optimizer.step
+
+    def look(**options):
+        gradients = [parameter.grad for _, parameter in policy_parameters(learner.policy.transformers)]
+        found.extend(gradient.clone().flatten() for gradient in gradients if gradient is not None)
+        return step(**options)
+
+    learner._optimizer.step = look
+    return found
+
+
 @pytest.fixture(name="make_policy")
 def _make_policy():
     return make_policy

@@ -46,7 +46,10 @@ def test_a_whole_video_has_the_relative_reward_of_its_frames(folder: Path, tmp_p
     reward = ImageTextReward(folder)
     seen = torch.from_numpy(video[[0, 4, 8]]).permute(0, 3, 1, 2)[None].float() / 255
     expected = float(reward(seen, ["clean. a red circle"]) - reward(seen, ["broken. a red circle"]))
-    assert RewardOfVideos(settings)(video, "a red circle") == pytest.approx(expected, abs=1e-6)
+    of_videos = RewardOfVideos(settings)
+    assert of_videos(video, "a red circle") == pytest.approx(expected, abs=1e-6)
+    (tmp_path / "words.yaml").write_text("{positive: [clean")  # somebody is changing it: no reason to end an evaluation
+    assert of_videos(video, "a red circle") == pytest.approx(expected, abs=1e-6)
     plain = RewardOfVideos(settings.model_copy(update={"words": None}))(video, "a red circle")
     assert plain == pytest.approx(float(reward(seen, ["a red circle"])), abs=1e-6)
 

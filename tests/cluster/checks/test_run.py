@@ -18,24 +18,7 @@ from tests.inputs import READ, says
         ("sampling.steps=6", r"sampling\.steps = 6 with shift 3 gives 3 timesteps"),
         ("learner.timesteps.offset_variance=1e6", r"offset_variance = 1e\+06 .* would clip most offsets"),
         ("learner.lora.targets=[to_nowhere]", r"learner\.lora\.targets: 'to_nowhere' matches no linear layer"),
-    ],
-)
-def test_a_learner_that_could_not_work_is_refused_before_anything_starts(override: str, right: str, tmp_path: Path):
-    config = load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}", override])
-    (problem,) = check(config).problems
-    assert re.search(right, problem)
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_miniature_passes(tmp_path: Path):
-    checked = check(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
-    assert checked.problems == [] and not checked.goes_on
-    assert not {each.prompt for each in checked.training} & {each.prompt for each in checked.held_out}
-
-
-@pytest.mark.parametrize(
-    ("override", "right"),
-    [
+        # And of a run that learns from a reward:
         (
             "reward.path=examples/miniature/weights/judge",
             r"reward\.path = .*judge: config\.json is of a 'qwen3_vl' model",
@@ -46,11 +29,18 @@ def test_the_miniature_passes(tmp_path: Path):
         ("learner.timesteps.levels=[0.0, 0.01]", r"no jump of 0\.1 of it stays at or below 0\.99"),
     ],
 )
-def test_a_reward_that_could_not_teach_is_refused_before_anything_starts(override: str, right: str, tmp_path: Path):
-    config = load_config("configs/miniature-srpo.yaml", [f"out={tmp_path / 'run'}", override])
+def test_a_learner_that_could_not_work_is_refused_before_anything_starts(override: str, right: str, tmp_path: Path):
+    of_a_reward = override.startswith(("reward", "learner.timesteps.levels"))
+    config = load_config(f"configs/miniature{'-srpo' * of_a_reward}.yaml", [f"out={tmp_path / 'run'}", override])
     (problem,) = check(config).problems
     assert re.search(right, problem)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_miniature_passes(tmp_path: Path):
+    checked = check(load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}"]))
+    assert checked.problems == [] and not checked.goes_on
+    assert not {each.prompt for each in checked.training} & {each.prompt for each in checked.held_out}
 
 
 def test_what_a_reward_does_not_see_of_prompts_and_levels_is_said(tmp_path: Path):

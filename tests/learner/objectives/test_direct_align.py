@@ -16,6 +16,7 @@ from learner.reward import WordsFile
 from learner.timesteps import draw_window, keyed_generator
 from policy.flow import interpolate, velocity_target
 from policy.lora.adapters import policy_parameters
+from tests.learner.conftest import gradients_of, make_policy
 
 STEPS, SEED = 20, 3
 LEVELS = TimestepsConfig(kind="levels")
@@ -81,8 +82,6 @@ def learner_of(policy, objective, **settings) -> Learner:
 def test_x_0_is_recovered_exactly_if_the_model_predicts_the_velocity_at_every_level():
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(3, 4, 2, 4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
-    from tests.learner.conftest import make_policy
-
     levels = Levels(TimestepsConfig(kind="levels", levels=[0.0, 1.0]), make_policy().scheduler, STEPS)
     for m in levels.allowed:
         for jump in (levels.denoising(m), levels.inversion(m)):
@@ -144,18 +143,8 @@ def test_loss_and_gradient_are_those_of_the_equations(make_policy, make_batch, w
     holds = {"pull": 2.0, "motion_pull": 3.0} if case == "held" else {}
     wanted_loss, wanted = derived(policy, batch, branches=branches, relative=case != "without words", **holds)
     on = {"denoising": False in branches, "inversion": True in branches}
-    learner, found = (
-        learner_of(policy, objective(policy, None if case == "without words" else words, **on, **holds)),
-        [],
-    )
-    step = learner._optimizer.step
-
-    def look(**options):
-        gradients = [parameter.grad for _, parameter in policy_parameters(policy.transformers)]
-        found.extend(gradient.clone().flatten() for gradient in gradients if gradient is not None)
-        return step(**options)
-
-    learner._optimizer.step = look
+    learner = learner_of(policy, objective(policy, None if case == "without words" else words, **on, **holds))
+    found = gradients_of(learner)
     assert learner.step(batch)["loss"] == pytest.approx(wanted_loss, rel=1e-4)
     torch.testing.assert_close(torch.cat(found).double(), wanted, rtol=1e-3, atol=1e-4)
 

@@ -14,6 +14,7 @@ from learner.objectives.distill import Distill
 from learner.timesteps import draw_window, keyed_generator
 from policy.conditioning import Conditioning
 from policy.lora.adapters import policy_parameters
+from tests.learner.conftest import gradients_of
 
 STEPS, SEED = 20, 3
 ON_THE_GRID = TimestepsConfig(random_shift=False, random_offset=False)
@@ -90,15 +91,8 @@ def derived(policy, batch, *, guided_until: int):
 def test_loss_and_gradient_are_those_of_the_equations(make_policy, make_batch, guidance_to, guided_until):
     policy, batch = make_policy(), make_batch()
     wanted_loss, wanted = derived(policy, batch, guided_until=guided_until)
-    learner, found = learner_of(policy, distill(guidance_to=guidance_to)), []
-    step = learner._optimizer.step
-
-    def look(**options):
-        gradients = [parameter.grad for _, parameter in policy_parameters(policy.transformers)]
-        found.extend(gradient.clone().flatten() for gradient in gradients if gradient is not None)
-        return step(**options)
-
-    learner._optimizer.step = look
+    learner = learner_of(policy, distill(guidance_to=guidance_to))
+    found = gradients_of(learner)
     assert learner.step(batch)["loss"] == pytest.approx(wanted_loss, rel=1e-4)
     torch.testing.assert_close(torch.cat(found).double(), wanted, rtol=1e-3, atol=1e-5)
 

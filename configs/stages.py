@@ -100,8 +100,7 @@ class DirectAlignStage(_Stage):
     pull: Amount = 0.0
     """Weight of the drift in the loss: it pulls the policy to its reference."""
     motion_pull: Amount = 0.0
-    """Weight of the motion that was lost: 1 - (motion of the recovered frames / that of the video's own). With 1.0 the
-    miniature learned to be distorted, which moves, too."""
+    """Weight of the motion that was lost: 1 - (motion of recovered frames / that of those the reference recovers)."""
 
 
 Stage = Annotated[

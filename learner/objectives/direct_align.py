@@ -61,7 +61,7 @@ class DirectAlign:
     """The objective: the hinge loss of the reward in each branch, and what holds the policy.
 
     `reward`, `drift`: of the denoising branch, if it is on. `motion_kept`: how much the recovered frames move, against
-    those of the video itself.
+    those that the reference recovers: a recovered video is blurred and moves less than the video itself.
     """
 
     stage: DirectAlignStage
@@ -107,17 +107,17 @@ class DirectAlign:
                 torch.stack([tensors[number] for tensors in both]).to(policy.device)
                 for both in ([each.videos for each in rollouts], [each.noises for each in rollouts])
             )
-            with torch.no_grad():
-                moved = _motion(self._frames(policy, clean, first))
             for branch in branches:
                 noisy = interpolate(clean, noise, branch.jump.a)
                 timestep = torch.full_like(timesteps, branch.jump.a * policy.facts.num_train_timesteps).to(noisy.device)
                 with reference_pass(policy.transformers):
                     reference = policy.velocity(noisy, timestep, conditioning, expert)
                 velocity = policy.velocity(noisy, timestep, conditioning, expert)
-                found = recovered(noisy, velocity.float(), noise, branch.jump)
-                frames = self._frames(policy, policy.with_first_frame(found, conditioning), first)
-                reward, kept = self._reward(frames, texts, branch), _motion(frames) / moved.clamp(min=1e-6)
+                frames, held = (
+                    self._frames(policy, policy.with_first_frame(found, conditioning), first)
+                    for found in (recovered(noisy, v.float(), noise, branch.jump) for v in (velocity, reference))
+                )
+                reward, kept = self._reward(frames, texts, branch), _motion(frames) / _motion(held).clamp(min=1e-6)
                 drift = residual(policy.learned(velocity, conditioning), policy.learned(reference, conditioning))
                 hinge = (self.settings.hinge - reward).relu()
                 losses.append(hinge + self.stage.pull * drift + self.stage.motion_pull * (1 - kept).relu())

@@ -119,8 +119,8 @@ def derived(policy, batch, *, branches, hinge=50.0, pull=0.0, motion_pull=0.0, r
                 for parameter, value in zip(parameters, kept, strict=True):
                     parameter.data.copy_(value)
                 v = says()
-                x_b = x_a + (b - a) * v
-                frames = decoded(((x_b - b * eps) / (1 - b))[None], 1, 1)
+                x_b, held_b = (x_a + (b - a) * each for each in (v, reference))
+                frames, held = (decoded(((each - b * eps) / (1 - b))[None], 1, 1) for each in (x_b, held_b))
                 rated = lambda text: (frames[0].transpose(0, 1) * LinearReward.weight(text)).sum()  # noqa: B023, E731
                 if not relative:
                     reward = rated(PROMPT)
@@ -128,7 +128,7 @@ def derived(policy, batch, *, branches, hinge=50.0, pull=0.0, motion_pull=0.0, r
                     reward = (1 + 0.3 - 0.29 * jump.place) * rated(f"broken. {PROMPT}") - rated(f"steady. {PROMPT}")
                 else:
                     reward = (1 + 0.1 + 0.15 * jump.place) * rated(f"steady. {PROMPT}") - rated(f"broken. {PROMPT}")
-                motion = [(f[:, :, 1] - f[:, :, 0]).abs().mean() for f in (frames, decoded(x0[None], 1, 1))]
+                motion = [(f[:, :, 1] - f[:, :, 0]).abs().mean() for f in (frames, held)]
                 term = torch.relu(hinge - reward) + pull * (v - reference).square().mean()
                 term = term + motion_pull * torch.relu(1 - motion[0] / motion[1])
                 loss = loss + term / len(branches) / 2 / len(batch.pairs)

@@ -1,11 +1,12 @@
 """The role that measures and keeps videos of held-out prompts, before and after. Nobody learns from what it says."""
 
 import importlib
+import json
 import math
 import statistics
 import string
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +70,8 @@ class Evaluator:
         name -> (better, unit), with better "higher" or "lower". The first figure is the one that the report colours
         videos by.
     reward: `(frames, prompt) -> number`, if the run learns from one.
+    journal: a file to which every measured video is added, and from which an evaluator in the place of a dead one knows
+        what was measured.
 
     `about`: what `FIGURES` says, by name. Raises ValueError if the meter cannot be imported or `FIGURES` is missing or
     wrong.
@@ -81,6 +84,7 @@ class Evaluator:
         kept: int,
         fps: float,
         reward: Callable[[np.ndarray, str], float] | None = None,
+        journal: Path | None = None,
     ) -> None:
         self._name = meter
         self._meter: Meter | None = None
@@ -92,6 +96,10 @@ class Evaluator:
         self._out, self._limit, self._fps = Path(out), kept, fps
         self._videos: dict[str, dict[int, Video]] = {}
         self._against: dict[str, str] = {}
+        self._journal = journal
+        if journal is not None and journal.exists():
+            for line in journal.read_text(encoding="utf-8").splitlines():
+                self._recall(json.loads(line))
 
     def measure(self, phase: str, first: int, shown: list[ShownVideos], keep: bool = True) -> int:
         """Measure all videos and keep the first ones; returns how many that were.
@@ -118,6 +126,7 @@ class Evaluator:
                     self._write(video.file, frames)
                 videos[number] = video
                 number += 1
+        self._note(phase, range(first, number))
         return number - first
 
     def pairs(self, phase: str, against: str, first: int, count: int) -> list[CandidateVideos]:
@@ -142,6 +151,7 @@ class Evaluator:
         for number, outcome in enumerate(outcomes, start=first):
             video = self._videos[phase][number]
             video.figures = outcome | {name: each for name, each in video.figures.items() if name not in outcome}
+        self._note(phase, range(first, first + len(outcomes)))
 
     def summary(self, phase: str) -> dict[str, Any]:
         """Plain JSON values: how many `videos`, the median `seconds` that one took to make, those `kept`, what is
@@ -175,6 +185,21 @@ class Evaluator:
                 **{name: [video.figures[name] for video in measured] for name in names},
             },
         }
+
+    def _note(self, phase: str, numbers: Iterable[int]) -> None:
+        if self._journal is not None:
+            videos = {number: asdict(self._videos[phase][number]) for number in numbers}
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"phase": phase, "against": self._against.get(phase), "videos": videos}) + "\n")
+
+    def _recall(self, noted: dict[str, Any]) -> None:
+        """One line of the journal."""
+        if noted["against"] is not None:
+            self._against[noted["phase"]] = noted["against"]
+        for number, video in noted["videos"].items():
+            size = video["condition"]["size"]
+            condition = Condition(**{**video["condition"], "size": size and tuple(size)})
+            self._videos.setdefault(noted["phase"], {})[int(number)] = Video(**{**video, "condition": condition})
 
     def _about_judged(self, phase: str) -> dict[str, dict[str, Any]]:
         """What is about the judge's figures, if it was asked about this phase."""

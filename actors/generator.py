@@ -79,8 +79,9 @@ class Generator:
             self._counts["weight_loads"] += 1
             return Receipt(snapshot.version, overwritten, now)
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
-        """Two videos of every condition, sampled and decoded as one batch; in the order of the request.
+    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos], int]:
+        """Two videos of every condition, sampled and decoded as one batch; in the order of the request; and how many
+        conditions that were, which who asks may read without fetching the videos.
 
         If nobody looks at the videos, they are not decoded, and there are no clips. The latents are kept in the
         policy's dtype. Raises ValueError if seeds and conditions are not as many.
@@ -99,7 +100,7 @@ class Generator:
                 candidates.append(Candidates(condition, conditioning, seeds, stored[a], stored[b], self.version))
                 if videos is not None:
                     clips.append(CandidateVideos(condition, videos[a], videos[b], fps, self.version))
-            return candidates, clips
+            return candidates, clips, len(candidates)
 
     def show(self, request: Request, sampling: SamplingConfig, snapshot: Snapshot | None = None) -> list[ShownVideos]:
         """Videos to look at, as many of each condition as it has seeds, made by the policy of `snapshot`.

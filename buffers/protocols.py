@@ -7,7 +7,7 @@ calls it.
 from collections.abc import Awaitable
 from typing import Any, Generic, Protocol, TypeVar
 
-from buffers.records import Candidates, CandidateVideos, Preference, Receipt, Request, Slot
+from buffers.records import Candidates, CandidateVideos, Preference, Receipt, Request, RoleTimes, Slot
 
 Result = TypeVar("Result", covariant=True)
 
@@ -19,13 +19,15 @@ class Method(Protocol, Generic[Result]):
 
 
 class GenerateMethod(Protocol):
-    """`generate.options(num_returns=2).remote(request)` gives two references: candidates, and videos as pixels."""
+    """`generate.options(num_returns=3).remote(request)` gives references: candidates, videos as pixels, how many."""
 
     def options(self, *, num_returns: int) -> "GenerateCall": ...
 
 
 class GenerateCall(Protocol):
-    def remote(self, request: Request) -> tuple[Awaitable[list[Candidates]], Awaitable[list[CandidateVideos]]]: ...
+    def remote(
+        self, request: Request
+    ) -> tuple[Awaitable[list[Candidates]], Awaitable[list[CandidateVideos]], Awaitable[int]]: ...
 
 
 class GeneratorHandle(Protocol):
@@ -39,6 +41,7 @@ class RankerHandle(Protocol):
     """`ranker.ranker.Ranker`, or `ranker.judges.function.FunctionRanker`."""
 
     rank: Method[list[Preference]]
+    times: Method[RoleTimes]
 
 
 class BufferHandle(Protocol):
@@ -46,7 +49,7 @@ class BufferHandle(Protocol):
 
     admit: Method[Slot | None]
     add: Method[int]
-    forget: Method[None]
+    finish: Method[int]
     close: Method[None]
 
 

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 RECALLED_AT_ONCE = 1000
 """Pairs that become waiting ones in one transaction, if a folder is opened."""
 
-COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken")
+COUNTS = (*TALLY, "added", "duplicate", "late", "stale", "evicted", "taken", "set_aside")
 """The keys of `ReplayBuffer.counts`."""
 
 
@@ -117,7 +117,7 @@ class ReplayBuffer:
     async def admit(self, conditions: int) -> Slot | None:
         """Waits until one more request of so many conditions would be learned from; says which. None after `close`.
 
-        It stays admitted until `add` or `forget`. A request of the stage that was finished before is never asked again.
+        It stays admitted until `add` or `finish`. A request of the stage that was finished before is never asked again.
         A run that goes on after a stop repeats some steps first: what was generated meanwhile would be too old. If
         `max_staleness` is 0, no more requests are admitted than the learner takes pairs before it publishes again. If
         the mix has several sources that are generated, it is the one that lacks most: the judge drops some pairs of one
@@ -135,11 +135,9 @@ class ReplayBuffer:
             self._admitted[slot] = conditions * PAIRS_OF_A_CONDITION[source]
             return slot
 
-    async def forget(self, request: Slot) -> None:
-        """An admitted request was lost; its pairs will not come."""
-        async with self._changed:
-            self._admitted.pop(request, None)
-            self._changed.notify_all()
+    async def finish(self, request: Slot) -> int:
+        """An admitted request was set aside: it brings no pairs, and is not asked for again."""
+        return await self.add_pairs([], [], request)
 
     def cursor(self) -> dict[str, int]:
         """How far the folder is: its last stored pair and the last step with a batch, for the state of a run.
@@ -226,12 +224,12 @@ class ReplayBuffer:
             self._asked_for = max(self._asked_for, step)
             self._changed.notify_all()
             await self._changed.wait_for(
-                lambda: self._closed or self._waiting.drawn(step) is not None or self._enough(count)
+                lambda: self._closed or not self._missing(step, count) or self._enough(self._missing(step, count))
             )
             self._take_wait_s += perf_counter() - started
             if self._closed:
                 return None
-            draw = self._waiting.drawn(step) or self._draw(step, count)
+            draw = self._draw(step, self._missing(step, count))
             self._taken_of_version.add(step)
             self._changed.notify_all()
         if len(draw.ids) != count:
@@ -243,6 +241,15 @@ class ReplayBuffer:
         batch = await asyncio.to_thread(self._read, step, draw, rank, world_size)
         self._busy_s += perf_counter() - started
         return batch
+
+    async def set_aside(self, step: int, ids: Collection[str]) -> None:
+        """Pairs of a step that cannot be learned from. Others take their places at the next `take` of that step."""
+        async with self._changed:
+            self._counts["set_aside"] += len(ids)
+            self._waiting.set_aside(step, ids, remember=self._remembered())
+            self._taken_of_version.discard(step)
+            self._last_drawn = min(self._last_drawn, step)
+            self._changed.notify_all()
 
     async def advance(self, version: int) -> None:
         """The policy of this version has been published: pairs that are now too old are dropped and counted.
@@ -275,7 +282,7 @@ class ReplayBuffer:
         Of the verdicts: `buffers.labels.TALLY`. added: pairs stored. duplicate: pairs not stored because they were
         there already. late: pairs not stored because they were too old when they came. stale: stored pairs that grew
         too old before their uses were up. evicted: stored pairs that made room before their uses were up. taken: uses
-        of pairs, counted when a step's batch is drawn.
+        of pairs, counted when a step's batch is drawn. set_aside: pairs that could not be learned from.
         """
         return {key: self._counts[key] for key in COUNTS}
 
@@ -436,8 +443,16 @@ class ReplayBuffer:
         sums = self._waiting.sums()
         return all(sums.get(source, (0,))[0] >= wanted for source, wanted in self._quotas(count).items())
 
+    def _missing(self, step: int, count: int) -> int:
+        """How many pairs the batch of a step lacks."""
+        draw = self._waiting.drawn(step)
+        return draw.missing if draw else count
+
     def _draw(self, step: int, count: int) -> Draw:
-        """Chooses the global batch of a step. It is on disk before any rank sees a pair of it."""
+        """Chooses the global batch of a step, or what it lacks. It is on disk before any rank sees a pair of it."""
+        draw = self._waiting.drawn(step)
+        if draw is not None and not count:
+            return draw
         remember = self._remembered(taken=count)
         draw = self._waiting.draw(step, self._version, self._quotas(count), remember=remember)
         self._counts["taken"] += count

@@ -17,13 +17,17 @@ KEPT = 2
 class WeightStore:
     """A plain class used as an async actor; `put` is `ray.put` there and the identity in tests.
 
+    of_before: the newest weights that are known if this store takes the place of one that has died, else None.
+
     Example: version = await store.publish(snapshot); reference, published = await store.newest(after=-1)
     """
 
-    def __init__(self, put: Callable[[Snapshot], Any]) -> None:
+    def __init__(self, put: Callable[[Snapshot], Any], of_before: Callable[[], Snapshot | None] = lambda: None) -> None:
         self._put = put
         self._kept: list[tuple[Any, Receipt]] = []
         self._changed = asyncio.Condition()
+        if (snapshot := of_before()) is not None:
+            self._keep(snapshot)
 
     async def publish(self, snapshot: Snapshot) -> int:
         """Make this the newest snapshot and return its version.
@@ -36,9 +40,8 @@ class WeightStore:
             raise ValueError(f"weights version {snapshot.version} cannot follow version {newest}: versions only rise")
         if not snapshot.adapter:
             raise ValueError(f"weights version {snapshot.version} is without LoRA parameters")
-        published = Receipt(snapshot.version, len(snapshot.adapter), snapshot.checksum)
         async with self._changed:
-            self._kept = [*self._kept, (self._put(snapshot), published)][-KEPT:]
+            self._keep(snapshot)
             self._changed.notify_all()
         return snapshot.version
 
@@ -52,6 +55,10 @@ class WeightStore:
             if wait:
                 await self._changed.wait_for(lambda: self.version() > after)
             return self._kept[-1] if self.version() > after else None
+
+    def _keep(self, snapshot: Snapshot) -> None:
+        published = Receipt(snapshot.version, len(snapshot.adapter), snapshot.checksum)
+        self._kept = [*self._kept, (self._put(snapshot), published)][-KEPT:]
 
     def version(self) -> int:
         """The newest version, or -1 before the first one."""

@@ -1,9 +1,11 @@
 """The board between the driver of a run and its learner group, which stays while the stages change.
 
-driver -- assign --> board -- next --> learner group        the stage that is to be done
-driver <- ended ---- board <- end ---- learner group
+driver -- do ------> board -- next --> learner group        the stage that is to be done
+driver <------------ board <- end ---- learner group
 driver <- question - board <- ask ---- learner group        how good the policy is just now
 driver -- answer --> board ---------->
+
+Every call may be made again: a board that takes the place of a dead one is told all of it anew.
 """
 
 import asyncio
@@ -21,17 +23,18 @@ class Board:
         self._asked: tuple[int, Any] | None = None
         self._answers: dict[int, float | None] = {}
 
-    async def assign(self, stage: list[Any]) -> None:
-        """A stage to be done; a group that was restarted finds it again.
+    async def do(self, stage: list[Any]) -> None:
+        """Waits until a stage has been done; a group that was restarted finds it again.
 
         stage: a reference to what `train_worker` needs of it, in a list, in which Ray leaves it unresolved: this
         process does not load torch.
         """
         self._stage = stage
         await self._tell()
+        await self._until(lambda: self._stage is None)
 
     async def next(self) -> list[Any] | None:
-        """The stage that is to be done, as it was assigned; waits for one. None: the group is to end."""
+        """The stage that is to be done, as it was given; waits for one. None: the group is to end."""
         await self._until(lambda: self._stage is not None or self._closed)
         return self._stage
 
@@ -39,10 +42,6 @@ class Board:
         """The stage has been done."""
         self._stage = None
         await self._tell()
-
-    async def ended(self) -> None:
-        """Waits until no stage is being done."""
-        await self._until(lambda: self._stage is None)
 
     async def close(self) -> None:
         """No stage follows."""

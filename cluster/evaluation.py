@@ -13,6 +13,7 @@ from typing import Any
 from buffers.figures import Value
 from buffers.portions import portions
 from buffers.records import Condition, Preference, Request, Verdict
+from cluster.turns import Turns
 from configs.schema import RunConfig
 from configs.sections import RankerConfig, SamplingConfig
 from ranker.verdict import doubts
@@ -68,11 +69,12 @@ async def evaluate(
     keep: bool = True,
     requests_in_flight: int,
     measured: Callable[[int], None] = lambda videos: None,
-    recover: Callable[[BaseException], bool] = lambda error: False,
+    recover: Callable[[BaseException, Any], bool] = lambda error, actor: False,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Generate every request and have its videos measured under `phase`; return the evaluator's summary.
 
-    recover: as `online_loop.run` has it; a request of a lost generator is made again by the new one.
+    recover, deadline: as `online_loop.run` has them; a request of a lost generator is made again by the next one.
 
     snapshot: the policy that makes the videos, by reference; None if it is the generators' own. keep: as files.
     measured: is told how many videos have been measured so far, whenever there are more.
@@ -85,15 +87,18 @@ async def evaluate(
         nonlocal done
         async with at_once:
             while True:
+                generator = generators[turn % len(generators)]
                 try:
-                    shown = generators[turn % len(generators)].show.remote(request, sampling, snapshot)
-                    count = await evaluator.measure.remote(phase, first, shown, keep)
+                    async with asyncio.timeout(deadline):
+                        shown = generator.show.remote(request, sampling, snapshot)
+                        count = await evaluator.measure.remote(phase, first, shown, keep)
                     done += count
                     measured(done)
                     return
                 except Exception as error:
-                    if not recover(error):
+                    if not recover(error, generator):
                         raise
+                turn += 1
 
     counts = [sum(map(len, request.seeds)) for request in requests]
     firsts = itertools.accumulate(counts, initial=0)
@@ -115,21 +120,32 @@ async def compare(
     config: RankerConfig,
     videos: int,
     at_once: int,
+    recover: Callable[[BaseException, Any], bool] = lambda error, actor: False,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Have the rankers compare every video of `phase` with that of `against`; returns the evaluator's summary.
 
-    Each ranker is asked about `at_once` pairs at a time. The videos travel from evaluator to ranker by reference.
+    Each ranker is asked about `at_once` pairs at a time, again if it is lost. recover, deadline: as `evaluate` has
+    them. The videos travel from evaluator to ranker by reference.
     """
+    turns, asking = Turns(rankers), asyncio.Semaphore(len(rankers))
 
-    async def judge(first: int, ranker: Any) -> None:
-        pairs = evaluator.pairs.remote(phase, against, first, at_once)
-        preferences: list[Preference] = await ranker.rank.remote(pairs)
+    async def judge(first: int) -> None:
+        while True:
+            async with asking:
+                with turns.next() as ranker:
+                    try:
+                        async with asyncio.timeout(deadline):
+                            pairs = evaluator.pairs.remote(phase, against, first, at_once)
+                            preferences: list[Preference] = await ranker.rank.remote(pairs)
+                        break
+                    except Exception as error:
+                        if not recover(error, ranker):
+                            raise
         outcomes = [outcome(each, first + place, config) for place, each in enumerate(preferences)]
         await evaluator.judged.remote(phase, against, first, outcomes)
 
-    for start in range(0, videos, at_once * len(rankers)):
-        places = range(start, min(videos, start + at_once * len(rankers)), at_once)
-        await asyncio.gather(*(judge(first, ranker) for first, ranker in zip(places, rankers, strict=False)))
+    await asyncio.gather(*map(judge, range(0, videos, at_once)))
     return await evaluator.summary.remote(phase)
 
 

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 
 from cluster import run_state
-from cluster.checks.resources import check_resources, evaluation_needs, needs
+from cluster.checks.resources import evaluation_needs, needs
 from cluster.checks.run import Checked
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import read_metrics
 from cluster.on_ray.connect import connected
-from cluster.on_ray.crew import Crew, nodes
+from cluster.on_ray.crew import Crew
+from cluster.on_ray.placement import wait_for_room
 from cluster.report.run import write_report, write_summary
 from cluster.run_folder import RunFolder
 from cluster.signals import until_stopped
@@ -46,7 +47,7 @@ def run(checked: Checked) -> Path:
                 on_gpus = any(need.gpus for of_stage in needed for need in of_stage)
                 stack.enter_context(connected(config.cluster, on_gpus=on_gpus, logs=folder.logs))
                 for of_stage in needed:
-                    check_resources(of_stage, nodes())
+                    wait_for_room(of_stage, config.cluster, lambda what: progress.update(waiting_for=what))
             except BaseException:
                 if not checked.goes_on:
                     folder.take_back()

@@ -14,8 +14,11 @@ from typing import Any, TypeVar
 
 from buffers.records import Batch, Snapshot
 from learner.guards import Finding
+from learner.samples import UnusablePairs
 
 Result = TypeVar("Result")
+
+MOST_SET_ASIDE = 3
 
 
 def learn_steps(
@@ -28,7 +31,7 @@ def learn_steps(
     checkpoint_every: int,
     take: Callable[[int], Batch | None],
     publish: Callable[[Snapshot], None],
-    save: Callable[[int, bool], None],
+    save: Callable[[int, bool, Snapshot | None], None],
     record: Callable[[str, dict[str, Any]], None],
     agree: Callable[[bool], bool] = bool,
     checkpoint_seconds: float = math.inf,
@@ -37,20 +40,24 @@ def learn_steps(
     evaluate: Callable[[], None] = lambda: None,
     evaluate_every: int = 0,
     take_back: Callable[[], None] = lambda: None,
+    set_aside: Callable[[int, Sequence[str]], None] = lambda step, ids: None,
+    held: Snapshot | None = None,
 ) -> int:
     """Step until the learner has made `steps` steps or there is nothing more to take; return how many it has made.
 
     first_step: the learner's step at which the stage began, which may have been in an earlier process.
-    first_version: the version of the weights as they are now. They are published before anything is taken, since
-        generators need them to start. Every later publication counts one up.
+    first_version: the version of the weights that generators hold: those of now, or `held`. They are published before
+        anything is taken, since generators need them to start. Every later publication counts one up.
     take: this rank's share of the batch of a step; None if the buffer is closed.
-    save: is given the version of the weights, and whether a guard has ended the stage. It is called every
-        `checkpoint_every` steps, and if `checkpoint_seconds` have passed, as soon as the weights are those that were
-        published: a run that goes on publishes them again.
+    save: is given the version of the weights that generators hold, whether a guard has ended the stage, and these
+        weights if they are not those of now: a run that goes on publishes them again. It is called every
+        `checkpoint_every` steps, and if `checkpoint_seconds` have passed: after every step that takes longer.
     guard: is shown the figures of every step. A finding that stops ends the loop; then `take_back` puts the best
         adapter of the stage in the place of the last one.
     evaluate: is called after every `evaluate_every` steps of the stage (0: never).
     teacher: gives the weights that are published until the last step, in place of the learner's own ones.
+    set_aside: is given a step and ids of pairs that it cannot learn from; the batch is taken again. Each rank names its
+        own ones. If that happens `MOST_SET_ASIDE` times to one step, it is not the pairs.
     agree: whether all ranks say yes. It is asked before a take, so that no rank takes for step n + 1 before the buffer
         knows the version of step n. It is asked after a take, so that no rank steps alone.
 
@@ -58,9 +65,9 @@ def learn_steps(
     """
     version, waited, worked, saved_at = first_version, 0.0, 0.0, time.monotonic()
     shown = teacher or learner.snapshot
-    publish(shown(version))
-    published = saved = learner.steps
-    stopped = False
+    newest, published = held or shown(version), learner.steps if held is None else -1
+    publish(newest)
+    saved, redrawn, stopped = learner.steps, 0, False
     while learner.steps < steps:
         agree(True)
         started = time.perf_counter()
@@ -68,14 +75,20 @@ def learn_steps(
         if not agree(batch is not None) or batch is None:
             break
         taken = time.perf_counter()
-        measured = learner.step(batch)
+        try:
+            measured, redrawn = learner.step(batch), 0
+        except UnusablePairs as error:
+            if redrawn == MOST_SET_ASIDE:
+                raise
+            redrawn += 1
+            set_aside(learner.steps, error.ids)
+            continue
         stepped = time.perf_counter()
         if learner.steps % publish_every == 0:
             version, published = version + 1, learner.steps
-            publish(shown(version))
-        due = time.monotonic() - saved_at >= checkpoint_seconds and published == learner.steps
-        if due or learner.steps % checkpoint_every == 0:
-            save(version, False)
+            publish(newest := shown(version))
+        if time.monotonic() - saved_at >= checkpoint_seconds or learner.steps % checkpoint_every == 0:
+            save(version, False, newest if published != learner.steps and teacher is None else None)
             saved, saved_at = learner.steps, time.monotonic()
         waited, worked = waited + taken - started, worked + stepped - taken
         row = {"step": learner.steps, "version": version, "wait_s": taken - started, "step_s": stepped - taken}
@@ -96,7 +109,7 @@ def learn_steps(
         version += 1
         publish(learner.snapshot(version))
     if ends_new or saved != learner.steps or not learner.steps:
-        save(version, stopped)
+        save(version, stopped, None)
     return learner.steps
 
 

@@ -20,6 +20,9 @@ Who waits for whom, and where:
                                                               between requests, never inside a denoising run
     this loop   the learner's end, or the first failure       `run`
 
+A request whose actor is lost, refuses it or does not answer is made once more, elsewhere. If that fails, too, it is
+set aside, and the loop goes on.
+
 The roles are handles: `.method.remote(...)` answers with something awaitable that another call takes as an
 argument. Ray's are such handles (the videos travel between the actors and never come here), and so are the
 twenty lines of `tests/cluster/handles.py`, on which this same function runs in milliseconds.
@@ -27,20 +30,26 @@ twenty lines of `tests/cluster/handles.py`, on which this same function runs in 
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from buffers.protocols import BufferHandle, GeneratorHandle, RankerHandle, RequestStream, WeightsHandle
 from buffers.records import CandidateVideos, Preference, Request
+from cluster.turns import Turns
 
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 NOTHING_LOADED = -1
 """The version of a generator that has not been given any weights yet."""
 
 STOP_SECONDS = 20.0
 """How long a failing loop gives the learner to come to its end before it is left behind."""
+
+
+class Unanswered(Exception):
+    """A request that an actor has not done; its cause says why."""
 
 
 async def run(
@@ -53,71 +62,82 @@ async def run(
     weights: WeightsHandle,
     learn: Callable[[], Awaitable[Result]],
     requests_in_flight: int,
-    recover: Callable[[BaseException], bool] = lambda error: False,
+    recover: Callable[[BaseException, Any], bool] = lambda error, actor: False,
+    set_aside: Callable[[Request, BaseException], None] = lambda request, error: None,
+    deadline: float | None = None,
 ) -> Result:
     """Generate, judge, keep and learn until `learn` ends, and return what it returned.
 
     requests: what a slot of the buffer stands for, `conditions_per_request` conditions each.
     learn: takes from `buffer` and publishes to `weights` until it has done its steps or the buffer is closed.
-    recover: is asked about every error of a producer. It returns True if the error was a dead actor that has been
-        replaced in `generators` or `rankers`. A request of a dead generator is lost. A request of a dead ranker is sent
-        once more, to the new one.
+    recover: is told of every error of a call, and of the actor that was asked (None: a buffer). It returns True if an
+        actor or a video was lost and what was lost is replaced in `generators` or `rankers`.
+    set_aside: is told of every request that two actors have not done, and why. It is not asked for again.
+    deadline: seconds within which a generator or ranker has to answer.
 
-    Raises the first failure of any part, after everything has been closed.
+    Raises the first failure of any other part, after everything has been closed.
     """
-    ranker_turns = itertools.count()
+    judges = Turns(rankers)
+    versions: dict[GeneratorHandle, int] = {}
+    loading = [asyncio.Lock() for _ in generators]
 
     async def produce(index: int) -> None:
-        held, version = generators[index], NOTHING_LOADED
         in_flight: set[asyncio.Future[None]] = set()
         try:
             while True:
-                try:
-                    if generators[index] is not held:  # a replacement: it holds no weights
-                        held, version = generators[index], NOTHING_LOADED
-                    slot = await buffer.admit.remote(conditions_per_request)
-                    if slot is None:
-                        await asyncio.wait([learning])  # the buffer is closed: the learner comes to its end
-                        return
-                    request = requests.at(slot)
-                    async with forgotten_if_lost(request):
-                        version = await load_newest(held, weights, version)
-                    in_flight.add(asyncio.ensure_future(deliver(held, request)))
-                    if len(in_flight) >= requests_in_flight:
-                        done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-                        await asyncio.gather(*done)
-                except Exception as error:
-                    if not recover(error):
-                        raise
+                slot = await buffer.admit.remote(conditions_per_request)
+                if slot is None:
+                    await asyncio.wait([learning])  # the buffer is closed: the learner comes to its end
+                    return
+                in_flight.add(asyncio.ensure_future(deliver(index, requests.at(slot))))
+                if len(in_flight) >= requests_in_flight:
+                    done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.gather(*done)
         finally:
             await _cancel(in_flight)
 
-    async def deliver(generator: GeneratorHandle, request: Request) -> None:
-        async with forgotten_if_lost(request):
-            candidates, clips = generator.generate.options(num_returns=2).remote(request)
-            verdicts = await judged(clips) if request.is_seen else ()
-            del clips  # the videos need not stay in memory while the buffer waits for room
-            await buffer.add.remote(candidates, verdicts, request)
-
-    async def judged(clips: Awaitable[list[CandidateVideos]]) -> Sequence[Preference]:
+    async def deliver(index: int, request: Request) -> None:
         try:
-            return await next_ranker().rank.remote(clips)
+            await twice(lambda turn: store(index + turn, request))
+        except Unanswered as error:
+            set_aside(request, error.__cause__ or error)
+            await buffer.finish.remote(request.slot)
+
+    async def store(index: int, request: Request) -> None:
+        """One request, from its generator to the buffer."""
+        generator = await with_newest_weights(index % len(generators))
+        candidates, clips, made = generator.generate.options(num_returns=3).remote(request)
+        await answer(generator, made)
+        verdicts = await twice(partial(judged, clips)) if request.is_seen else ()
+        del clips  # the videos need not stay in memory while the buffer waits for room
+        await answer(None, buffer.add.remote(candidates, verdicts, request))
+
+    async def judged(clips: Awaitable[list[CandidateVideos]], turn: int) -> Sequence[Preference]:
+        with judges.next() as ranker:
+            return await answer(ranker, ranker.rank.remote(clips))
+
+    async def with_newest_weights(index: int) -> GeneratorHandle:
+        while True:
+            generator = generators[index]
+            try:
+                async with loading[index], asyncio.timeout(deadline):
+                    held = versions.get(generator, NOTHING_LOADED)
+                    versions[generator] = await load_newest(generator, weights, held)
+                return generator
+            except Exception as error:
+                if not recover(error, generator):
+                    raise
+
+    async def answer(actor: Any, call: Awaitable[Answer]) -> Answer:
+        """What a call of an actor, or of the buffer (None), answers; raises Unanswered if it does not."""
+        try:
+            async with asyncio.timeout(None if actor is None else deadline):
+                return await call
         except Exception as error:
-            if not recover(error):
+            # What a buffer refuses (a full disk) is the run's own failure, not the request's.
+            if not recover(error, actor) and actor is None:
                 raise
-            return await next_ranker().rank.remote(clips)  # the videos are still there: asked again, once
-
-    @contextlib.asynccontextmanager
-    async def forgotten_if_lost(request: Request) -> AsyncIterator[None]:
-        try:
-            yield
-        except Exception:
-            with contextlib.suppress(Exception):  # a buffer that is lost, too, counts nothing
-                await buffer.forget.remote(request.slot)
-            raise
-
-    def next_ranker() -> RankerHandle:
-        return rankers[next(ranker_turns) % len(rankers)]
+            raise Unanswered from error
 
     learning = asyncio.ensure_future(learn())
     producers = [asyncio.ensure_future(produce(index)) for index in range(len(generators))]
@@ -133,6 +153,13 @@ async def run(
             await buffer.close.remote()
         await asyncio.wait([learning], timeout=STOP_SECONDS)
         await _cancel([learning])
+
+
+async def twice(call: Callable[[int], Awaitable[Result]]) -> Result:
+    """What a call answers. If it is not answered it is made once more, with the number of the turn: 0, then 1."""
+    with contextlib.suppress(Unanswered):
+        return await call(0)
+    return await call(1)
 
 
 async def load_newest(generator: GeneratorHandle, weights: WeightsHandle, version: int) -> int:

@@ -64,6 +64,7 @@ class RunFolder:
         self.doubtful = self.path / "doubtful"
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
+        self.measured = self.path / "measured.jsonl"
         self.logs = self.path / "logs"
         self.tracker = self.path / "tracker"
 

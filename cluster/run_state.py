@@ -1,6 +1,6 @@
 """Where a run stands, as a folder that is written whole: from it the same command goes on after a stop or a kill.
 
-    checkpoints/1-online/00000120/state.safetensors  adapter, reference, optimizer; stage, versions and cursors
+    checkpoints/1-online/00000120/state.safetensors  adapter, reference, optimizer, what generators hold; stage, cursors
     checkpoints/1-online/00000120/adapter/           the same adapter, as diffusers loads it
 
 The pairs that were generated are not in it. They are in the buffer's folder, which commits each request with the pairs
@@ -101,6 +101,12 @@ def load(folder: Path) -> RunState:
     """The state in one folder. Raises ValueError or OSError that names what is missing or damaged."""
     learner = load_checkpoint(folder / STATE)
     return RunState(Position(**learner.run), learner)
+
+
+def published(state: RunState) -> Snapshot | None:
+    """What generators held when the state was saved, if that is not its adapter."""
+    held = state.learner.published
+    return snapshot_of(state.position.version, held) if held else None
 
 
 def snapshot(state: RunState) -> Snapshot:

@@ -137,6 +137,8 @@ async def run_stage(
                     learn=lambda: learning,
                     requests_in_flight=config.generator.requests_in_flight,
                     recover=crew.supervisor.recover,
+                    set_aside=crew.supervisor.set_aside,
+                    deadline=crew.deadline,
                 )
                 await unless_failed(work, questions)
         await record_verdicts(crew)
@@ -248,6 +250,7 @@ async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any, 
         requests_in_flight=config.generator.requests_in_flight,
         measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),
         recover=crew.supervisor.recover,
+        deadline=crew.deadline,
     )
     run.progress.update(measured=None)
     if snapshot is not None and is_judged(config):
@@ -259,6 +262,8 @@ async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any, 
             config=config.ranker,
             videos=videos,
             at_once=2 * at_once,
+            recover=crew.supervisor.recover,
+            deadline=crew.deadline,
         )
     return summary
 

@@ -260,12 +260,6 @@ def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
             f"learner.publish_every = {published} is more than stages.{number}.steps = {stage.steps}: no new weights "
             f"would ever reach the generators; use at most {stage.steps}"
         )
-    if learner.checkpoint_every % published:
-        fitting = -(-learner.checkpoint_every // published) * published
-        yield (
-            f"learner.checkpoint_every = {learner.checkpoint_every} is not a multiple of learner.publish_every = "
-            f"{published}: a run that goes on publishes the weights of its state; use {fitting}"
-        )
     if timesteps.kind != "apo":
         return
     if not timesteps.count:

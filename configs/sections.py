@@ -266,9 +266,9 @@ class LearnerConfig(Training):
     publish_every: Positive = 1
     """Steps after which the weights go to the generators as a new policy version."""
     checkpoint_every: Positive = 50
-    """Steps after which the state of the run is saved. A multiple of `publish_every`."""
-    checkpoint_minutes: Quantity = 10.0
-    """The state of the run is also saved if so many minutes have passed since the last time."""
+    """Steps after which the state of the run is saved, while the next step is made."""
+    checkpoint_every_minutes: Quantity = 10.0
+    """It is also saved if so many minutes have passed since the last time: after every step that takes longer."""
 
 
 class GeneratorConfig(Actors):
@@ -431,5 +431,10 @@ class ClusterConfig(Section):
     """CPUs that a local Ray has. Null: those of the machine."""
     dashboard: bool = False
     """Start the dashboard of a local Ray, on loopback."""
-    max_failures: Count = 3
-    """Dead actors that are replaced before the run gives up and shows the first error."""
+    max_failures: Count = 5
+    """How often within an hour a role may lose an actor, which is replaced, before the run gives up and shows the first
+    error. What a dead node takes with it counts once. A request that two generators could not do counts, too."""
+    deadline_minutes: Quantity = 240.0
+    """A generator or ranker that has not answered a call within so many minutes is replaced."""
+    start_minutes: Quantity = 30.0
+    """Minutes for the cluster to have room, which an autoscaler may bring, and for all actors to start."""

@@ -1,7 +1,7 @@
 """A learner on disk: one safetensors file, written whole or not at all, never a pickle.
 
-Its tensors are `adapter/NAME`, `reference/NAME` and `optimizer/NAME`; its metadata holds the other facts as JSON, and a
-sha256 of all of it. A file that does not have that sha256 is not loaded.
+Its tensors are `adapter/NAME`, `reference/NAME`, `optimizer/NAME` and `published/NAME`; its metadata holds the other
+facts as JSON, and a sha256 of all of it. A file that does not have that sha256 is not loaded.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from torch import Tensor
 from buffers.tensors import checksum, encode
 from media.whole import whole_file
 
-FORMAT = 4
-GROUPS = ("adapter", "reference", "optimizer")
+FORMAT = 5
+GROUPS = ("adapter", "reference", "optimizer", "published")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class LearnerState:
 
     `adapter`, `reference`: parameter name -> CPU tensor, as `policy.lora.adapters.adapter_state` names them; the
     reference is empty if it is the base. `optimizer`: what `LoraOptimizer.state` gives; its step counts fall behind
-    `steps` if an expert was not in every window. `run`: what the run around the learner needs, as JSON.
+    `steps` if an expert was not in every window. `published`: the adapter that generators hold, empty if it is
+    `adapter`. `run`: what the run around the learner needs, as JSON.
     """
 
     seed: int
@@ -36,6 +37,7 @@ class LearnerState:
     adapter: dict[str, Tensor]
     reference: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    published: dict[str, Tensor]
     run: dict[str, Any]
 
 

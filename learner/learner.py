@@ -12,13 +12,13 @@ from torch import Tensor
 
 from buffers.portions import portions
 from buffers.records import Batch, Snapshot
-from buffers.tensors import snapshot_of
+from buffers.tensors import decode, snapshot_of
 from configs.sections import LearnerConfig
 from learner.checkpoint import LearnerState
 from learner.mesh import Mesh
 from learner.noise_levels import LEVELS
 from learner.objectives import Objective
-from learner.samples import Sample, Shape, microbatches
+from learner.samples import Sample, Shape, UnusablePairs, microbatches
 from learner.timesteps import TimestepWindow, check_timesteps, draw_window
 from policy.lora.adapters import REFERENCE, adapter_state, freeze_as_reference, load_adapter_state, policy_parameters
 from policy.lora.optimizer import LoraOptimizer
@@ -29,21 +29,22 @@ class Reduced:
     """What one reduction sums over the ranks, as views of one flat float32 tensor.
 
     `gradient`: `[size]`. `table`: `[LEVELS, columns]`, per noise level how many samples and the sums of their figures.
-    The last number is how many ranks failed, so that no rank waits for another that has gone.
+    The last two numbers are how many ranks failed and how many of them because of their pairs, so that no rank waits
+    for another that has gone.
     """
 
     def __init__(self, size: int, columns: int, device: torch.device) -> None:
-        self._flat = torch.zeros(size + LEVELS * columns + 1, dtype=torch.float32, device=device)
+        self._flat = torch.zeros(size + LEVELS * columns + 2, dtype=torch.float32, device=device)
         self.gradient = self._flat[:size]
-        self.table = self._flat[size:-1].view(LEVELS, columns)
+        self.table = self._flat[size:-2].view(LEVELS, columns)
 
-    def sum_over(self, mesh: Mesh, *, failed: bool) -> bool:
-        """Whether any rank failed. A rank that failed gives zeros."""
-        if failed:
+    def sum_over(self, mesh: Mesh, failure: Exception | None) -> tuple[int, int]:
+        """How many ranks failed, and how many of them because of their pairs. A rank that failed gives zeros."""
+        if failure is not None:
             self._flat.zero_()
-            self._flat[-1] = 1.0
+            self._flat[-2], self._flat[-1] = 1.0, float(isinstance(failure, UnusablePairs))
         mesh.reduce(self._flat)
-        return bool(self._flat[-1])
+        return int(self._flat[-2]), int(self._flat[-1])
 
 
 class Learner:
@@ -117,9 +118,10 @@ class Learner:
         `level` (None if its samples lie further apart than a level is wide), and the means of the figures.
         `experts`: how many timesteps each got. `expert_switches`: how often an expert has been brought to the device.
 
-        Raises FloatingPointError that names step, samples and timesteps if a latent, a loss or the gradient is not
-        finite, and ValueError if the batch is not the expected one. If one rank raises, whatever the error, every other
-        rank raises RuntimeError. The policy, the optimizer and the counters are then as before.
+        Raises UnusablePairs that names step, samples and timesteps if a latent or a loss is not finite, and likewise
+        FloatingPointError if the gradient is not; ValueError if the batch is not the expected one. If one rank raises,
+        whatever the error, every other rank raises, too: UnusablePairs or RuntimeError. The policy, the optimizer and
+        the counters are then as before.
         """
         window = draw_window(
             self.config.timesteps,
@@ -147,11 +149,13 @@ class Learner:
                     self._accumulate(samples, batch.shapes, window, row, reduced.table)
                 except Exception as error:  # any kind; raised once the other ranks know
                     failure = error
-                any_failed = reduced.sum_over(self.mesh, failed=failure is not None)
+                failed, of_pairs = reduced.sum_over(self.mesh, failure)
                 if failure is not None:
                     raise failure
-                if any_failed:
+                if failed > of_pairs:
                     raise RuntimeError(f"step {self.steps}: another learner worker failed; its own error says why")
+                if failed:
+                    raise UnusablePairs((), f"step {self.steps}: another learner worker has pairs that are not finite")
                 row_table = reduced.table.cpu()
                 table += row_table
                 where = {"timestep": float(timesteps.mean()), "level": self._level_of(timesteps), "expert": expert}
@@ -192,11 +196,13 @@ class Learner:
         held = adapter_state(transformers, REFERENCE)
         return snapshot_of(version, held or {n: torch.zeros_like(t) for n, t in adapter_state(transformers).items()})
 
-    def state(self, run: dict[str, Any] | None = None) -> LearnerState:
+    def state(self, run: dict[str, Any] | None = None, *, published: Snapshot | None = None) -> LearnerState:
         """A copy on the CPU of everything that a restart needs; for `learner.checkpoint`.
 
-        `run`: what the run around the learner needs to go on; plain JSON, kept in the same commit.
+        `run`: what the run around the learner needs to go on; plain JSON, kept in the same commit. `published`: the
+        adapter that generators hold, if it is another one than that of now.
         """
+        held = published.adapter if published else {}
         transformers = self.policy.transformers
         return LearnerState(
             seed=self.seed,
@@ -204,6 +210,7 @@ class Learner:
             adapter={name: tensor.cpu() for name, tensor in adapter_state(transformers).items()},
             reference={name: tensor.cpu() for name, tensor in adapter_state(transformers, REFERENCE).items()},
             optimizer=self._optimizer.state(),
+            published={name: decode(tensor) for name, tensor in held.items()},
             run=run or {},
         )
 
@@ -267,7 +274,8 @@ class Learner:
                     for column, timestep, loss in zip(columns, timesteps.tolist(), losses, strict=True)
                     if not loss.isfinite()
                 ]
-                raise FloatingPointError(f"the loss is not finite for pair {', '.join(failed)}")
+                ids = [samples[each].id for each, loss in zip(columns, losses, strict=True) if not loss.isfinite()]
+                raise UnusablePairs(ids, f"the loss is not finite for pair {', '.join(failed)}")
             (losses.sum() * scale).backward()
             logged = (losses.detach(), *(figures[name].detach() for name in self.objective.figures))
             rows = torch.stack([torch.ones_like(logged[0]), *logged], dim=1)
@@ -291,8 +299,9 @@ class Learner:
     ) -> FloatingPointError:
         ids = ", ".join(sample.id for sample in samples)
         timesteps = ", ".join(f"{t:g}" for t in window.timesteps.unique(sorted=True).tolist())
-        return FloatingPointError(
+        message = (
             f"step {self.steps}: {error} (the step's pairs: {ids or 'not read'}; its timesteps: {timesteps}). The "
             "policy is as it was. Latents that are not finite are bad data; otherwise lower learner.learning_rate or "
             "learner.beta"
         )
+        return UnusablePairs(error.ids, message) if isinstance(error, UnusablePairs) else FloatingPointError(message)

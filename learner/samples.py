@@ -17,6 +17,17 @@ from policy.flow import interpolate, velocity_target
 Shape = tuple[int, ...]
 
 
+class UnusablePairs(FloatingPointError):
+    """Pairs that nothing can be learned from: their latents, or the loss of them, are not finite.
+
+    `ids`: those of this rank; none if all of them are another rank's.
+    """
+
+    def __init__(self, ids: Sequence[str], message: str) -> None:
+        super().__init__(message)
+        self.ids = tuple(ids)
+
+
 class Sample(Protocol):
     """What one column of the window is: a pair, or one video, or whatever the objective learns from."""
 
@@ -53,8 +64,8 @@ class PairTensors:
 def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
     """The batch's pairs with the noise of its step: one draw per (seed, step, pair), for both videos and all timesteps.
 
-    Raises ValueError if a pair's two latents differ in shape or its conditioning is missing, FloatingPointError if one
-    of them is not finite; each names the pair.
+    Raises ValueError if a pair's two latents differ in shape or its conditioning is missing, UnusablePairs if one of
+    them is not finite; each names the pair.
     """
     rows = {key: decoded_condition(stored) for key, stored in batch.conditionings.items()}
     loaded = []
@@ -69,7 +80,7 @@ def load_pairs(batch: Batch, *, seed: int) -> list[PairTensors]:
             )
         for name, tensor in {"chosen latents": chosen, "rejected latents": rejected, **row}.items():
             if not tensor.isfinite().all():
-                raise FloatingPointError(f"pair {pair.id}: its {name} are not finite")
+                raise UnusablePairs([pair.id], f"pair {pair.id}: its {name} are not finite")
         noise = torch.randn(chosen.shape, generator=keyed_generator("noise", seed, batch.step, pair.id))
         loaded.append(PairTensors(pair.id, chosen, rejected, noise, Conditioning.of_row(row)))
     return loaded

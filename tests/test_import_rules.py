@@ -30,7 +30,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 
 
 def test_the_process_of_the_metrics_loads_no_torch() -> None:
-    assert loaded_by("import cluster.monitor.metrics, cluster.on_ray.gauge") == {"ray"}
+    assert loaded_by("import cluster.monitor.metrics, cluster.on_ray.in_actor") == {"ray"}
 
 
 def test_the_probe_sees_what_is_loaded() -> None:

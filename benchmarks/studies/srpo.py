@@ -6,6 +6,16 @@
     $RUN seed=1 out=runs/srpo/without-inversion-1 $ONE
     $RUN seed=1 out=runs/srpo/absolute-1 $ONE reward.words=null                        # Direct-Align alone
     $RUN seed=1 out=runs/srpo/refl-1 $ONE stages.0.recover=one_step "learner.timesteps.levels=[0.6, 0.95]"
+    # Before and after Diffusion-APO: all three arms are 54 thousand passes of the transformer (a step of SRPO is 224 of
+    # them, one of APO 400: generation, reference, forward, and backward twice).
+    RUN="apogee run configs/miniature.yaml"
+    LEARNER="{learning_rate: 2e-4, pairs_per_step: 4, microbatch_pairs: 4, publish_every: 2, timesteps: {kind: levels}}"
+    SRPO="{kind: direct_align, steps: 80, inversion: true, buffer: {capacity: 16, max_uses: 1}, learner: $LEARNER}"
+    WORDS="words: examples/miniature/prompts/control_words.yaml"
+    REWARD="reward={path: examples/miniature/weights/reward, $WORDS, latent_frames: 2, frames: 8}"
+    $RUN seed=1 out=runs/srpo/srpo-then-apo-1 "$REWARD" "stages=[$SRPO, {kind: online, steps: 90}]"
+    $RUN seed=1 out=runs/srpo/apo-then-srpo-1 "$REWARD" "stages=[{kind: online, steps: 90}, $SRPO]"
+    $RUN seed=1 out=runs/srpo/apo-135-steps-1 stages.0.steps=135
     python -m benchmarks.studies.srpo runs/srpo/* --out docs/results/srpo
 
 A run's arm is its folder's name up to the last `-`. Writes `report.md` and `runs.jsonl`, the values of every video;
@@ -38,11 +48,11 @@ def read_run(folder: Path) -> Row:
     evaluations = evaluation_rows(read_metrics(run.metrics_file))
     seconds = json.loads(run.summary_file.read_text(encoding="utf-8"))["seconds"]
     columns = {
-        phase: {name: evaluations[phase]["measured"][name] for name in ("prompt", *WHAT)}
+        phase: {name: each for name, each in evaluations[phase]["measured"].items() if name in ("prompt", *WHAT)}
         for phase in ("before", "after")
     }
     for phase in columns.values():  # four digits are enough, and a third of the file
-        phase["reward"] = [round(value, 4) for value in phase["reward"]]
+        phase["reward"] = [round(value, 4) for value in phase.get("reward", ())]
     found = {"arm": folder.name.rpartition("-")[0], "seed": read_config(run)["seed"], "minutes": seconds / 60}
     return {**found, "auc": reward_auc(evaluations["before"]), **columns}
 
@@ -73,11 +83,11 @@ def report(rows: Sequence[Row]) -> str:
     ]
     found = []
     for arm, runs in arms.items():
-        changed = [text(changes(runs, what)) for what in WHAT]
+        changed = [text(changes(runs, what)) if runs[0]["after"][what] else "" for what in WHAT]
         minutes = ", ".join(f"{run['minutes']:.0f}" for run in runs)
         each = ", ".join(figure_value(figure(run["after"]["distorted"])) for run in runs)
         seeds = ", ".join(str(run["seed"]) for run in runs)
-        found.append([arm, seeds, text(runs[0]["auc"]), *changed, each, minutes])
+        found.append([arm, seeds, text(runs[0]["auc"]) if runs[0]["auc"] else "", *changed, each, minutes])
     head = [
         "arm",
         "seeds",

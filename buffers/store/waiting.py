@@ -9,7 +9,7 @@ A batch is on disk before a rank reads it, and stays the batch of that step.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -51,10 +51,15 @@ _STATEMENTS = (
 
 @dataclass(frozen=True)
 class Draw:
-    """The batch of one step, as ids; `version`: the published policy version when it was drawn."""
+    """The batch of one step, as ids, "" for a pair that was set aside; `version`: the published policy version when it
+    was drawn."""
 
     version: int
     ids: tuple[str, ...]
+
+    @property
+    def missing(self) -> int:
+        return self.ids.count("")
 
 
 class WaitingPairs:
@@ -95,7 +100,11 @@ class WaitingPairs:
         return bool(self._db.rows(query, (request.source, request.number)))
 
     def draw(self, step: int, version: int, quotas: dict[Source, int], *, remember: dict[str, int]) -> Draw:
-        """Chooses the batch of a step, so many pairs of each source. Raises ValueError if a source has too few."""
+        """Chooses the batch of a step, so many pairs of each source, or what is missing of it.
+
+        Raises ValueError if a source has too few.
+        """
+        known = self.drawn(step)
         with self._db.transaction() as db:
             ids: list[str] = []
             for source, count in quotas.items():
@@ -112,10 +121,20 @@ class WaitingPairs:
                 db.execute("UPDATE sums SET drawn = drawn + ? WHERE source = ?", (count, source))
             # Shuffled, or the first rank would always get the oldest pairs of the first source.
             order = np.random.default_rng([self._seed % 2**64, step]).permutation(len(ids))
-            draw = Draw(version, tuple(ids[place] for place in order))
-            db.execute("INSERT INTO draws VALUES (?, ?, ?)", (step, version, json.dumps(draw.ids)))
+            new = [ids[place] for place in order]
+            draw = Draw(version, tuple(id_ or new.pop() for id_ in known.ids) if known else tuple(new))
+            db.execute("INSERT OR REPLACE INTO draws VALUES (?, ?, ?)", (step, version, json.dumps(draw.ids)))
             _remember(db, {"version": version, **remember})
         return draw
+
+    def set_aside(self, step: int, ids: Collection[str], *, remember: dict[str, int]) -> None:
+        """Pairs that cannot be learned from leave the batch of a step, and wait no more."""
+        draw = self.drawn(step)
+        with self._db.transaction() as db:
+            db.executemany("DELETE FROM waiting WHERE id = ?", [(id_,) for id_ in ids])
+            left = ["" if id_ in ids else id_ for id_ in draw.ids] if draw else []
+            db.execute("UPDATE draws SET ids = ? WHERE step = ?", (json.dumps(left), step))
+            _remember(db, remember)
 
     def drawn(self, step: int) -> Draw | None:
         """The batch of a step, if it was chosen."""

@@ -22,13 +22,14 @@ from buffers.tensors import snapshot_of
 from cluster.checks.judge import check_judge, check_prompts, check_questions
 from cluster.checks.out_folder import check_new
 from cluster.checks.plan import sizes_of
-from cluster.checks.resources import check_resources, evaluation_needs
+from cluster.checks.resources import evaluation_needs
 from cluster.checks.run import check_pictures
 from cluster.evaluation import compare, evaluate, requests_of
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.on_ray.connect import connected
-from cluster.on_ray.crew import Crew, nodes
+from cluster.on_ray.crew import Crew
+from cluster.on_ray.placement import wait_for_room
 from cluster.report.comparison import write_comparison
 from cluster.run_folder import RunFolder, Sampled
 from cluster.signals import until_stopped
@@ -136,7 +137,7 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
         progress.phase("start", waiting_for="Ray")
         needed = evaluation_needs(config, judged=comparison.is_judged)
         with connected(config.cluster, on_gpus=any(need.gpus for need in needed), logs=folder.logs):
-            check_resources(needed, nodes())
+            wait_for_room(needed, config.cluster)
             crew = Crew(config, folder, started=time.time(), encoded_by={})
             summaries = asyncio.run(until_stopped(_shown(comparison, crew, progress)))
         progress.phase("report")
@@ -164,6 +165,7 @@ async def _shown(comparison: Comparison, crew: Crew, progress: Progress) -> dict
             requests_in_flight=config.generator.requests_in_flight,
             measured=lambda done: progress.update(measured=f"{done} of {videos}"),
             recover=crew.supervisor.recover,
+            deadline=crew.deadline,
         )
     if comparison.is_judged:
         crew.start_rankers()
@@ -178,6 +180,8 @@ async def _shown(comparison: Comparison, crew: Crew, progress: Progress) -> dict
                 config=config.ranker,
                 videos=videos,
                 at_once=2 * config.generator.conditions_per_request,
+                recover=crew.supervisor.recover,
+                deadline=crew.deadline,
             )
     return summaries
 

@@ -1,20 +1,24 @@
 """Plain classes become Ray actors here: each class is wrapped once, with the resources that its section names.
 
-The small actors (buffer, weights, metrics, evaluator) ask for no CPU: they mostly wait.
+The small actors (buffer, weights, metrics, evaluator, board) ask for no CPU: they mostly wait. Ray itself makes a dead
+one anew and repeats its calls. Generators and rankers are replaced by `supervision.py`, the learner group by `learn`.
 """
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 
 from actors.evaluator import Evaluator
 from actors.generator import Generator
-from buffers.records import Snapshot
+from buffers.records import EncodedCondition, Snapshot
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster.board import Board
@@ -22,18 +26,16 @@ from cluster.checks.resources import evaluation_needs, fits, learner_need, needs
 from cluster.evaluation import videos_kept
 from cluster.learn_steps import in_thread, unless_failed
 from cluster.monitor.metrics import MetricsLog
-from cluster.on_ray.gauge import ray_gauge
+from cluster.on_ray.in_actor import ray_gauge, weights_of_before
 from cluster.on_ray.learner_worker import Stage, make_trainer
-from cluster.on_ray.supervision import Supervisor
+from cluster.on_ray.placement import nodes, on_this_node
+from cluster.on_ray.supervision import Supervisor, group_was_lost, keep_log
 from cluster.run_folder import RunFolder, Sampled
 from configs.schema import RunConfig
 from configs.sections import Actors
 from learner.reward import RewardOfVideos
 from ranker.judges.function import FunctionRanker
 from ranker.ranker import Ranker
-
-NOTHING = Actors(cpus_per_actor=0.0)
-"""What the small actors ask for."""
 
 
 class Crew:
@@ -51,15 +53,22 @@ class Crew:
         self._generators_of: RunConfig | None = None
         self._group: asyncio.Future[Any] | None = None
         self._group_of = config.learner
-        self.metrics = _actor(MetricsLog, "metrics").remote(
+        self._small = {"max_restarts": config.cluster.max_failures, "max_task_retries": -1}
+        self._small["scheduling_strategy"] = on_this_node()
+        self.deadline = 60 * config.cluster.deadline_minutes
+        self.metrics = self._small_actor(MetricsLog, "metrics").remote(
             folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
         )
-        self.weights = _actor(WeightStore, "weights").remote(ray.put)
+        of_before = partial(weights_of_before, folder.checkpoints)
+        self.weights = self._small_actor(WeightStore, "weights").remote(ray.put, of_before)
         self.buffer: Any = None
         self.board: Any = None
         kept, fps = videos_kept(config), config.sampling.fps
         reward = RewardOfVideos(config.reward) if config.reward else None
-        self.evaluator = _actor(Evaluator, "evaluator").remote(config.evaluation.meter, folder.path, kept, fps, reward)
+        folder.measured.unlink(missing_ok=True)  # of an earlier command: its evaluation is made anew
+        self.evaluator = self._small_actor(Evaluator, "evaluator").remote(
+            config.evaluation.meter, folder.path, kept, fps, reward, folder.measured
+        )
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
         self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)
@@ -81,7 +90,7 @@ class Crew:
             await self.dismiss_learners()
         if self.buffer is not None:
             await self.buffer.close.remote()
-        self.buffer = _actor(ReplayBuffer, f"buffer-{number}").remote(
+        self.buffer = self._small_actor(ReplayBuffer, f"buffer-{number}").remote(
             config.buffer,
             folder=self._folder.buffer,
             seed=config.seed,
@@ -127,19 +136,37 @@ class Crew:
     async def learn(self, number: int) -> None:
         """The learner group does a stage: until its steps are done, a guard stops it or the buffer is closed.
 
-        Raises the error of a group that fails.
+        If one of its processes is lost, a new group goes on from the newest state. Raises the error of a group that
+        fails of itself.
         """
         config = self._config.of_stage(number)
         stage = Stage(config, number, Sampled.after(self._config, number), self.buffer)
         if stage.kind == "distill":  # a generator has the text encoder; it is asked before any other work of the stage
-            stage = replace(stage, negative=self.generators[0].negative.remote())
-        if self._group is None:
-            self._group_of, self.board = config.learner, _actor(Board, self._new_name("board", number)).remote()
-            actors = {"board": self.board, "weights": self.weights, "metrics": self.metrics}
-            trainer = make_trainer(config, folder=self._folder, **actors)
-            self._group = asyncio.ensure_future(in_thread(trainer.fit))
-        await self.board.assign.remote([ray.put(stage)])
-        await unless_failed(self.board.ended.remote(), self._group)
+            stage = replace(stage, negative=ray.put(await self._negative()))
+        while True:
+            if self._group is None:
+                self._group_of = config.learner
+                self.board = self._small_actor(Board, self._new_name("board", number)).remote()
+                actors = {"board": self.board, "weights": self.weights, "metrics": self.metrics}
+                trainer = make_trainer(config, folder=self._folder, **actors)
+                self._group = asyncio.ensure_future(in_thread(trainer.fit))
+            try:
+                await unless_failed(self.board.do.remote([ray.put(stage)]), self._group)
+                return
+            except Exception as error:
+                if not group_was_lost(error):
+                    raise
+                self.supervisor.lost("learner", 0, error)
+                self._group = None
+
+    async def _negative(self) -> EncodedCondition:
+        while True:
+            generator = self.generators[0]
+            try:
+                return await generator.negative.remote()
+            except Exception as error:
+                if not self.supervisor.recover(error, generator):
+                    raise
 
     async def dismiss_learners(self) -> None:
         """The learner group ends and gives its resources back. Raises its error if it failed."""
@@ -161,22 +188,40 @@ class Crew:
 
         waiting_for: is told, whenever one is ready, which ones are not.
         """
-        crew = {"metrics": self.metrics, "weights": self.weights, "buffer": self.buffer, "evaluator": self.evaluator}
-        crew |= {f"ranker {index}": ranker for index, ranker in enumerate(self.rankers)}
-        crew |= {f"generator {index}": generator for index, generator in enumerate(self.generators)}
+        small = {"metrics": self.metrics, "weights": self.weights, "buffer": self.buffer, "evaluator": self.evaluator}
+        crew: dict[str, Callable[[], Any]] = {name: partial(small.__getitem__, name) for name in small}
+        for role, actors in (("ranker", self.rankers), ("generator", self.generators)):
+            crew |= {f"{role} {index}": partial(actors.__getitem__, index) for index in range(len(actors))}
         left = list(crew)
 
         async def one(name: str) -> None:
-            await crew[name].__ray_ready__.remote()
-            left.remove(name)
+            while name in left:
+                actor = crew[name]()
+                try:
+                    await actor.__ray_ready__.remote()
+                    left.remove(name)
+                except Exception as error:
+                    if not self.supervisor.recover(error, actor):
+                        raise
             waiting_for(left)
 
         waiting_for(left)
-        await asyncio.gather(*map(one, crew))
+        minutes = self._config.cluster.start_minutes
+        try:
+            async with asyncio.timeout(60 * minutes):
+                await asyncio.gather(*map(one, crew))
+        except TimeoutError:
+            raise TimeoutError(
+                f"{', '.join(left)}: not started within cluster.start_minutes = {minutes:g}. There is no room, "
+                f"or their models are still being read; {self._folder.logs} and `ray list actors` say more"
+            ) from None
 
-    def _record_failure(self, role: str, index: int, error: BaseException) -> None:
-        row = {"role": role, "index": index, "failures": self.supervisor.count, "error": str(error)[:2000]}
+    def _record_failure(self, role: str, index: int, error: BaseException, count: int) -> None:
+        row = {"role": role, "index": index, "failures": count, "error": str(error)[:2000]}
         self.metrics.record.remote("failure", row)
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if actor := getattr(cause, "actor_id", None):
+            threading.Thread(target=keep_log, args=(actor, self._folder.logs / f"{role}-{index}.{count}.log")).start()
 
     def _generator(self, index: int) -> Any:
         assert self._generators_of is not None, "generators are made by start_generators"
@@ -198,17 +243,16 @@ class Crew:
         """One that was never used: a dead actor's name is freed only some time after its death."""
         return f"{role}-{index}.{next(self._numbers)}"
 
-
-def nodes() -> list[dict[str, float]]:
-    """`{"CPU": ..., "GPU": ...}` of every living node, for `check_resources`."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    def _small_actor(self, cls: type, name: str) -> Any:
+        """Beside the driver, and made anew by Ray if it dies: what it has to know is on disk."""
+        return _REMOTE[cls].options(name=name, num_cpus=0, **self._small)
 
 
 _ROLES = (Board, Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)
 _REMOTE = {cls: ray.remote(cls) for cls in _ROLES}
 
 
-def _actor(cls: type, name: str, section: Actors = NOTHING, threads: int | None = None) -> Any:
+def _actor(cls: type, name: str, section: Actors, threads: int | None = None) -> Any:
     concurrency = {} if threads is None else {"max_concurrency": threads}
     needs = {"num_cpus": section.cpus_per_actor, "num_gpus": section.gpus_per_actor}
     return _REMOTE[cls].options(name=name, max_restarts=0, **needs, **concurrency)

@@ -9,7 +9,7 @@ import ray
 
 from buffers.people.labelled_pairs import LabelledPair
 from cluster.monitor.metrics import MetricsLog
-from cluster.on_ray.gauge import ray_gauge
+from cluster.on_ray.in_actor import ray_gauge
 from cluster.on_ray.train_group import device, ranks, train_group
 from configs.ranker import RankerTrainingConfig
 from media.whole import step_folder, step_folders
@@ -28,7 +28,8 @@ def judge_group(config: RankerTrainingConfig, domain: str, pairs: list[LabelledP
     )
     states = states_of(folder, domain)
     given = {"config": config, "domain": domain, "pairs": pairs, "metrics": metrics, "states": states}
-    group = train_group(judge_worker, given, section=config, cluster=config.cluster, name=domain, logs=folder / "logs")
+    restarts, logs = config.cluster.max_failures, folder / "logs"
+    group = train_group(judge_worker, given, section=config, name=domain, logs=logs, restarts=restarts)
     return group, metrics
 
 

@@ -7,12 +7,15 @@ the run as a folder (`run_state.py`). Metrics and weights go through actors.
 import json
 import math
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
+from torch import Tensor
 
 from buffers.records import Batch, EncodedCondition, Snapshot
 from buffers.tensors import decoded_condition
@@ -67,7 +70,7 @@ def make_trainer(config: RunConfig, *, folder: RunFolder, **actors: Any) -> Any:
     """
     given = {"config": config, "around": {"folder": folder, **actors}}
     name = f"learner-{secrets.token_hex(4)}"  # of a group that was there before
-    return train_group(train_worker, given, section=config.learner, cluster=config.cluster, name=name, logs=folder.logs)
+    return train_group(train_worker, given, section=config.learner, name=name, logs=folder.logs, restarts=0)
 
 
 def load_policy(config: RunConfig) -> VideoPolicy:
@@ -142,10 +145,13 @@ def learn_stage(
     negative: EncodedCondition | None = ray.get(stage.negative) if stage.negative is not None else None
     objective, steps = objective_of(policy, config, negative), config.sampling.steps
     learner = Learner(policy, config.learner, objective, sampling_steps=steps, seed=config.seed, mesh=mesh)
-    position = go_on(learner, config, run_state.newest(folder.checkpoints), number=number)
+    state = run_state.newest(folder.checkpoints)
+    position = go_on(learner, config, state, number=number)
     if position.stopped:  # the group was lost before it could say so
         return
+    held = run_state.published(state) if state is not None and state.position == position else None
     best = Best(folder.best_of(number, stage.kind))
+    writer, writing = ThreadPoolExecutor(1), list[Future[Path]]()
 
     def take(step: int) -> Batch | None:
         count = config.learner.pairs_per_step
@@ -160,15 +166,25 @@ def learn_stage(
             ray.get(weights.publish.remote(snapshot))  # by value: the store puts it, so that it outlives this worker
         ray.get(buffer.advance.remote(snapshot.version))
 
-    def export(adapter: Path) -> None:
-        save_lora(adapter, policy.transformers, config.learner.lora)
+    def set_aside(step: int, ids: Sequence[str]) -> None:
+        if ids:
+            ray.get(buffer.set_aside.remote(step, ids))
+            record("set_aside", {"step": step, "ids": [*ids]})
+
+    def export(adapter: Path, held: Mapping[str, Tensor] | None = None) -> None:
+        save_lora(adapter, policy.transformers, config.learner.lora, state=held)
         stage.sampled.write(adapter)
 
-    def save(version: int, stopped: bool) -> None:
+    def save(version: int, stopped: bool, published: Snapshot | None) -> None:
+        """Copies the state and lets the next step begin; a second one waits until the first is on disk."""
         if mesh.data_rank:
             return
         here = replace(position, version=version, buffer=ray.get(buffer.cursor.remote()), stopped=stopped)
-        run_state.save(folder.checkpoints_of(number, stage.kind), RunState(here, learner.state()), export=export)
+        state = RunState(here, learner.state(published=published))
+        for saving in writing:
+            saving.result()
+        write = partial(run_state.save, export=partial(export, held=state.learner.adapter))
+        writing[:] = [writer.submit(write, folder.checkpoints_of(number, stage.kind), state)]
 
     def evaluate() -> None:
         """Asks how good the policy is now, and keeps it if it is the best of the stage so far."""
@@ -182,7 +198,7 @@ def learn_stage(
         best.load(policy)
 
     def record(kind: str, row: dict[str, Any]) -> None:
-        if not mesh.data_rank:
+        if not mesh.data_rank or kind == "set_aside":
             metrics.record.remote(kind, {**row, "stage": number})
 
     learn_steps(
@@ -192,7 +208,7 @@ def learn_stage(
         first_version=position.version,
         publish_every=config.learner.publish_every,
         checkpoint_every=config.learner.checkpoint_every,
-        checkpoint_seconds=60 * config.learner.checkpoint_minutes,
+        checkpoint_seconds=60 * config.learner.checkpoint_every_minutes,
         take=take,
         publish=publish,
         save=save,
@@ -203,7 +219,11 @@ def learn_stage(
         evaluate=evaluate,
         evaluate_every=config.evaluation.every,
         take_back=take_back,
+        set_aside=set_aside,
+        held=held,
     )
+    for saving in writing:
+        saving.result()
 
 
 class Best:

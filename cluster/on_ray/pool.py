@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 
-from cluster.checks.resources import Need, check_resources
+from cluster.checks.resources import Need
 from cluster.on_ray.connect import connected
-from cluster.on_ray.crew import nodes
+from cluster.on_ray.placement import wait_for_room
 from configs.schema import RunConfig
 
 
@@ -48,7 +48,7 @@ def pool(config: RunConfig, role: type, *given: Any, logs: Path, **named: Any) -
     need = Need("encoder", "generator.num_actors", section.num_actors, section.cpus_per_actor, section.gpus_per_actor)
     model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
     with connected(cluster, on_gpus=need.gpus > 0, logs=logs):
-        check_resources([need], nodes())
+        wait_for_room([need], cluster)
         failures = {"max_restarts": cluster.max_failures, "max_task_retries": cluster.max_failures}
         made = ray.remote(role).options(num_cpus=need.cpus, num_gpus=need.gpus, **failures)
         device = "cuda" if need.gpus else "cpu"

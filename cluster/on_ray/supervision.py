@@ -1,31 +1,50 @@
-"""Actors that die are replaced, each counted once, at most `cluster.max_failures` times.
+"""Who has died is replaced, and what was lost is counted: of each role so many times within an hour, no more.
 
 Actors do not restart by themselves: a new one has lost its weights, and the loop has to know that it is new.
 """
 
+import contextlib
+import re
+import time
+from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+from ray.util.state import get_log
+
+from buffers.records import Request
+
+HOUR = 3600.0
+
+NODE_SECONDS = 60.0
+"""What a node takes with it within so many seconds, actors and videos, counts once."""
+
+OF_A_DEVICE = re.compile(r"CUDA|CUBLAS|CUDNN|NCCL|NVML|Xid", re.IGNORECASE)
+"""An error after which a process cannot use its GPU any more, or has filled it: another process can."""
+
+LOG_LINES = 2000
+
+OF_A_NODE = re.compile(r"node (has died|was terminated|is dead|failure)|node[^.]{0,40}(died|dead|terminated)")
 
 
 class Supervisor:
-    """Watches lists of actors. `recover` puts a new actor in the place of a dead one, in the list that the loop reads.
+    """Watches lists of actors. `recover` puts a new actor in the place of a lost one, in the list that the loop reads.
 
-    on_failure: is told role, index and error of every dead actor.
+    limit: of the losses of a role within an hour. on_failure: is told role, index and error of everything that was
+    lost, and how many that were so far.
     """
 
-    def __init__(self, limit: int, *, on_failure: Callable[[str, int, BaseException], None]) -> None:
+    def __init__(self, limit: int, *, on_failure: Callable[[str, int, BaseException, int], None]) -> None:
         self._limit, self._on_failure = limit, on_failure
         self._watched: dict[str, tuple[list[Any], Callable[[int], Any]]] = {}
         self._replaced: set[str] = set()
-        self._errors: list[BaseException] = []
-
-    @property
-    def count(self) -> int:
-        """How many actors have died so far."""
-        return len(self._errors)
+        self._losses: dict[str, list[tuple[float, BaseException]]] = defaultdict(list)
+        self.count = 0
 
     def watch(self, role: str, make: Callable[[int], Any], *, count: int) -> list[Any]:
         """A list of `count` new actors; `make(index)` makes one, at first and in place of a dead one.
@@ -43,33 +62,69 @@ class Supervisor:
         while handles:
             ray.kill(handles.pop())
 
-    def recover(self, error: BaseException) -> bool:
-        """Whether the error is a dead actor of these lists, which then was replaced (once, however many calls failed).
+    def recover(self, error: BaseException, actor: Any = None) -> bool:
+        """Whether the error is a loss that is made good: an actor of these lists that has died, that cannot use its
+        device any more or does not answer in time, and was replaced (once, however many calls failed); or a video that
+        a dead node had.
 
-        Raises RuntimeError from the first failure if there are more than `cluster.max_failures`.
+        actor: the one that was asked. Raises RuntimeError from the first failure if a role fails too often.
         """
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, ObjectLostError):  # a node died, and a video with it; its actors fail by themselves
-            self._add("object", 0, error)
+        if isinstance(cause, ObjectLostError):
+            self.lost("node", 0, error)
             return True
+        broken = isinstance(cause, TimeoutError) or bool(OF_A_DEVICE.search(str(cause)))
+        lost = actor._actor_id.hex() if broken and actor is not None else None
+        if isinstance(cause, RayActorError) and (broken or not cause.actor_init_failed):
+            lost = cause.actor_id
         # What a constructor raises would be raised again by the next actor: the user has to see it.
-        if not isinstance(cause, RayActorError) or cause.actor_init_failed or cause.actor_id is None:
+        if lost is None:
             return False
         for role, (handles, make) in self._watched.items():
             for index, handle in enumerate(handles):
-                if handle._actor_id.hex() == cause.actor_id:
-                    self._add(role, index, error)
-                    self._replaced.add(cause.actor_id)
+                if handle._actor_id.hex() == lost:
+                    self.lost(role, index, error)
+                    self._replaced.add(lost)
                     ray.kill(handle)  # it may be out of reach rather than dead
                     handles[index] = make(index)
                     return True
-        return cause.actor_id in self._replaced
+        return lost in self._replaced
 
-    def _add(self, role: str, index: int, error: BaseException) -> None:
-        self._errors.append(error)
-        self._on_failure(role, index, error)
-        if self.count > self._limit:
-            first = self._errors[0]
+    def set_aside(self, request: Request, error: BaseException) -> None:
+        """A request that two actors have not done. Raises as `recover`."""
+        ids = ", ".join(condition.id for condition in request.conditions)
+        reason = RuntimeError(f"request {request.slot}, conditions {ids}: {error}")
+        reason.__cause__ = error
+        self.lost("request", 0, reason)
+
+    def lost(self, role: str, index: int, error: BaseException) -> None:
+        """Counts a loss. Raises RuntimeError from the first one within the hour if that were too many."""
+        now = time.monotonic()
+        if OF_A_NODE.search(str(error)) or role == "node":
+            role, index = "node", 0
+            if self._losses[role] and now - self._losses[role][-1][0] < NODE_SECONDS:
+                return
+        losses = self._losses[role] = [each for each in self._losses[role] if now - each[0] < HOUR]
+        losses.append((now, error))
+        self.count += 1
+        self._on_failure(role, index, error, self.count)
+        if len(losses) > self._limit:
+            first = losses[0][1]
             raise RuntimeError(
-                f"{self.count} actors were lost, cluster.max_failures = {self._limit}; the first failure was: {first}"
+                f"{len(losses)} losses of the role {role} within an hour, cluster.max_failures = {self._limit}; the "
+                f"first one: {first}"
             ) from first
+
+
+def group_was_lost(error: BaseException) -> bool:
+    """Whether a learner group ended because a process, its device or a connection did; not of an error of its own."""
+    if not isinstance(error, WorkerGroupError):
+        return isinstance(error, TrainingFailedError | RayActorError)
+    failures = error.worker_failures.values()
+    return any(not isinstance(each, UserExceptionWithTraceback) or OF_A_DEVICE.search(str(each)) for each in failures)
+
+
+def keep_log(actor: str, file: Path) -> None:
+    """The last lines that a dead actor wrote, as a file, if the cluster's dashboard can be asked for them."""
+    with contextlib.suppress(Exception):  # it is a help to whoever looks, no more
+        file.write_text("".join(get_log(actor_id=actor, tail=LOG_LINES, timeout=60)), encoding="utf-8")

@@ -13,7 +13,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from configs.sections import ClusterConfig, Training
+from configs.sections import Training
 from learner.mesh import Mesh
 
 
@@ -22,14 +22,17 @@ def train_group(
     given: dict[str, Any],
     *,
     section: Training,
-    cluster: ClusterConfig,
     name: str,
     logs: Path,
+    restarts: int,
 ) -> Any:
-    """A group whose `fit()` runs `worker(given)` in `section.num_workers` processes and blocks until all have ended."""
+    """A group whose `fit()` runs `worker(given)` in `section.num_workers` processes and blocks until all have ended.
+
+    restarts: how often Ray Train itself begins the group anew if it fails.
+    """
     gpus = {"GPU": section.gpus_per_worker} if section.gpus_per_worker else {}
     each = {"CPU": section.cpus_per_worker, **gpus}
-    failures = ray.train.FailureConfig(max_failures=cluster.max_failures)
+    failures = ray.train.FailureConfig(max_failures=restarts)
     scaling = ray.train.ScalingConfig(num_workers=section.num_workers, use_gpu=bool(gpus), resources_per_worker=each)
     run = ray.train.RunConfig(name=name, storage_path=str(logs / "train"), failure_config=failures)
     return ray.train.torch.TorchTrainer(worker, train_loop_config=given, scaling_config=scaling, run_config=run)

@@ -159,7 +159,7 @@ def _load(config: RunConfig, folder: Path) -> None:
 
 def _look(request: Request) -> list[Seen]:
     """The request's videos, written and seen."""
-    _, made = _generator.generate(request)
+    _, made, _ = _generator.generate(request)
     seen = []
     for clips, pair in zip(made, request.seeds, strict=True):
         for frames, seed in zip((clips.video_a, clips.video_b), pair, strict=True):

@@ -112,15 +112,21 @@ def freeze_as_reference(transformers: Transformers) -> None:
         _activate(transformer)
 
 
-def save_lora(folder: str | Path, transformers: Transformers, lora: LoraConfig) -> None:
+def save_lora(
+    folder: str | Path, transformers: Transformers, lora: LoraConfig, *, state: Mapping[str, Tensor] | None = None
+) -> None:
     """Write the adapter "policy" as diffusers writes LoRA, with the metadata without which its alpha is lost.
 
-    `lora`: what the adapters were made with. Raises OSError if the folder cannot be written.
+    `lora`: what the adapters were made with. `state`: an earlier `adapter_state`, in place of the adapter as it is now.
+    Raises OSError if the folder cannot be written.
     """
+    state = state or adapter_state(transformers)
     # peft keeps the targets as a set: sorted, the same adapter is the same file in every process.
     metadata = {**_peft_config(lora).to_dict(), "target_modules": sorted(lora.targets)}
     for expert, transformer in transformers.items():
-        weights: dict[str, nn.Module | Tensor] = {**_named(transformer, POLICY)}
+        weights: dict[str, nn.Module | Tensor] = {
+            name: state[f"{expert}.{name}"] for name in _named(transformer, POLICY)
+        }
         place = _place(folder, expert)
         place.mkdir(parents=True, exist_ok=True)
         WanPipeline.save_lora_weights(

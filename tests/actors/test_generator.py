@@ -95,9 +95,9 @@ def test_videos_are_those_of_plain_diffusers_with_the_same_adapter(
 ):
     policy = trained(tiny_bundle)
     save_lora(tmp_path, policy.transformers, LORA)
-    before, _ = generator.generate(REQUEST)
+    before, _, _ = generator.generate(REQUEST)
     generator.load_weights(snapshot(policy, 4))
-    candidates, clips = generator.generate(REQUEST)
+    candidates, clips, _ = generator.generate(REQUEST)
     ours = torch.stack([decode(latents) for c in candidates for latents in (c.latents_a, c.latents_b)])
     assert (ours[0] - decode(before[0].latents_a)).abs().max() > 0.01  # the adapter matters
     latents = in_plain_diffusers(tiny_bundle, tmp_path, "latent")
@@ -109,15 +109,15 @@ def test_videos_are_those_of_plain_diffusers_with_the_same_adapter(
 
 def test_videos_to_look_at_are_those_of_another_policy_and_change_nothing(generator: Generator, tiny_bundle: Path):
     config = make_config(tiny_bundle).sampling
-    own, _ = generator.generate(REQUEST)
+    own, _, _ = generator.generate(REQUEST)
     shown = generator.show(REQUEST, config, snapshot(trained(tiny_bundle), 4))
     assert [each.policy_version for each in shown] == [4, 4] and generator.version == 0
-    again, clips = generator.generate(REQUEST)
+    again, clips, _ = generator.generate(REQUEST)
     assert [decode(each.latents_a).equal(decode(was.latents_a)) for each, was in zip(again, own, strict=True)] == [
         True
     ] * 2
     generator.load_weights(snapshot(trained(tiny_bundle), 4))
-    _, clips = generator.generate(REQUEST)
+    _, clips, _ = generator.generate(REQUEST)
     for each, clip in zip(shown, clips, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(each.videos, (clip.video_a, clip.video_b), strict=True))
     # Another sampling, and as many videos of a condition as it has seeds.
@@ -130,7 +130,7 @@ def test_videos_to_look_at_are_those_of_another_policy_and_change_nothing(genera
 
 def test_records_are_whole_and_stamped_with_the_version(generator: Generator, tiny_bundle: Path):
     generator.load_weights(snapshot(trained(tiny_bundle), 7))
-    candidates, clips = generator.generate(REQUEST)
+    candidates, clips, _ = generator.generate(REQUEST)
     assert [c.condition for c in candidates] == [c.condition for c in clips] == [CIRCLE, PERSON]
     assert {c.policy_version for c in [*candidates, *clips]} == {7}
     assert [c.seeds for c in candidates] == [(11, 12), (13, 14)]
@@ -143,11 +143,11 @@ def test_records_are_whole_and_stamped_with_the_version(generator: Generator, ti
 
 
 def test_cached_prompts_change_nothing(generator: Generator, monkeypatch: pytest.MonkeyPatch):
-    first, _ = generator.generate(REQUEST)
+    first, _, _ = generator.generate(REQUEST)
     asked: list[str] = []
     encode_prompts = generator._policy.encode_prompts
     monkeypatch.setattr(generator._policy, "encode_prompts", lambda p: asked.extend(p) or encode_prompts(p))
-    again, _ = generator.generate(Request((PERSON, PERSON), ((13, 14), (11, 12))))
+    again, _, _ = generator.generate(Request((PERSON, PERSON), ((13, 14), (11, 12))))
     assert asked == []
     torch.testing.assert_close(decode(again[0].latents_a), decode(first[1].latents_a), atol=1e-5, rtol=0)
     monkeypatch.setattr("policy.policy.CACHED_PROMPTS", 1)
@@ -205,7 +205,7 @@ def test_a_swap_that_binds_to_nothing_is_caught(
 
 def test_latents_are_kept_in_the_dtype_of_the_policy(tiny_bundle: Path):
     generator = Generator(make_config(tiny_bundle, dtype="bfloat16", guidance_scale=1.0))
-    candidates, _ = generator.generate(Request((CIRCLE,), ((1, 2),)))
+    candidates, _, _ = generator.generate(Request((CIRCLE,), ((1, 2),)))
     assert candidates[0].latents_a.dtype == candidates[0].conditioning.prompt_embeds.dtype == "bfloat16"
 
 
@@ -248,7 +248,7 @@ def test_videos_begin_with_the_conditions_pictures_and_their_encoding_is_stored(
         write_png(tmp_path / f"{condition.id}.png", picture)
         conditions.append(replace(condition, picture=str(tmp_path / f"{condition.id}.png")))
     generator = Generator(make_config(bundle))
-    candidates, clips = generator.generate(replace(REQUEST, conditions=tuple(conditions)))
+    candidates, clips, _ = generator.generate(replace(REQUEST, conditions=tuple(conditions)))
     pipe: Any = WanImageToVideoPipeline.from_pretrained(bundle, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     shape = check_bundle(bundle).latent_shape(9, 32, 32)

@@ -609,16 +609,47 @@ def test_on_policy_no_more_is_generated_than_the_learner_takes_before_it_publish
     play(scene())
 
 
-def test_on_policy_a_lost_request_is_made_up_for(tmp_path):
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_pair_that_is_set_aside_leaves_its_batch_and_another_takes_its_place(tmp_path, strict):
+    async def scene():
+        replay = on_policy(tmp_path) if strict else ReplayBuffer(BufferConfig(capacity=9), folder=tmp_path, seed=0)
+        await replay.advance(0)
+        if strict:
+            assert await replay.admit(4)
+        await answer(replay, 0, range(4), version=0)
+        first = (await replay.take(0, 4) or pytest.fail()).pairs
+        bad = first[1].id
+        await replay.set_aside(0, [bad])
+        again = asyncio.create_task(replay.take(0, 4))
+        assert await waiting(again)
+        if strict:
+            assert await replay.admit(1) == Slot("online", 1)
+        await answer(replay, 1, range(4, 5), version=0)
+        second = {pair.id for pair in (await again or pytest.fail()).pairs}
+        assert len(second) == 4 and {pair.id for pair in first} - second == {bad}
+        assert replay.counts()["set_aside"] == 1 and replay.counts()["taken"] == 5
+        await replay.close()
+        opened = ReplayBuffer(BufferConfig(capacity=9), folder=tmp_path, seed=0)
+        assert {pair.id for pair in (await opened.take(0, 4) or pytest.fail()).pairs} == second
+        await opened.close()
+
+    play(scene())
+
+
+def test_on_policy_a_request_that_is_set_aside_is_made_up_for_and_not_asked_again(tmp_path):
     async def scene():
         replay = on_policy(tmp_path)
         await replay.advance(0)
         assert await replay.admit(4) == Slot("online", 0)
         second = asyncio.create_task(replay.admit(4))
         assert await waiting(second)
-        await replay.forget(Slot("online", 0))
+        await replay.finish(Slot("online", 0))
         assert await second == Slot("online", 1)
         await replay.close()
+        again = on_policy(tmp_path)
+        await again.advance(0)
+        assert await again.admit(4) == Slot("online", 1)
+        await again.close()
 
     play(scene())
 

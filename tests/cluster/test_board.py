@@ -19,12 +19,11 @@ def test_a_group_does_stage_after_stage_and_a_restarted_one_finds_its_own_again(
         async def lost() -> None:
             done.append(await board.next())
 
-        await board.assign(["first"])
+        first = asyncio.ensure_future(board.do(["first"]))
         await asyncio.wait_for(lost(), 1)  # it never says that the stage has ended
         working = asyncio.ensure_future(group(9))
-        await asyncio.wait_for(board.ended(), 1)
-        await board.assign(["second"])
-        await asyncio.wait_for(board.ended(), 1)
+        await asyncio.wait_for(first, 1)
+        await asyncio.wait_for(board.do(["second"]), 1)
         await board.close()
         await asyncio.wait_for(working, 1)
         return done

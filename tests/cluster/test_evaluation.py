@@ -62,7 +62,7 @@ def test_every_video_has_its_number_however_fast_each_generator_is_and_also_if_o
     handles, evaluator = [InProcessHandle(generator) for generator in generators], Evaluator()
     requests = evaluation_requests(CONDITIONS, videos=20, seed=0, conditions_per_request=1)
 
-    def recover(error: BaseException) -> bool:
+    def recover(error: BaseException, actor: Any) -> bool:
         handles[0] = InProcessHandle(Generator(0.001))
         return isinstance(error, Lost)
 

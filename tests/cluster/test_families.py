@@ -112,7 +112,7 @@ def made(case: Case, generator: Generator, folder: Path) -> list[Batch]:
         buffer = ReplayBuffer(settings, folder=folder, seed=0)
         for number, condition in enumerate(case.conditions):
             request = Request((condition,), ((2 * number, 2 * number + 1),), Slot("online", number))
-            candidates, clips = generator.generate(request)
+            candidates, clips, _ = generator.generate(request)
             scores = [Scores(float(clip.video_a.mean()), float(clip.video_b.mean())) for clip in clips]
             assert await buffer.add(candidates, scores, request) == 1
         taken = [await buffer.take(step, 2) for step in range(4)]

@@ -8,6 +8,7 @@ import pytest
 from buffers.records import Batch, Snapshot
 from cluster.learn_steps import in_thread, learn_steps
 from learner.guards import Finding
+from learner.samples import UnusablePairs
 
 
 class Learner:
@@ -26,7 +27,7 @@ class Learner:
 
 def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -> dict[str, Any]:
     """Runs the loop on lists; `batches`: how many can be taken before the buffer is closed."""
-    seen: dict[str, Any] = {"taken": [], "published": [], "saved": [], "rows": []}
+    seen: dict[str, Any] = {"taken": [], "published": [], "saved": [], "between": [], "rows": []}
 
     def take(step: int) -> Batch | None:
         if len(seen["taken"]) == batches:
@@ -34,8 +35,9 @@ def learn(learner: Learner, *, steps: int, batches: int = 100, **options: Any) -
         seen["taken"].append(step)
         return Batch(step, (), {}, (0, 2, 1, 1))
 
-    def save(version: int, stopped: bool) -> None:
+    def save(version: int, stopped: bool, published: Snapshot | None) -> None:
         seen["saved"].append(learner.steps)
+        seen["between"].append((version, published.checksum if published else None))
         seen["stopped"] = stopped
 
     given = {"first_version": 0, "publish_every": 1, "checkpoint_every": 50, "agree": bool, **options}
@@ -118,6 +120,48 @@ def test_a_rank_whose_neighbour_has_nothing_does_not_step_alone():
     learner = Learner()
     learn(learner, steps=5, agree=lambda answer: next(answers))
     assert learner.steps == 1
+
+
+class Choosy(Learner):
+    """Cannot learn from the first batches of step 1."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        if self.steps == 1 and self.refused:
+            self.refused -= 1
+            raise UnusablePairs([f"bad-{self.refused}"], "the loss is not finite")
+        return super().step(batch)
+
+
+def test_pairs_that_cannot_be_learned_from_are_set_aside_and_the_batch_is_taken_again():
+    aside: list[Any] = []
+    seen = learn(Choosy(2), steps=3, set_aside=lambda *given: aside.append(given))
+    assert aside == [(1, ("bad-1",)), (1, ("bad-0",))]
+    assert seen["taken"] == [0, 1, 1, 1, 2] and seen["returned"] == 3
+
+
+def test_a_step_that_can_learn_from_nothing_at_all_is_an_error():
+    with pytest.raises(UnusablePairs):
+        learn(Choosy(99), steps=3)
+
+
+def test_a_slow_step_is_saved_at_once_with_what_the_generators_hold():
+    seen = learn(Learner(), steps=2, publish_every=5, checkpoint_seconds=0.0, batches=1)
+    assert seen["saved"] == [1, 1]  # after the step, and published at the end
+    seen = learn(Learner(), steps=3, publish_every=2, checkpoint_seconds=0.0)
+    assert seen["saved"] == [1, 2, 3, 3]
+    assert seen["between"] == [(0, "after 0 steps"), (1, None), (1, "after 2 steps"), (2, None)]
+
+
+def test_a_run_that_goes_on_between_two_publications_publishes_what_the_generators_held():
+    held = Snapshot(7, {}, "of two steps before")
+    seen = learn(Learner(steps=5), steps=7, publish_every=3, first_version=7, held=held)
+    assert seen["published"] == [(7, "of two steps before"), (8, "after 6 steps"), (9, "after 7 steps")]
+    # Without a step, the weights of now are published at the end.
+    assert learn(Learner(steps=5), steps=5, first_version=7, held=held)["published"][-1] == (8, "after 5 steps")
 
 
 def test_rows_hold_the_learners_figures_staleness_and_who_waited():

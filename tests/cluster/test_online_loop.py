@@ -49,6 +49,7 @@ class FakeGenerator:
     version: int = -1
     wrong: dict[str, Any] = field(default_factory=dict)
     fails_at: int | None = None
+    poison: str | None = None
     requests: int = 0
     loads: list[int] = field(default_factory=list)
 
@@ -58,10 +59,10 @@ class FakeGenerator:
         honest = {"version": snapshot.version, "parameters": 1, "checksum": snapshot.checksum}
         return Receipt(**{**honest, **self.wrong})
 
-    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
+    def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos], int]:
         assert self.version >= 0, "asked to generate before it was given weights"
         self.requests += 1
-        if self.requests == self.fails_at:
+        if self.requests == self.fails_at or self.poison in [condition.id for condition in request.conditions]:
             raise ArithmeticError("the generator broke")
         candidates, clips = [], []
         for condition, seeds in zip(request.conditions, request.seeds, strict=True):
@@ -71,12 +72,17 @@ class FakeGenerator:
             clips.append(
                 CandidateVideos(condition, np.zeros((1, 2, 2, 3), np.uint8), np.zeros((1, 2, 2, 3), np.uint8), 8.0, 0)
             )
-        return candidates, clips
+        return candidates, clips, len(clips)
 
 
 class FakeRanker:
-    def __init__(self, *, fails: int = 0) -> None:
-        self.asked, self.fails = 0, fails
+    def __init__(self, *, fails: int = 0, hangs: bool = False) -> None:
+        self.asked, self.fails, self.hangs = 0, fails, hangs
+
+    async def times(self) -> int:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return 0
 
     def rank(self, clips: list[CandidateVideos]) -> list[Verdict]:
         self.asked += 1
@@ -164,7 +170,7 @@ class Scene:
                 await asyncio.sleep(0)
             self.left_over = [task for task in asyncio.all_tasks() - before if "produce" in repr(task)]
 
-    def _save(self, version: int, stopped: bool) -> None:
+    def _save(self, version: int, stopped: bool, published: Snapshot | None) -> None:
         self.saves += 1
 
 
@@ -206,13 +212,63 @@ def test_generation_waits_for_a_slow_learner(tmp_path: Path):
     assert made <= 5 * PAIRS_PER_STEP + 8 + 2 * 2 * 2 + 2
 
 
-def test_the_first_failure_of_a_generator_is_raised_and_everything_is_closed(tmp_path: Path):
-    # By its 15th request the buffer would be full twice over if nothing had been learned from it.
-    scene = Scene(tmp_path, generators=[FakeGenerator(), FakeGenerator(fails_at=15)], steps=10_000)
-    with pytest.raises(ArithmeticError, match="the generator broke"):
+def test_a_buffer_that_cannot_store_ends_the_run_and_everything_is_closed(tmp_path: Path, monkeypatch: Any):
+    def full(self: ReplayBuffer, *given: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    scene = Scene(tmp_path, steps=10_000)
+    monkeypatch.setattr(ReplayBuffer, "_new", full)
+    with pytest.raises(OSError, match="No space left"):
         scene.run()
     assert scene.left_over == []
-    assert scene.saves >= 1  # the learner came to its end and saved what it had
+
+
+def test_a_request_that_a_generator_refuses_is_made_by_another_one(tmp_path: Path):
+    aside: list[Any] = []
+    scene = Scene(tmp_path, generators=[FakeGenerator(), FakeGenerator(fails_at=2)])
+    assert scene.run(set_aside=lambda *given: aside.append(given)) == 6
+    assert aside == []
+    made = sorted(pair.condition_id for batch in scene.learner.batches for pair in batch.pairs)
+    assert len(made) == 6 * PAIRS_PER_STEP
+
+
+def test_a_poisoned_condition_is_set_aside_by_name_and_the_rest_is_learned_from(tmp_path: Path):
+    aside: list[tuple[Request, BaseException]] = []
+    scene = Scene(tmp_path, generators=[FakeGenerator(poison="c3"), FakeGenerator(poison="c3")], max_staleness=9)
+    assert scene.run(set_aside=lambda *given: aside.append(given)) == 6
+    assert aside and all("c3" in [each.id for each in request.conditions] for request, _ in aside)
+    assert all(isinstance(error, ArithmeticError) for _, error in aside)
+    learned = {pair.condition_id for batch in scene.learner.batches for pair in batch.pairs}
+    assert learned and "c3" not in learned
+
+
+def test_a_loop_in_which_nothing_works_ends_with_what_is_raised_of_it(tmp_path: Path):
+    def too_many(request: Request, error: BaseException) -> None:
+        raise RuntimeError("too often") from error
+
+    scene = Scene(tmp_path, generators=[FakeGenerator(poison="c0")], steps=10_000)
+    with pytest.raises(RuntimeError, match="too often"):
+        scene.run(set_aside=too_many)
+    assert scene.left_over == []
+
+
+def test_a_ranker_that_hangs_is_told_of_and_its_question_is_answered_by_another(tmp_path: Path):
+    class Hanging(FakeRanker):
+        async def rank(self, clips: list[CandidateVideos]) -> list[Verdict]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            await asyncio.Event().wait()
+            return []
+
+    told: list[tuple[BaseException, Any]] = []
+    scene = Scene(tmp_path, rankers=[Hanging(), FakeRanker()], learner=FakeLearner(seconds=0.3))
+    assert scene.run(recover=lambda *given: bool(told.append(given)), deadline=0.5) == 6
+    assert told and all(isinstance(error, TimeoutError) for error, _ in told)
+
+
+def test_a_ranker_that_has_not_started_is_not_asked(tmp_path: Path):
+    scene = Scene(tmp_path, rankers=[FakeRanker(hangs=True), FakeRanker()])
+    assert scene.run() == 6
+    # The first call may come before the other one has said that it has started.
+    assert scene.rankers[0].asked <= 1 < scene.rankers[1].asked
 
 
 def test_the_learners_failure_is_raised_and_everything_is_closed(tmp_path: Path):
@@ -231,29 +287,32 @@ def test_a_receipt_that_is_not_what_was_published_stops_the_run(tmp_path: Path, 
     assert scene.learner.steps == 0
 
 
-def test_a_replaced_generator_is_given_weights_and_only_its_request_is_lost(tmp_path: Path):
+def test_a_replaced_generator_is_given_weights_and_makes_the_request_again(tmp_path: Path):
     scene = Scene(tmp_path, generators=[FakeGenerator(fails_at=3)], rankers=[FakeRanker()])
-    fresh = FakeGenerator()
+    fresh, aside = FakeGenerator(), []
 
-    def recover(error: BaseException) -> bool:
+    def recover(error: BaseException, actor: Any) -> bool:
         if not isinstance(error, ArithmeticError):
             return False
+        assert actor is scene.handles[0]
         scene.handles[0] = InProcessHandle(fresh)
         return True
 
-    assert scene.run(recover=recover) == 6
-    assert fresh.loads and fresh.requests
+    assert scene.run(recover=recover, set_aside=lambda *given: aside.append(given)) == 6
+    assert fresh.loads and fresh.requests and not aside
 
 
-@pytest.mark.parametrize(("fails", "requests_lost"), [(1, 0), (2, 1)])
-def test_a_lost_rankers_question_is_asked_again_once(tmp_path: Path, fails: int, requests_lost: int):
+@pytest.mark.parametrize(("fails", "generated_again"), [(1, 0), (2, 1)])
+def test_a_lost_rankers_question_is_asked_again_once_before_the_videos_are_made_anew(
+    tmp_path: Path, fails: int, generated_again: int
+):
     scene = Scene(tmp_path, generators=[FakeGenerator()], rankers=[FakeRanker(fails=fails)], requests_in_flight=1)
     recovered: list[BaseException] = []
-    assert scene.run(recover=lambda error: not recovered.append(error)) == 6
+    assert scene.run(recover=lambda error, actor: not recovered.append(error)) == 6
     assert len(recovered) == fails
     (generator,), (ranker,) = scene.generators, scene.rankers
     # The last request may still have been with the ranker, or not yet, when the learner ended.
-    assert 0 <= generator.requests + fails - requests_lost - ranker.asked <= 1
+    assert 0 <= generator.requests + fails - generated_again - ranker.asked <= 1
 
 
 def test_the_first_snapshot_is_waited_for(tmp_path: Path):
@@ -276,10 +335,10 @@ def test_the_videos_are_let_go_while_the_buffer_waits_for_room():
         waiting, alive = asyncio.Event(), []
 
         class Remembering(FakeGenerator):
-            def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos]]:
-                candidates, clips = super().generate(request)
+            def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos], int]:
+                candidates, clips, _ = super().generate(request)
                 alive.extend(weakref.ref(video) for pair in clips for video in (pair.video_a, pair.video_b))
-                return candidates, clips
+                return candidates, clips, len(clips)
 
         class FullBuffer:
             async def admit(self, conditions: int) -> Slot:

@@ -113,7 +113,7 @@ def test_anchors_against_what_the_policy_makes_train_it(config: RunConfig, peopl
     buffer = ReplayBuffer(settings, folder=tmp_path, seed=0)
     assert asyncio.run(buffer.admit(2)) == Slot("half-online", 0)
     request = stream.at(Slot("half-online", 0))
-    candidates, clips = generator.generate(request)
+    candidates, clips, _ = generator.generate(request)
     assert not clips, "nobody looks at them"
     assert asyncio.run(buffer.add(candidates, (), request)) == 4
     losses, batches = train(learner_of(config), buffer)

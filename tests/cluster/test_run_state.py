@@ -20,7 +20,7 @@ def state(step: int, *, stage: int = 0) -> RunState:
         return {"transformer.blocks.0.to_q.lora_A.weight": torch.full((2, 3), float(step))}
 
     optimizer = {"exp_avg": torch.full((2, 3), float(step))}
-    learner = LearnerState(5, step, tensors(), tensors(), optimizer, {})
+    learner = LearnerState(5, step, tensors(), tensors(), optimizer, {}, {})
     return RunState(
         Position(stage, first_step=0, version=step, buffer={"stored": 4 * step, "drawn": step - 1}), learner
     )

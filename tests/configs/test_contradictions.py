@@ -170,7 +170,6 @@ CASES: list[tuple[dict[str, Any], tuple[str, ...]]] = [
         {"buffer": {"offline": "people"}, "stages": [{"kind": "offline", "sampling": {"steps": 30}}]},
         ("stages.0", "generates nothing"),
     ),
-    ({"learner": {"publish_every": 4, "checkpoint_every": 50}}, ("learner.checkpoint_every = 50", "use 52")),
     ({"sampling": {"num_frames": 33}}, ("ranker.frames = 40", "sampling.num_frames = 33")),
     ({"evaluation": {"videos": 255}}, ("evaluation.videos = 255", "254 or 256")),
     ({"evaluation": {"videos": 10}}, ("evaluation.shown_videos = 12", "evaluation.videos = 10")),

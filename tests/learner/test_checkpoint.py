@@ -12,7 +12,8 @@ def make_state():
     tensors = [{"transformer.blocks.0.to_q.lora_A.weight": torch.randn(2, 3)} for _ in range(2)]
     tensors[0]["transformer_2.blocks.0.to_q.lora_B.weight"] = torch.randn(3, 2)
     optimizer = {f"{slot}/transformer.blocks.0.to_q.lora_A.weight": torch.randn(2, 3) for slot in ("exp_avg", "step")}
-    return LearnerState(5, 7, tensors[0], tensors[1], optimizer, {"stage": 2, "cursors": [1, 2]})
+    published = {name: tensor + 1 for name, tensor in tensors[0].items()}
+    return LearnerState(5, 7, tensors[0], tensors[1], optimizer, published, {"stage": 2, "cursors": [1, 2]})
 
 
 def test_what_was_saved_is_loaded_and_nothing_else_is_left(tmp_path):
@@ -20,7 +21,7 @@ def test_what_was_saved_is_loaded_and_nothing_else_is_left(tmp_path):
     save_checkpoint(tmp_path / "step-7", state)
     loaded = load_checkpoint(tmp_path / "step-7")
     assert (loaded.seed, loaded.steps, loaded.run) == (5, 7, state.run)
-    for field in ("adapter", "reference", "optimizer"):
+    for field in ("adapter", "reference", "optimizer", "published"):
         wanted, found = getattr(state, field), getattr(loaded, field)
         assert wanted.keys() == found.keys()
         assert all(torch.equal(found[key], wanted[key]) and found[key].dtype == wanted[key].dtype for key in wanted)
@@ -52,7 +53,7 @@ def test_an_unknown_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 9)
     save_checkpoint(tmp_path / "step", make_state())
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="another checkpoint format; this version reads 4"):
+    with pytest.raises(ValueError, match="another checkpoint format; this version reads 5"):
         load_checkpoint(tmp_path / "step")
 
 

@@ -14,6 +14,7 @@ from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.learner import Learner
 from learner.mesh import Mesh
 from learner.objectives.dpo import Dpo
+from learner.samples import UnusablePairs
 from policy.lora.adapters import adapter_state, policy_parameters
 
 
@@ -101,8 +102,9 @@ def test_what_is_not_finite_names_step_pair_and_timesteps_and_leaves_the_policy_
     if poison == "weights":
         with torch.no_grad():
             policy.transformers["transformer"].proj_out.bias[0] = float("inf")
-    with pytest.raises(FloatingPointError, match=r"(?s)step 1: .*pair1-2.*timesteps: \d+") as error:
+    with pytest.raises(UnusablePairs, match=r"(?s)step 1: .*pair1-2.*timesteps: \d+") as error:
         learner.step(make_batch(step=1, poison=2 if poison == "latent" else None))
+    assert "pair1-2" in error.value.ids
     assert ("rejected latents" in str(error.value)) == (poison == "latent")
     assert same(everything(learner), before)
     assert all(parameter.grad is None for _, parameter in policy_parameters(policy.transformers))
@@ -157,7 +159,7 @@ def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, 
     batches = shares(make_batch(poison=3 if fault == "poison" else None))
     expected: type[Exception] = ValueError
     if fault == "poison":
-        expected = FloatingPointError
+        expected = UnusablePairs
     elif fault == "wrong step":
         batches[1] = replace(batches[1], step=7)
     elif fault == "no conditioning":
@@ -173,7 +175,10 @@ def test_one_failing_rank_stops_both_and_moves_neither(make_policy, make_batch, 
     assert "another learner worker" in str(errors[0])
     assert isinstance(errors[1], expected)
     if fault == "poison":
-        assert "pair0-3" in str(errors[1])
+        assert isinstance(errors[0], UnusablePairs) and errors[0].ids == ()
+        assert isinstance(errors[1], UnusablePairs) and errors[1].ids == ("pair0-3",)
+    else:
+        assert not isinstance(errors[0], UnusablePairs)
     for policy, weights in zip(policies, before, strict=True):
         after = adapter_state(policy.transformers)
         assert all(torch.equal(after[name], tensor) for name, tensor in weights.items())

@@ -15,15 +15,15 @@ import yaml
 
 from buffers.people.labelled_pairs import LabelledPair
 from buffers.people.manifests import listed
-from cluster.checks.resources import Need, check_resources
+from cluster.checks.resources import Need
 from cluster.commands.ranker.pair_files import Context, usable_pairs
 from cluster.learn_steps import in_thread
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
 from cluster.monitor.rows import of_kind, read_metrics
 from cluster.on_ray.connect import connected
-from cluster.on_ray.crew import nodes
 from cluster.on_ray.judge_worker import judge_group, states_of
+from cluster.on_ray.placement import wait_for_room
 from cluster.report.judge_training import write_training_report
 from cluster.signals import until_stopped
 from configs.paths import absolute
@@ -64,7 +64,7 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
         progress.phase("start")
         workers = config.num_workers, config.cpus_per_worker, config.gpus_per_worker
         with connected(config.cluster, on_gpus=config.gpus_per_worker > 0, logs=folder / "logs"):
-            check_resources([Need("train worker", "num_workers", *workers)], nodes())
+            wait_for_room([Need("train worker", "num_workers", *workers)], config.cluster)
             try:
                 for domain in left:
                     progress.phase(domain)

@@ -55,7 +55,10 @@ class Generator:
         self.version = snapshot.version
         return Receipt(snapshot.version, 1, snapshot.checksum)
 
-    def generate(self, request: Request) -> tuple[Any, Any]:
+    def times(self) -> int:
+        return 0
+
+    def generate(self, request: Request) -> tuple[Any, Any, Any]:
         from tests.cluster.test_online_loop import FakeGenerator
 
         assert self.version >= 0, "asked to generate before it was given weights"
@@ -81,7 +84,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
         return ray.remote(num_cpus=0)(cls).remote(*args, **kwargs)
 
     counted: list[str] = []
-    supervisor = Supervisor(1, on_failure=lambda role, index, error: counted.append(f"{role} {index}"))
+    supervisor = Supervisor(1, on_failure=lambda role, index, error, count: counted.append(f"{role} {index}"))
     generators = supervisor.watch("generator", lambda index: actor(Generator, dies=not counted), count=1)
     rankers = supervisor.watch("ranker", lambda index: actor(FakeRanker), count=1)
     buffer = actor(ReplayBuffer, BufferConfig(capacity=8), folder=tmp_path / "buffer", seed=0)
@@ -97,7 +100,7 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
             checkpoint_every=10,
             take=lambda step: ray.get(buffer.take.remote(step, PAIRS_PER_STEP)),
             publish=lambda snapshot: ray.get(buffer.advance.remote(ray.get(weights.publish.remote(snapshot)))),
-            save=lambda version, stopped: None,
+            save=lambda version, stopped, published: None,
             record=lambda kind, row: None,
         )
 
@@ -112,10 +115,11 @@ def test_the_page_runs_on_ray_handles_and_survives_a_lost_generator(ray_here: No
             learn=lambda: in_thread(learn),
             requests_in_flight=2,
             recover=supervisor.recover,
+            set_aside=supervisor.set_aside,
         )
 
     assert asyncio.run(asyncio.wait_for(story(), 120)) == 5
-    assert counted == ["generator 0"]  # two requests of it were lost, one actor was
+    assert counted == ["generator 0"]  # two requests were under way in it, one actor was lost
     for batch in learner.batches:
         assert all(batch.step - pair.policy_version <= 1 for pair in batch.pairs)
     assert threading.active_count() < 50
@@ -132,7 +136,7 @@ def test_failures_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None
         ray.kill(handle)
         return handle
 
-    supervisor = Supervisor(1, on_failure=lambda role, index, error: None)
+    supervisor = Supervisor(1, on_failure=lambda role, index, error, count: None)
     handles = supervisor.watch("generator", dead, count=1)
 
     def call() -> BaseException:
@@ -145,7 +149,7 @@ def test_failures_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None
     assert supervisor.recover(first)  # another request of the same actor: already replaced, not counted again
     assert supervisor.count == 1
     with pytest.raises(
-        RuntimeError, match=r"2 actors were lost, cluster\.max_failures = 1; the first failure was"
+        RuntimeError, match=r"2 losses of the role generator .*max_failures = 1; the first one"
     ) as ended:
         supervisor.recover(call())
     assert ended.value.__cause__ is first
@@ -156,7 +160,7 @@ def test_a_roles_own_error_is_no_loss(ray_here: None):
 
     from cluster.on_ray.supervision import Supervisor
 
-    supervisor = Supervisor(5, on_failure=lambda role, index, error: None)
+    supervisor = Supervisor(5, on_failure=lambda role, index, error, count: None)
     [handle] = supervisor.watch(
         "generator", lambda index: ray.remote(num_cpus=0)(Generator).remote(dies=False), count=1
     )

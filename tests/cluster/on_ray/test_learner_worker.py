@@ -88,8 +88,7 @@ def learn(bundle: Path, reward: Path, folder: Path, *, workers: int) -> tuple[Sn
             request = Request((), (), Slot("unjudged", 0)) if number else None
             assert ray.get(buffer.add.remote(candidates, verdicts, request)) == STEPS * PAIRS
             stage = Stage(config.of_stage(number), number, Sampled.after(config, number), buffer)
-            ray.get(board.assign.remote([ray.put(stage)]))
-            ended = board.ended.remote()
+            ended = board.do.remote([ray.put(stage)])
             while not ray.wait([ended], timeout=1)[0] and not group.done():
                 pass
             if number or group.done():

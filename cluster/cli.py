@@ -104,6 +104,18 @@ def _run(config: str, overrides: Sequence[str]) -> int | None:
     print(f"done: {run(checked) / 'report.html'}")
 
 
+@apogee.command("status")
+@click.argument("place", type=path, metavar="RUN", help="A run's folder.")
+def _status(place: Path) -> None:
+    """Say how a run stands, from another terminal or machine.
+
+    Reads the run's folder alone.
+    """
+    from cluster.commands.status import status
+
+    print(status(place), end="")
+
+
 @apogee.command("rank")
 @click.argument("videos", nargs=2, type=path, metavar="VIDEO VIDEO", help="Two video files, A and B.")
 @click.option("--prompt", help="What the videos were made from; the judge finds the domain from it.")

@@ -26,12 +26,20 @@ def run(checked: Checked) -> Path:
     If the folder holds a run of the same config that was stopped or killed, it goes on from its last whole state.
     Raises ValueError before anything is started if the checks found problems, and ValueError or OSError if the run does
     not fit on the cluster or its folder cannot be written. If a part fails, everything is stopped, what was done is
-    written down, and the first failure is raised with a note of what was kept. Ctrl-C, SIGTERM and a closed
+    written down, and the first failure is raised with a note of what was kept. Raises BlockingIOError if another
+    process drives the run. Ctrl-C, SIGTERM and a closed
     terminal do the same; their KeyboardInterrupt says what was kept and how to go on.
     """
     if checked.problems:
         raise ValueError("\n".join(checked.problems))
-    started, config, folder = time.time(), checked.config, RunFolder(checked.config.out)
+    folder = RunFolder(checked.config.out)
+    with folder.driven():
+        return _driven(checked, folder)
+
+
+def _driven(checked: Checked, folder: RunFolder) -> Path:
+    """`run`, once no other process drives the run in the folder."""
+    started, config = time.time(), checked.config
     folder.begin(config)
     if checked.goes_on:
         started -= max((row["time"] for row in read_metrics(folder.metrics_file)), default=0.0)

@@ -1,8 +1,12 @@
 """Where everything of one run lies. No ray, no torch. Whether a run may be written there: `checks/out_folder.py`."""
 
 import contextlib
+import fcntl
 import json
+import os
 import shutil
+import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +16,9 @@ from pydantic import ValidationError
 from configs.schema import RunConfig
 from configs.sections import SamplingConfig
 from media.whole import whole_file
+
+DRIVER = "driver.lock"
+"""Held by the process that drives the run, which it names."""
 
 SAMPLING_FILE = "sampling.json"
 """Beside an adapter: how it is to be sampled."""
@@ -93,6 +100,43 @@ class RunFolder:
         files = (self.config_file, self.metrics_file, self.summary_file, self.report_file)
         return (*files, self.adapter, self.adapters, self.buffer, self.doubtful, self.checkpoints, self.videos)
 
+    @contextlib.contextmanager
+    def driven(self) -> Iterator[None]:
+        """This process alone drives the run, as long as the block lasts. A lock of a process that was killed is gone.
+
+        The folder is made. Raises BlockingIOError that names the process that drives it; OSError if the file system
+        knows no locks: SQLite needs them, too.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / DRIVER).open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise BlockingIOError(
+                    f"out={self.path}: {self._named_driver()} drives this run; stop it first, or choose another folder"
+                ) from None
+            except OSError as error:
+                raise OSError(
+                    f"out={self.path}: the file system has no locks ({error.strerror}), which SQLite needs; choose a "
+                    "folder on another one"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+
+    def driver(self) -> str | None:
+        """Who drives the run; None if nobody does."""
+        with contextlib.suppress(FileNotFoundError), (self.path / DRIVER).open("r+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return self._named_driver()
+        return None
+
+    def _named_driver(self) -> str:
+        return (self.path / DRIVER).read_text(encoding="utf-8") or "another process"
+
     def begin(self, config: RunConfig) -> None:
         """Make the folders and write the resolved config. Raises PermissionError or OSError that names the folder."""
         try:
@@ -110,6 +154,7 @@ class RunFolder:
         """Undo `begin` if nothing has been done yet: an empty folder must not look like a run that was stopped."""
         shutil.rmtree(self.logs, ignore_errors=True)
         self.config_file.unlink(missing_ok=True)
+        (self.path / DRIVER).unlink(missing_ok=True)
         for path in (self.videos, self.buffer, self.checkpoints, self.tracker, self.path):
             with contextlib.suppress(OSError):  # not empty: not ours
                 path.rmdir()

@@ -116,6 +116,24 @@ def _status(place: Path) -> None:
     print(status(place), end="")
 
 
+@apogee.command("simulate")
+@CONFIG
+@OVERRIDES
+@click.option("--costs", type=path, metavar="FILE", help="A YAML file of seconds, or the folder of a run to go by.")
+@click.option("--flops", type=float, metavar="N", help="Or compute them, for GPUs that reach N FLOP/s, such as 4e14.")
+@click.option("--gpus", type=click.IntRange(2, 10**5), multiple=True, help="Also the best split of so many GPUs.")
+@click.option("--out", type=path, metavar="FOLDER", help="A new folder for the table as JSON, and a plot.")
+def _simulate(config: str, overrides: Sequence[str], **given: Any) -> None:
+    """Tell the pace of a config, and the best split of GPUs.
+
+    Runs its online loop in virtual time. Starts nothing.
+    """
+    loaded = load_config(config, overrides)
+    from cluster.commands.simulate import report
+
+    print(report(loaded, **given), end="")
+
+
 @apogee.command("rank")
 @click.argument("videos", nargs=2, type=path, metavar="VIDEO VIDEO", help="Two video files, A and B.")
 @click.option("--prompt", help="What the videos were made from; the judge finds the domain from it.")

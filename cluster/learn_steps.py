@@ -87,14 +87,14 @@ def learn_steps(
         if learner.steps % publish_every == 0:
             version, published = version + 1, learner.steps
             publish(newest := shown(version))
-        if time.monotonic() - saved_at >= checkpoint_seconds or learner.steps % checkpoint_every == 0:
-            save(version, False, newest if published != learner.steps and teacher is None else None)
-            saved, saved_at = learner.steps, time.monotonic()
         waited, worked = waited + taken - started, worked + stepped - taken
         row = {"step": learner.steps, "version": version, "wait_s": taken - started, "step_s": stepped - taken}
         record("step", {**measured, **row, **staleness(batch)})
         times = {"role": "learner", "index": 0, "busy_s": worked, "waiting_s": waited}
         record("roles", {**times, "counts": {"steps": learner.steps}})
+        if time.monotonic() - saved_at >= checkpoint_seconds or learner.steps % checkpoint_every == 0:
+            save(version, False, newest if teacher or published != learner.steps else None)
+            saved, saved_at = learner.steps, time.monotonic()
         if evaluate_every and (learner.steps - first_step) % evaluate_every == 0:
             evaluate()
         found = guard(measured)

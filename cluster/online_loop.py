@@ -25,7 +25,7 @@ set aside, and the loop goes on.
 
 The roles are handles: `.method.remote(...)` answers with something awaitable that another call takes as an
 argument. Ray's are such handles (the videos travel between the actors and never come here), and so are the
-twenty lines of `tests/cluster/handles.py`, on which this same function runs in milliseconds.
+twenty lines of `cluster/handles.py`, on which this same function runs in milliseconds.
 """
 
 import asyncio

@@ -8,11 +8,19 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-Kind = Literal["step", "verdicts", "roles", "evaluation", "glance", "guard", "phase", "failure", "left_out"]
+import numpy as np
+
+Kind = Literal[
+    "step", "verdicts", "roles", "evaluation", "glance", "guard", "phase", "failure", "left_out", "set_aside", "balance"
+]
+
+BALANCE_ROWS = 60
+"""Ten minutes of a generator, so many steps of the learner."""
 
 UNTRACKED = {"time", "kind", "role", "index", "stage", "counts", "phase", "name"}
 """Keys that say what a row is about; the rest are figures."""
@@ -48,6 +56,7 @@ class MetricsLog:
         self._file = file.open("a", encoding="utf-8")
         self._started, self._domain = started, domain
         self._latest: dict[str, dict[str, Any]] = {}
+        self._times: dict[tuple[str, int], deque[tuple[float, float]]] = {}
         self._gauge = gauge and functools.cache(functools.partial(gauge, tag_keys=TAGS))
         self._tracker = _start_tracker(tracker, run) if tracker is not None else None
 
@@ -65,6 +74,23 @@ class MetricsLog:
             for key, value in figures.items():
                 gauge = self._gauge("apogee_" + re.sub(r"\W", "_", key.rsplit("/", 1)[-1]))
                 gauge.set(value, tags={tag: str(tags.get(tag, "")) for tag in TAGS})
+        if kind == "roles" and (number := self._balance(row)) is not None:
+            self.record("balance", {"balance": number})
+
+    def _balance(self, row: dict[str, Any]) -> float | None:
+        """`monitor/balance.py`'s number, over the last rows of every actor; once a step, after a row of the learner."""
+        seen = self._times.setdefault((row["role"], row["index"]), deque(maxlen=BALANCE_ROWS))
+        if seen and row["busy_s"] < seen[-1][0]:
+            seen.clear()  # another actor has its place
+        seen.append((row["busy_s"], row["waiting_s"]))
+        shares = []
+        for role in ("generator", "learner"):
+            grown = [np.subtract(times[-1], times[0]) for (of, _), times in self._times.items() if of == role]
+            busy, waiting = np.sum(grown, axis=0) if grown else (0.0, 0.0)
+            if busy + waiting <= 0 or row["role"] != "learner":
+                return None
+            shares.append(busy / (busy + waiting))
+        return round(100 * float(shares[0] - shares[1]), 1)
 
     def latest(self, kind: Kind) -> dict[str, Any] | None:
         """The last row of a kind, or None."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from learner.objectives.distill import Distill
 from learner.objectives.dpo import Dpo
 from learner.reward import ImageTextReward, WordsFile
 from media.whole import whole_folder
-from policy.bundle import EXPERTS
+from policy.bundle import EXPERTS, BundleFacts
 from policy.conditioning import Conditioning
+from policy.flops import forward_flops
 from policy.lora.adapters import load_lora, save_lora
 from policy.policy import VideoPolicy
 
@@ -153,9 +155,13 @@ def learn_stage(
     best = Best(folder.best_of(number, stage.kind))
     writer, writing = ThreadPoolExecutor(1), list[Future[Path]]()
 
+    shapes: list[tuple[int, ...]] = []
+
     def take(step: int) -> Batch | None:
         count = config.learner.pairs_per_step
-        return ray.get(buffer.take.remote(step, count, rank=mesh.data_rank, world_size=mesh.data_size))
+        batch: Batch | None = ray.get(buffer.take.remote(step, count, rank=mesh.data_rank, world_size=mesh.data_size))
+        shapes[:] = batch.shapes if batch else ()
+        return batch
 
     def publish(snapshot: Snapshot) -> None:
         if mesh.data_rank:
@@ -198,8 +204,13 @@ def learn_stage(
         best.load(policy)
 
     def record(kind: str, row: dict[str, Any]) -> None:
-        if not mesh.data_rank or kind == "set_aside":
-            metrics.record.remote(kind, {**row, "stage": number})
+        if mesh.data_rank and kind != "set_aside":
+            return
+        if kind == "step":
+            row |= pace(policy.facts, config, shapes, row["step_s"])
+        written = metrics.record.remote(kind, {**row, "stage": number})
+        if kind == "step":  # a step that is saved has its row, whatever dies
+            ray.get(written)
 
     learn_steps(
         learner,
@@ -224,6 +235,19 @@ def learn_stage(
     )
     for saving in writing:
         saving.result()
+
+
+def pace(facts: BundleFacts, config: RunConfig, shapes: Sequence[tuple[int, ...]], seconds: float) -> dict[str, float]:
+    """Tokens that the group passes through policy and reference each second, and what each worker computes for them.
+
+    shapes: of the latents of the pairs of a step. Without what gradient checkpointing computes twice.
+    """
+    videos = [
+        prod(shape[1:]) // prod(facts.patch) for shape in shapes for _ in range(2 * config.learner.timesteps.count)
+    ]
+    flops = sum(4 * forward_flops(facts, tokens, config.model.max_text_tokens) for tokens in videos)
+    workers = config.learner.num_workers
+    return {"tokens_per_s": 2 * sum(videos) / seconds, "flops_per_s_of_worker": flops / seconds / workers}
 
 
 class Best:

@@ -9,10 +9,10 @@ from actors.evaluator import Evaluator
 from buffers.figures import figures_of, text_counts
 from buffers.records import Condition, Request, Scores, ShownVideos, Verdict
 from cluster.evaluation import compare, evaluate, evaluation_requests, outcome, videos_kept, videos_made
+from cluster.handles import InProcessHandle
 from configs.load import load_config
 from configs.sections import RankerConfig, SamplingConfig
 from ranker.judges.function import FunctionRanker
-from tests.cluster.handles import InProcessHandle
 
 CONDITIONS = [Condition("a", "prompt a"), Condition("b", "prompt b"), Condition("c", "prompt c")]
 

@@ -28,9 +28,9 @@ from buffers.records import (
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster import online_loop
+from cluster.handles import InProcessHandle
 from cluster.learn_steps import in_thread, learn_steps
 from configs.sections import BufferConfig
-from tests.cluster.handles import InProcessHandle
 
 PAIRS_PER_STEP = 4
 CONDITIONS = [Condition(f"c{index}", f"prompt {index}", "general") for index in range(6)]

@@ -1,4 +1,4 @@
-"""A handle that behaves like Ray's, in this process: the loop cannot tell them apart."""
+"""A handle that behaves like Ray's, in this process: the loop cannot tell them apart. For simulation and tests."""
 
 import asyncio
 import contextlib

@@ -1,0 +1,367 @@
+"""`apogee simulate`: the online loop of a config in virtual time, on as many GPUs as you like, before one is paid for.
+
+It is `online_loop.run` itself, with the real buffer, weight store and prompt stream. Generators, rankers and learner
+are told how many seconds their work takes. The clock jumps from one event to the next.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as Canvas
+
+from actors.streams import PromptStream
+from buffers.clock import RoleClock
+from buffers.records import (
+    Candidates,
+    CandidateVideos,
+    Condition,
+    EncodedCondition,
+    Receipt,
+    Request,
+    RoleTimes,
+    Scores,
+    Snapshot,
+    TensorData,
+)
+from buffers.replay import ReplayBuffer
+from buffers.weight_store import WeightStore
+from cluster import online_loop
+from cluster.commands.check import TEMPLATES
+from cluster.handles import InProcessHandle
+from cluster.learn_steps import staleness
+from cluster.monitor.balance import loop_window, role_figures, step_seconds, suggestion
+from cluster.monitor.rows import of_kind, read_metrics
+from cluster.report.summary import read_config
+from cluster.run_folder import RunFolder
+from configs.load import load_as
+from configs.schema import RunConfig
+from configs.sections import Quantity, Section, Share
+from policy.bundle import BundleFacts, check_bundle
+from policy.flops import forward_flops
+
+STEPS = 24
+"""Of a simulation; the first third fills buffer and queues and is not counted."""
+
+TOO_OLD = (
+    "Pairs grow too old before they are learned from: raise learner.pairs_per_step, learner.publish_every or "
+    "buffer.max_staleness, or have fewer generators."
+)
+
+CONDITIONS = [Condition(str(number), str(number), "general") for number in range(64)]
+NOTHING = TensorData("uint8", (1,), np.zeros(1, np.uint8))
+
+
+class Costs(Section):
+    """Seconds that work takes on the devices of one actor or worker."""
+
+    generate: Quantity
+    """To make the two videos of a condition."""
+    judge: Quantity = 1e-6
+    """To judge a pair."""
+    learn: Quantity
+    """To learn from a pair, in one learner worker."""
+    kept: Share = 1.0
+    """Share of the pairs that the judge does not drop."""
+
+
+def costs_of_run(place: Path) -> Costs:
+    """What the work of a run has taken, per actor. Raises ValueError if the run has not learned yet."""
+    run = RunFolder(place)
+    config, rows = read_config(run), read_metrics(run.metrics_file)
+    start, end = loop_window(rows)
+    counted, steps = of_kind(rows, "verdicts"), [work for _, _, work in step_seconds(rows)]
+    busy: Counter[str] = Counter()
+    for each in role_figures(rows):
+        busy[each["role"]] += each["busy_s"]
+    videos: dict[int, list[int]] = {}
+    for row in of_kind(rows, "roles"):
+        if row["role"] == "generator" and start <= row["time"] <= end:
+            videos.setdefault(row["index"], []).append(row["counts"].get("videos", 0))
+    made = sum(max(seen) - min(seen) for seen in videos.values()) / 2
+    if not (steps and counted and made):
+        raise ValueError(f"{place}: the run has made no pair or no step yet; there is nothing to go by")
+    judged, added = counted[-1].get("judged", 0), counted[-1]["added"]
+    learner = config["learner"] | config["stages"][0].get("learner", {})
+    return Costs(
+        generate=busy["generator"] / made,
+        judge=max(1e-6, busy["ranker"] / max(1, judged)),
+        learn=float(np.median(steps)) * learner["num_workers"] / learner["pairs_per_step"],
+        kept=min(1.0, added / judged) if judged else 1.0,
+    )
+
+
+def costs_of_flops(config: RunConfig, facts: BundleFacts, flops: float) -> Costs:
+    """Computed, for devices that reach so many floating point operations per second; judging is not in it."""
+    sampling, learner = config.sampling, config.learner
+    shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
+    tokens = prod(shape[1:]) // prod(facts.patch)
+    one = forward_flops(facts, tokens, config.model.max_text_tokens) / flops
+    # Policy and reference forward, and backward, which computes the forward pass again if it is checkpointed.
+    passes = 2 * (4 + learner.gradient_checkpointing) * learner.timesteps.count
+    return Costs(generate=2 * sampling.passes * one, learn=passes * one)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How many actors each role has."""
+
+    generators: int
+    rankers: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """`pairs_an_hour`: learned from. Shares of time that a role works; `staleness`: mean, in policy versions.
+
+    `too_old`: share of the judged pairs that grew too old before they were learned from.
+    """
+
+    gpus: float
+    split: Split
+    pairs_an_hour: float
+    generators_busy: float
+    rankers_busy: float
+    learner_busy: float
+    staleness: float
+    too_old: float
+    gpu_hours: float
+    advice: str
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer as soon as nothing else is to be done."""
+
+    _now = 0.0
+
+    def time(self) -> float:
+        return self._now
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        """At once: no virtual time passes in a thread."""
+        done = self.create_future()
+        done.set_result(func(*args))
+        return done
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled:  # pyright: ignore[reportAttributeAccessIssue]
+            self._now = max(self._now, self._scheduled[0]._when)  # pyright: ignore[reportAttributeAccessIssue]
+        super()._run_once()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Worker:
+    """Works for so many seconds at a time."""
+
+    def __init__(self) -> None:
+        self.busy, self.version = 0.0, 0
+
+    async def work(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.busy += seconds
+
+    def times(self) -> RoleTimes:
+        return RoleClock().times({})
+
+
+class SimulatedGenerator(_Worker):
+    def __init__(self, costs: Costs) -> None:
+        super().__init__()
+        self._costs = costs
+
+    def load_weights(self, snapshot: Snapshot) -> Receipt:
+        self.version = snapshot.version
+        return Receipt(snapshot.version, 1, snapshot.checksum)
+
+    async def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos], int]:
+        await self.work(self._costs.generate * len(request.conditions))
+        made = [
+            Candidates(each, EncodedCondition(each, NOTHING), seeds[:2], NOTHING, NOTHING, self.version)  # pyright: ignore[reportArgumentType]
+            for each, seeds in zip(request.conditions, request.seeds, strict=True)
+        ]
+        frames = np.zeros((1, 1, 1, 3), np.uint8)
+        return made, [CandidateVideos(each, frames, frames, 8.0, 0) for each in request.conditions], len(made)
+
+
+class SimulatedRanker(_Worker):
+    def __init__(self, costs: Costs) -> None:
+        super().__init__()
+        self._costs, self._kept = costs, 0.0
+
+    async def rank(self, clips: Sequence[CandidateVideos]) -> list[Scores]:
+        await self.work(self._costs.judge * len(clips))
+        return [Scores(1.0, 0.0, None if self._keeps() else "low_confidence") for _ in clips]
+
+    def _keeps(self) -> bool:
+        """Evenly: of every ten pairs of 0.7, seven."""
+        self._kept += self._costs.kept
+        keeps = self._kept >= 1.0 - 1e-9
+        self._kept -= keeps
+        return keeps
+
+
+def simulate(config: RunConfig, costs: Costs, split: Split, *, steps: int = STEPS) -> Simulated:
+    """The first stage of the config, for so many steps. Raises ValueError if it generates nothing."""
+    stage = config.of_stage(config.first_stage)
+    if not stage.generates:
+        raise ValueError(
+            f"stages.{config.first_stage} ({stage.stages[0].kind}) generates nothing: nobody waits for another"
+        )
+    loop = VirtualLoop()
+    try:
+        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+            return loop.run_until_complete(_simulated(stage, costs, split, Path(folder), steps))
+    finally:
+        loop.close()
+
+
+async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path, steps: int) -> Simulated:
+    learner, loop = config.learner, asyncio.get_running_loop()
+    mix = {"online": 1.0} if config.asks_ranker else {"online": 0.0, "unjudged": 1.0}
+    settings = config.buffer.model_copy(update={"mix": type(config.buffer.mix)(**mix)})
+    buffer = ReplayBuffer(
+        settings,
+        folder=folder / "buffer",
+        seed=0,
+        pairs_per_step=learner.pairs_per_step,
+        publish_every=learner.publish_every,
+    )
+    weights = WeightStore(lambda each: each)
+    generators = [SimulatedGenerator(costs) for _ in range(split.generators)]
+    rankers = [SimulatedRanker(costs) for _ in range(split.rankers)]
+    waited, stale, marks = 0.0, list[float](), list[float]()
+
+    async def publish(version: int) -> None:
+        await weights.publish(Snapshot(version, {"lora": NOTHING}, str(version)))
+        await buffer.advance(version)
+
+    async def learn() -> None:
+        nonlocal waited
+        await publish(0)
+        for step in range(steps):
+            before = loop.time()
+            if step == steps // 3:
+                waited, marks[:] = 0.0, [before, *(each.busy for each in (*generators, *rankers))]
+            batch = await buffer.take(step, learner.pairs_per_step)
+            assert batch is not None
+            waited += loop.time() - before
+            stale.append(staleness(batch)["staleness_mean"])
+            await asyncio.sleep(costs.learn * learner.pairs_per_step / split.workers)
+            if (step + 1) % learner.publish_every == 0:
+                await publish((step + 1) // learner.publish_every)
+        marks.append(loop.time())
+
+    per_request = config.generator.conditions_per_request
+    await online_loop.run(
+        requests=PromptStream(CONDITIONS, per_request=per_request, seed=0),
+        conditions_per_request=per_request,
+        generators=[InProcessHandle(each, ordered=True) for each in generators],
+        rankers=[InProcessHandle(each, ordered=True) for each in rankers],
+        buffer=InProcessHandle(buffer),
+        weights=InProcessHandle(weights),
+        learn=learn,
+        requests_in_flight=config.generator.requests_in_flight,
+    )
+    counted, seconds = steps - steps // 3, marks[-1] - marks[0]
+    grown = [each.busy - before for each, before in zip((*generators, *rankers), marks[1:-1], strict=True)]
+    busy_g, busy_r = (
+        sum(part) / (len(part) * seconds) if part else 0.0
+        for part in (grown[: len(generators)], grown[len(generators) :])
+    )
+    gpus, counts = gpus_of(config, split), buffer.counts()
+    pairs, busy = counted * learner.pairs_per_step, 1 - waited / seconds
+    old = (counts["stale"] + counts["late"]) / max(1, counts["added"] + counts["late"])
+    return Simulated(
+        gpus=gpus,
+        split=split,
+        pairs_an_hour=3600 * pairs / seconds,
+        generators_busy=busy_g,
+        rankers_busy=busy_r,
+        learner_busy=busy,
+        staleness=float(np.mean(stale[steps // 3 :])),
+        too_old=old,
+        gpu_hours=gpus * seconds / 3600 / counted * config.stages[0].steps,
+        advice=TOO_OLD if old > 0.2 else suggestion(generator=busy_g, ranker=busy_r if rankers else None, learner=busy),
+    )
+
+
+def report(config: RunConfig, *, costs: Path | None, flops: float | None, gpus: Sequence[int], out: Path | None) -> str:
+    """What the command prints. Raises ValueError that names the options if no costs are given, or two kinds of them."""
+    if (costs is None) == (flops is None):
+        raise ValueError("want one of --costs (a YAML file of seconds, or a run's folder) and --flops")
+    if costs is None:
+        known = costs_of_flops(config, check_bundle(config.model.path), flops or 0.0)
+    else:
+        known = costs_of_run(costs) if costs.is_dir() else load_as(Costs, costs)
+    simulated = simulate_all(config, known, gpus, out)
+    return TEMPLATES.get_template("simulate.txt").render(costs=known, simulated=simulated)
+
+
+def gpus_of(config: RunConfig, split: Split) -> float:
+    generator, ranker, learner = config.generator, config.ranker, config.learner
+    of_generators = split.generators * generator.gpus_per_actor + split.rankers * ranker.gpus_per_actor
+    return of_generators + split.workers * learner.gpus_per_worker
+
+
+def split_of(config: RunConfig) -> Split:
+    """What the config itself says."""
+    stage = config.of_stage(config.first_stage)
+    rankers = stage.ranker.num_actors if stage.asks_ranker else 0
+    return Split(stage.generator.num_actors, rankers, stage.learner.num_workers)
+
+
+def splits(config: RunConfig, costs: Costs, gpus: int) -> list[Split]:
+    """The ways to share so many GPUs that may be the best: those whose slower side is the fastest, three of them.
+
+    As many rankers as the generators need. Raises ValueError if there are too few for one of each.
+    """
+    stage = config.of_stage(config.first_stage)
+    pairs, uses, judged = stage.learner.pairs_per_step, stage.buffer.max_uses, stage.asks_ranker
+    of_generator, of_worker = stage.generator.gpus_per_actor, stage.learner.gpus_per_worker
+    of_ranker = stage.ranker.gpus_per_actor if judged else 0.0
+    found: list[tuple[float, Split]] = []
+    for workers in (count for count in range(1, pairs + 1) if pairs % count == 0):
+        rest = gpus - workers * of_worker
+        for generators in range(int(rest / of_generator) if of_generator else 0, 0, -1):
+            rankers = max(1, ceil(generators * costs.judge / costs.generate)) if judged else 0
+            if generators * of_generator + rankers * of_ranker <= rest:
+                slower = min(generators * costs.kept * uses / costs.generate, workers / costs.learn)
+                found.append((slower, Split(generators, rankers, workers)))
+                break
+    if not found:
+        raise ValueError(f"--gpus {gpus}: too few for a generator, a ranker and a learner worker of this config")
+    return [split for _, split in sorted(found, key=lambda each: (-each[0], each[1].workers))[:3]]
+
+
+def simulate_all(config: RunConfig, costs: Costs, counts: Sequence[int], out: Path | None) -> list[Simulated]:
+    """The config's own split, and the best one of each count of GPUs; `out`: a new folder for the table and a plot."""
+    found = [simulate(config, costs, split_of(config))]
+    for gpus in counts:
+        tried = [simulate(config, costs, split) for split in splits(config, costs, gpus)]
+        found.append(max(tried, key=lambda each: each.pairs_an_hour))
+    if out is not None:
+        out.mkdir(parents=True)
+        known = {"costs": costs.model_dump(), "simulated": [asdict(each) for each in found]}
+        (out / "simulated.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        _draw(found[1:] or found, out / "simulated.png")
+    return found
+
+
+def _draw(found: Sequence[Simulated], file: Path) -> None:
+    canvas = Canvas(figsize=(9, 3.5), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    gpus = [each.gpus for each in found]
+    left.plot(gpus, [each.pairs_an_hour for each in found], marker="o")
+    left.set(xlabel="GPUs", ylabel="pairs learned from an hour", xscale="log", yscale="log")
+    for role in ("generators", "rankers", "learner"):
+        right.plot(gpus, [100 * getattr(each, f"{role}_busy") for each in found], marker="o", label=role)
+    right.set(xlabel="GPUs", ylabel="busy, % of time", xscale="log", ylim=(0, 105))
+    right.legend()
+    canvas.savefig(file, dpi=150)

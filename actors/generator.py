@@ -25,7 +25,7 @@ from configs.schema import RunConfig
 from configs.sections import SamplingConfig
 from policy.conditioning import Conditioning, Described
 from policy.lora.adapters import adapter_state, load_adapter_state, load_lora
-from policy.policy import VideoPolicy
+from policy.policy import VideoPolicy, check_device
 from policy.sampler import draw_noise, sample_latents
 
 
@@ -37,10 +37,12 @@ class Generator:
 
     def __init__(self, config: RunConfig) -> None:
         self.version = 0
+        device = "cuda" if config.generator.gpus_per_actor > 0 else "cpu"
+        check_device(device)
         self._policy = VideoPolicy.load(
             config.model.path,
             dtype=config.model.dtype,
-            device="cuda" if config.generator.gpus_per_actor > 0 else "cpu",
+            device=device,
             lora=config.learner.lora,
             seed=config.seed,
             max_text_tokens=config.model.max_text_tokens,

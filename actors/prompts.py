@@ -54,10 +54,9 @@ def read_prompts(path: str | Path, *, max_characters: int) -> list[Condition]:
 
 
 def _stored_prompts(path: Path) -> list[Condition]:
-    store = PairStore(path, write=False)
-    ids = sorted(store.catalog.ids("conditionings"))
-    conditionings = store.conditionings(ids)
-    store.close()
+    with closing(PairStore(path, write=False)) as store:
+        ids = sorted(store.catalog.ids("conditionings"))
+        conditionings = store.conditionings(ids)
     if not ids:
         raise ValueError(f"{path}: holds no prompt")
     return [of_store(path, conditionings[id_]) for id_ in ids]
@@ -97,8 +96,7 @@ def picture_size_of(condition: Condition) -> tuple[int, int]:
     """Height and width of its picture, which it has. Raises ValueError that names a file which is no picture."""
     place = str(condition.picture)
     if not _is_store(place):
-        size = picture_size(place)
-        if size is None:
+        if (size := picture_size(place)) is None:
             raise ValueError(f"{place}: not a picture that can be decoded")
         return size
     height, width, _ = _stored_picture(place, condition).shape

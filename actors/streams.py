@@ -95,9 +95,7 @@ class AnchorStream:
         """Up to `per_request` anchors, and for each its condition with two noise seeds of its own."""
         places = self._places.of_request(slot.number)
         anchors = tuple(map(self._anchor, places))
-        conditions = tuple(
-            replace(self._conditions[anchor.condition_id], size=self._size_of(anchor)) for anchor in anchors
-        )
+        conditions = tuple(replace(self._conditions[each.condition_id], size=self._size_of(each)) for each in anchors)
         seeds = tuple(self._noises.at(self._first + place) for place in places)
         return Request(conditions, seeds, slot, tuple(anchor.id for anchor in anchors))
 

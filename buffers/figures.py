@@ -3,8 +3,8 @@
 A meter gives named values of one video: a bool becomes a rate, a number becomes a mean, a text is counted.
 
 Videos of one prompt are alike, so 512 videos of 24 prompts say less than 512 prompts would. Every interval is therefore
-over prompts: it tells what other prompts would give. If the values come from several runs, it is over runs as well: it
-tells what other seeds would give too. The interval of a single run cannot tell that.
+over prompts: it tells what other prompts would give. What other seeds would give, the interval of a single run cannot
+tell (`benchmarks/studies/pooled.py` has figures of several runs).
 """
 
 import math
@@ -41,43 +41,37 @@ rates. `better`: "higher", "lower" or None. `unit`: for people, e.g. "pixels per
 """
 
 
-def figure(
-    values: Sequence[Any], *, prompts: Sequence[Any] | None = None, runs: Sequence[Any] | None = None, **about: Any
-) -> Figure:
+def figure(values: Sequence[Any], *, prompts: Sequence[Any] | None = None, **about: Any) -> Figure:
     """The rate of bools, or the mean of numbers.
 
-    A mean's interval is Student's, by the variance of `deviation`. A rate's is Wilson's, of as many independent values
-    as would vary as much (Dean and Pagano 2015); if all values are alike, of as many as there are prompts.
-
-    prompts, runs: whose each value is. None: every value is by itself; all are of one run. Raises ValueError if there
-    are no values.
+    prompts: whose each value is. None: every value is by itself. Raises ValueError if there are no values.
     """
     if not len(values):
         raise ValueError("a figure of no values")
     sample = np.asarray(values, dtype=float)
-    middle, count = float(sample.mean()), len(sample)
-    spread, freedom = deviation(sample, prompts, runs)
-    groups = count if prompts is None else len(set(prompts))
-    made = {"value": middle, "of": count, "prompts": groups, **about}
+    groups = len(sample) if prompts is None else len(set(prompts))
+    made = {"value": float(sample.mean()), "of": len(sample), "prompts": groups, **about}
+    made["interval"] = interval_of(values, *deviation(sample, prompts), groups=groups)
+    return made | {"count": int(sample.sum())} if _all_bools(values) else made
+
+
+def interval_of(values: Sequence[Any], spread: float, freedom: float, *, groups: int) -> list[float]:
+    """Low and high end; spread, freedom: standard deviation of the values' mean, and its degrees of freedom.
+
+    A mean's interval is Student's. A rate's is Wilson's, of as many independent values as would vary as much (Dean and
+    Pagano 2015); if all values are alike, of as many as there are `groups`.
+    """
+    sample = np.asarray(values, dtype=float)
+    middle = float(sample.mean())
     if not _all_bools(values):
         half = quantile(freedom) * spread
-        return {**made, "interval": [middle - half, middle + half]}
-    alone, _ = deviation(sample, None, None)
-    independent = count * min(1.0, (alone / spread) ** 2) if spread else groups
-    return {
-        **made,
-        "interval": list(wilson_interval(middle, independent, quantile(freedom))),
-        "count": int(sample.sum()),
-    }
+        return [middle - half, middle + half]
+    alone, _ = deviation(sample, None)
+    independent = len(sample) * min(1.0, (alone / spread) ** 2) if spread else groups
+    return list(wilson_interval(middle, independent, quantile(freedom)))
 
 
-def difference(
-    after: Sequence[Any],
-    before: Sequence[Any],
-    *,
-    prompts: Sequence[Any] | None = None,
-    runs: Sequence[Any] | None = None,
-) -> Figure:
+def difference(after: Sequence[Any], before: Sequence[Any], *, prompts: Sequence[Any] | None = None) -> Figure:
     """Of paired values, such as videos of one prompt and one seed: the mean of after less before, and its interval.
 
     Raises ValueError if there are none, or more of one than of the other.
@@ -86,7 +80,7 @@ def difference(
     changes = [float(now) - float(was) for now, was in pairs]
     rose, fell = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
     points = _all_bools(after) and _all_bools(before)
-    return figure(changes, prompts=prompts, runs=runs, rose=rose, fell=fell, points=points)
+    return figure(changes, prompts=prompts, rose=rose, fell=fell, points=points)
 
 
 def figures_of(measured: Measured, about: Mapping[str, Mapping[str, Any]]) -> dict[str, Figure]:
@@ -154,31 +148,21 @@ def text_counts(measured: Measured) -> dict[str, dict[str, int]]:
     return {name: dict(Counter(filter(None, column)).most_common()) for name, column in texts.items()}
 
 
-def deviation(values: np.ndarray, prompts: Sequence[Any] | None, runs: Sequence[Any] | None) -> tuple[float, float]:
+def deviation(values: np.ndarray, groups: Sequence[Any] | None) -> tuple[float, float]:
     """Standard deviation of the mean of values that come in groups, and its degrees of freedom.
 
-    The variance is that of the groups' sums (Liang and Zeger 1986); with runs crossed, prompts' and runs' less that of
-    their cells (Cameron, Gelbach and Miller 2011, eq. 2.9), with Satterthwaite's degrees of freedom.
+    The variance is that of the groups' sums (Liang and Zeger 1986); of one group, that of the values alone, as nothing
+    tells how groups vary. groups: whose each value is; None: every value is by itself.
     """
     apart = values - values.mean()
-    by_prompt, free = _variance(apart, range(len(values)) if prompts is None else prompts)
-    if runs is None or len(set(runs)) == 1:
-        return math.sqrt(by_prompt), free
-    by_run, free_runs = _variance(apart, runs)
-    cells = range(len(values)) if prompts is None else list(zip(prompts, runs, strict=True))
-    by_cell, _ = _variance(apart, cells)
-    both = max(by_prompt + by_run - by_cell, by_prompt, by_run)
-    of_parts = by_prompt**2 / free + by_run**2 / free_runs
-    return math.sqrt(both), max(min(free, free_runs), both**2 / of_parts if of_parts else 0.0)
-
-
-def _variance(apart: np.ndarray, groups: Sequence[Any]) -> tuple[float, float]:
-    """Of the mean, by the groups' sums; of one group, by the values alone, as nothing tells how groups vary."""
-    names, places = np.unique([str(group) for group in groups], return_inverse=True)
-    if len(names) == 1:
-        names = places = np.arange(len(apart))
-    sums, count = np.bincount(places, apart), len(names)
-    return (count / (count - 1) * float(sums @ sums) / len(apart) ** 2, count - 1.0) if count > 1 else (0.0, 1.0)
+    names = [str(group) for group in (range(len(values)) if groups is None else groups)]
+    places = np.unique(names, return_inverse=True)[1]
+    if not places.any():
+        places = np.arange(len(values))
+    sums = np.bincount(places, apart)
+    if (count := len(sums)) == 1:
+        return 0.0, 1.0
+    return math.sqrt(count / (count - 1) * float(sums @ sums) / len(values) ** 2), count - 1.0
 
 
 def quantile(freedom: float) -> float:

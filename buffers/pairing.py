@@ -18,8 +18,7 @@ def judged_pair(candidates: Candidates, preference: Preference) -> Pair:
 
     Raises ValueError if the label is none of 1 to 4: a verdict without a choice must be dropped, not guessed around.
     """
-    seed_a, seed_b = candidates.seeds
-    pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
+    pair_id = _pair_id(candidates)
     verdict = preference if isinstance(preference, Verdict) else None
     if verdict is not None and verdict.label not in LABELS:
         raise ValueError(f"pair {pair_id} has the label {verdict.label}; one that is learned from has 1, 2, 3 or 4")
@@ -51,15 +50,17 @@ def anchored_pairs(anchor: Anchor, candidates: Candidates) -> list[Pair]:
 
 def unjudged_pair(candidates: Candidates) -> Pair:
     """Two generated videos of which neither is preferred: "chosen" and "rejected" mean nothing."""
-    seed_a, seed_b = candidates.seeds
-    pair_id = f"{candidates.condition.id}-{seed_a}-{seed_b}"
-    return _pair(candidates, pair_id, _sides(candidates), source="unjudged")
+    return _pair(candidates, _pair_id(candidates), _sides(candidates), source="unjudged")
+
+
+def _pair_id(candidates: Candidates) -> str:
+    return "-".join([candidates.condition.id, *map(str, candidates.seeds)])
 
 
 def _sides(candidates: Candidates) -> tuple[Video, Video]:
     """The videos A and B."""
-    (seed_a, seed_b), condition_id = candidates.seeds, candidates.condition.id
-    return (f"{condition_id}-{seed_a}", candidates.latents_a), (f"{condition_id}-{seed_b}", candidates.latents_b)
+    a, b = (f"{candidates.condition.id}-{seed}" for seed in candidates.seeds)
+    return (a, candidates.latents_a), (b, candidates.latents_b)
 
 
 def _pair(candidates: Candidates, id_: str, sides: tuple[Video, Video], **facts: Any) -> Pair:

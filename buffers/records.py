@@ -13,19 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from buffers.labels import (
-    BY_MOTION,
-    DISAGREED,
-    FIRST,
-    LABELS,
-    NOT_JUDGED,
-    DecidedBy,
-    DropReason,
-    Four,
-    choice_of,
-    swapped,
-    swapped_probabilities,
-)
+from buffers import labels
 from configs.sections import Domain as Domain
 
 Source = Literal["online", "half-online", "offline", "unjudged"]
@@ -184,7 +172,7 @@ class Preference(Protocol):
     def confidence(self) -> float: ...
 
     @property
-    def dropped(self) -> DropReason | None: ...
+    def dropped(self) -> labels.DropReason | None: ...
 
     def counts(self) -> Counter[str]: ...
 
@@ -198,7 +186,7 @@ class Scores:
 
     a: float
     b: float
-    dropped: DropReason | None = None
+    dropped: labels.DropReason | None = None
 
     @property
     def a_is_chosen(self) -> bool:
@@ -229,18 +217,18 @@ class Verdict:
     """
 
     label: int
-    probabilities: Four
+    probabilities: labels.Four
     label_mass: float
     agreed: bool
     first_shown: int
-    dropped: DropReason | None
+    dropped: labels.DropReason | None
     domain: Domain
     rubric_version: str
     ranker_version: str
 
     @property
     def a_is_chosen(self) -> bool:
-        return choice_of(self.label) == "a"
+        return labels.choice_of(self.label) == "a"
 
     @property
     def confidence(self) -> float:
@@ -249,25 +237,26 @@ class Verdict:
         return p1 + p3 if self.a_is_chosen else p2 + p4
 
     @property
-    def decided_by(self) -> DecidedBy:
+    def decided_by(self) -> labels.DecidedBy:
         """What the label compares."""
-        return "motion" if self.label in BY_MOTION else "distortion"
+        return "motion" if self.label in labels.BY_MOTION else "distortion"
 
     def swapped(self) -> "Verdict":
         """The same verdict about the same videos in the order (B, A)."""
-        return replace(self, label=swapped(self.label), probabilities=swapped_probabilities(self.probabilities))
+        probabilities = labels.swapped_probabilities(self.probabilities)
+        return replace(self, label=labels.swapped(self.label), probabilities=probabilities)
 
     def counts(self) -> Counter[str]:
         """Its label, agreement, what it tells of a position bias, and drop reason or what decided it. If nobody judged
         it, the drop reason alone."""
-        if self.dropped in NOT_JUDGED:
+        if self.dropped in labels.NOT_JUDGED:
             return Counter([f"dropped_{self.dropped}"])
         counts = Counter(judged=1, agreed=int(self.agreed))
-        if self.label in LABELS:
+        if self.label in labels.LABELS:
             counts[f"label_{self.label}"] += 1
             place = f"{self.domain}_{self.label}"
-            counts[DISAGREED.format(place)] += not self.agreed
-            counts[FIRST.format(place)] += not self.agreed and self.first_shown == 2
+            counts[labels.DISAGREED.format(place)] += not self.agreed
+            counts[labels.FIRST.format(place)] += not self.agreed and self.first_shown == 2
         counts[f"dropped_{self.dropped}" if self.dropped else f"kept_{self.decided_by}"] += 1
         return counts
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 Location = tuple[str | int, ...]
 """A place in a config: `("stages", 0, "steps")`."""
@@ -32,12 +33,7 @@ def default_at(schema: type[BaseModel], location: Location) -> Any:
     field = field_at(schema, location)
     if field is None or field.is_required():
         return {}
-    default = field.get_default(call_default_factory=True)
-    if isinstance(default, BaseModel):
-        return default.model_dump()
-    if isinstance(default, list):
-        return [item.model_dump() if isinstance(item, BaseModel) else item for item in default]
-    return default
+    return to_jsonable_python(field.get_default(call_default_factory=True))
 
 
 def nearest_key(schema: type[BaseModel], location: Location) -> str | None:

@@ -200,7 +200,6 @@ def _explain(
 def _origin(location: Location, path: Path, lines: dict[Location, int], overridden: set[Location]) -> str:
     """The override, or the file and the line of the value or of the section around it."""
     places = [location[:end] for end in range(len(location), 0, -1)]
-    for place in places:
-        if place in overridden:
-            return f"override {dotted(place)}"
-    return next((f"{path}, line {lines[place]}" for place in places if place in lines), str(path))
+    given = [f"override {dotted(place)}" for place in places if place in overridden]
+    written = [f"{path}, line {lines[place]}" for place in places if place in lines]
+    return [*given, *written, str(path)][0]

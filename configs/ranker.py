@@ -4,20 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from configs import sections
 from configs.paths import PathText
-from configs.sections import (
-    AdaptersConfig,
-    ClusterConfig,
-    Count,
-    Domain,
-    Pixels,
-    Positive,
-    RankerConfig,
-    Section,
-    Seed,
-    Share,
-    Training,
-)
+from configs.sections import Count, Domain, Pixels, Positive, Section
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -39,23 +28,21 @@ class JudgeLoraConfig(Section):
 class SlowMotionConfig(Section):
     """Mined pairs: a part of a preferred video beside a slowed part of it, label 3 (paper, C.1)."""
 
-    share: dict[Domain, Share] = Field(default_factory=lambda: {"human": 0.11, "general": 0.17})
+    share: dict[Domain, sections.Share] = Field(default_factory=lambda: {"human": 0.11, "general": 0.17})
     """Share of a domain's pairs that are mined; none of a domain that is not named. The paper: 7k of 64k human-centric
     pairs, 3k of 18k others."""
-    factors: list[Annotated[float, Field(gt=1.0, le=1000)]] = Field(
-        min_length=1, default_factory=lambda: [2.0, 3.0, 4.0]
-    )
+    factors: list[Annotated[float, Field(gt=1.0, le=1000)]] = Field(min_length=1, default=[2.0, 3.0, 4.0])
     """How many times slower the rejected video is; one is drawn for each pair."""
 
 
-class RankerTrainingConfig(Training):
+class RankerTrainingConfig(sections.Training):
     """One adapter for each of `domains`, from the manifest's pairs of that domain."""
 
     name: str
     """The training's name in its page."""
     out: PathText
     """Its folder; a domain's adapter is `out/<domain>`. The same command goes on with it."""
-    seed: Seed = 0
+    seed: sections.Seed = 0
     """Of adapters, orders and slow motion."""
     path: PathText
     """The checkpoint that is fine-tuned."""
@@ -75,7 +62,7 @@ class RankerTrainingConfig(Training):
     """Slow-motion negatives (paper, C.1)."""
     lora: JudgeLoraConfig = JudgeLoraConfig()
     """The adapter of a domain."""
-    start_from: AdaptersConfig = AdaptersConfig()
+    start_from: sections.AdaptersConfig = sections.AdaptersConfig()
     """A domain's adapter of an earlier training that is taught further."""
     steps: Positive = 1000
     """Optimizer steps per domain."""
@@ -87,7 +74,7 @@ class RankerTrainingConfig(Training):
     """Steps in which the rate rises from zero."""
     checkpoint_every: Positive = 100
     """Steps between two checkpoints."""
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: sections.ClusterConfig = sections.ClusterConfig()
     """The Ray that it runs on."""
 
 
@@ -102,7 +89,7 @@ class RankerScoringConfig(Section):
     """A manifest of held-out pairs."""
     skip_bad_rows: bool = False
     """Leave bad rows out instead of refusing the manifest."""
-    ranker: RankerConfig
+    ranker: sections.RankerConfig
     """The judge that is scored, as a run has it."""
     shown_failures: Count = 24
     """How many wrongly judged pairs the page plays, the surest first."""

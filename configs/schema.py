@@ -14,9 +14,9 @@ from configs.stages import OVERRIDABLE, OnlineStage, Stage, own_mix, phases_afte
 UNGUIDED = {"guidance_scale": 1.0, "guidance_scale_2": None, "negative_prompt": "", "stg_scale": 0.0, "stg_blocks": []}
 """Keys of `sampling` after a distillation: the guidance is inside."""
 
-
-ON_THE_GRID = {"random_shift": False, "random_offset": False}
-"""Keys of `learner.timesteps` in a distillation: the student is taught at the sampler's own timesteps (paper, 3.1)."""
+OWN_TIMESTEPS = {"distill": {"random_shift": False, "random_offset": False}, "direct_align": {"kind": "levels"}}
+"""Keys of `learner.timesteps` by the stage's kind: the student of a distillation is taught at the sampler's own
+timesteps (paper, 3.1)."""
 
 
 class RunConfig(Section):
@@ -75,12 +75,8 @@ class RunConfig(Section):
         """
         stage = self.stages[number]
         changed: dict[str, Any] = {name: getattr(stage, name) for name in OVERRIDABLE}
-        if mix := own_mix(stage):
-            changed["buffer"] = _merged({"mix": mix}, changed["buffer"])
-        if stage.kind == "direct_align":
-            changed["learner"] = _merged({"timesteps": {"kind": "levels"}}, changed["learner"])
-        if stage.kind == "distill":
-            changed["learner"] = _merged({"timesteps": ON_THE_GRID}, changed["learner"])
+        changed["buffer"] = _merged({"mix": own_mix(stage)}, changed["buffer"])
+        changed["learner"] = _merged({"timesteps": OWN_TIMESTEPS.get(stage.kind, {})}, changed["learner"])
         if self.is_distilled(number):
             changed["sampling"] = UNGUIDED | changed["sampling"]
         merged = {}
@@ -129,8 +125,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> "RunConfig":
-        found = contradictions(self)
-        if found:
+        if found := contradictions(self):
             raise ValueError("\n".join(found))
         return self
 

@@ -109,15 +109,12 @@ Stage = Annotated[
 ]
 
 
-def own_mix(stage: Stage) -> dict[str, float] | None:
-    """All shares of the mix that a stage has if it says nothing else; None if it has that of the run (`online`)."""
+def own_mix(stage: Stage) -> dict[str, float]:
+    """All shares of the mix that a stage has if it says nothing else; none if it has that of the run (`online`)."""
     if stage.kind == "online":
-        return None
-    if stage.kind == "half_online":
-        source = "half_online"
-    else:
-        own = isinstance(stage, DistillStage | DirectAlignStage) and stage.videos == "own"
-        source = "unjudged" if own else "offline"
+        return {}
+    own = isinstance(stage, DistillStage | DirectAlignStage) and stage.videos == "own"
+    source = "half_online" if stage.kind == "half_online" else "unjudged" if own else "offline"
     return dict.fromkeys(MixConfig.model_fields, 0.0) | {source: 1.0}
 
 

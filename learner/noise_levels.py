@@ -42,10 +42,8 @@ def by_expert(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]
     # Stages of several kinds have figures of several names.
     every = [timestep.keys() for visited in visits.values() for timestep in visited]
     names = set.intersection(*map(set, every)) - {"timestep", "level", "expert"} if every else ()
-    return {
-        expert: {
-            "timesteps": len(visited),
-            **({name: sum(each[name] for each in visited) / len(visited) for name in names} if visited else {}),
-        }
-        for expert, visited in visits.items()
-    }
+    found: dict[str, dict[str, float]] = {}
+    for expert, visited in visits.items():
+        means = {name: sum(each[name] for each in visited) / len(visited) for name in names if visited}
+        found[expert] = {"timesteps": len(visited), **means}
+    return found

@@ -54,9 +54,7 @@ class ControlWords:
             raise ValueError(f"{file}: want the keys positive and negative, a list of control words each")
         for name in names:
             words = found[name]
-            if not (
-                isinstance(words, list) and words and all(isinstance(each, str) and each.strip() for each in words)
-            ):
+            if not (isinstance(words, list) and words and all(isinstance(one, str) and one.strip() for one in words)):
                 raise ValueError(f"{file}: {name} = {shown(words)}: want a list of words, none of them empty")
         if both := {*found["positive"]} & {*found["negative"]}:
             raise ValueError(f"{file}: {shown(min(both))} is positive and negative: the reward would be of nothing")
@@ -146,10 +144,8 @@ class ImageTextReward:
     @cached_property
     def _shape(self) -> tuple[int, Tensor, Tensor]:
         processor = CLIPImageProcessor.from_pretrained(self.path, local_files_only=True)
-        mean, std = (
-            torch.tensor(numbers, device=self._device).view(-1, 1, 1)
-            for numbers in (processor.image_mean, processor.image_std)
-        )
+        both = (processor.image_mean, processor.image_std)
+        mean, std = (torch.tensor(numbers, device=self._device).view(-1, 1, 1) for numbers in both)
         return int(self._model.config.vision_config.image_size), mean, std
 
     @torch.no_grad()

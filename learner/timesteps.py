@@ -117,9 +117,7 @@ class TimestepGrid:
         return self.timesteps >= (0 if self.boundary is None else self.boundary)
 
 
-def timestep_grid(
-    scheduler: Any, *, steps: int, shift: float | None, boundary_ratio: float | None = None
-) -> TimestepGrid:
+def timestep_grid(scheduler: Any, *, steps: int, shift: float | None, boundary_ratio: float | None) -> TimestepGrid:
     """The sampler's own grid of N steps, or that of Eq. 5 if a shift is given.
 
     Without a shift a timestep and its sigma are exactly the scheduler's pair, which for UniPC (truncated to integers)
@@ -223,31 +221,26 @@ def _independent(
     With two experts one draw says which of them has the step (in proportion to its share of the distribution) and the
     pairs draw within it: over the steps every pair's timestep is still distributed as asked for.
     """
-    draw = _uniform if config.kind == "uniform" else _logit_normal
     first, last = 1, horizon - 1
     expert = HIGH_NOISE
     if boundary is not None:
-        expert = _expert(float(draw(config, generator, first, last, horizon=horizon, count=1)), boundary)
+        expert = _expert(float(_draw(config, generator, first, last, horizon=horizon, count=1)), boundary)
         first_high = math.ceil(boundary)
         first, last = (max(first, first_high), last) if expert == HIGH_NOISE else (first, min(last, first_high - 1))
-    timesteps = draw(config, generator, first, last, horizon=horizon, count=num_pairs)[None]
+    timesteps = _draw(config, generator, first, last, horizon=horizon, count=num_pairs)[None]
     return TimestepWindow(timesteps, timesteps / horizon, (expert,), None)
 
 
-def _uniform(
+def _draw(
     config: TimestepsConfig, generator: torch.Generator, first: int, last: int, *, horizon: int, count: int
 ) -> Tensor:
-    """`[count]` integers of `first` to `last`, all alike."""
-    return torch.randint(first, last + 1, (count,), generator=generator).float()
+    """`[count]` integers of `first` to `last`: all alike, or logit-normal.
 
-
-def _logit_normal(
-    config: TimestepsConfig, generator: torch.Generator, first: int, last: int, *, horizon: int, count: int
-) -> Tensor:
-    """`[count]` integers of `first` to `last`: the nearest to T / (1 + exp(-x)), x normal, cut off at both ends.
-
-    Drawn by the inverse of the distribution function, so that a narrow range takes no longer than a wide one.
+    Logit-normal is the nearest to T / (1 + exp(-x)), x normal, cut off at both ends. Drawn by the inverse of the
+    distribution function, so that a narrow range takes no longer than a wide one.
     """
+    if config.kind == "uniform":
+        return torch.randint(first, last + 1, (count,), generator=generator).float()
     edges = torch.tensor([first - 0.5, last + 0.5], dtype=torch.float64) / horizon
     low, high = torch.special.ndtr((edges.logit() - config.logit_mean) / config.logit_deviation)
     share = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)

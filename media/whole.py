@@ -28,6 +28,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """The content as a file, text as UTF-8. Raises as `whole_file` does."""
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
 @contextmanager
 def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A hidden neighbour to fill. At the end of the block it is forced to disk and renamed to `folder`.

@@ -134,17 +134,14 @@ class _Euler(_Scheduler):
     invert_sigmas: Literal[False] | None = Field(False, description="want false: sampling goes from noise to video")
 
 
-_SCHEDULERS: dict[str, type[_Scheduler]] = {
-    "UniPCMultistepScheduler": _UniPC,
-    "FlowMatchEulerDiscreteScheduler": _Euler,
-}
+_SCHEDULERS = {"UniPCMultistepScheduler": _UniPC, "FlowMatchEulerDiscreteScheduler": _Euler}
 
 Kind = TypeVar("Kind", bound=_File)
 
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """What the config files of a bundle say.
+    """What the config files of a bundle say. The defaults are Wan2.2-T2V-A14B's.
 
     `patch`: of the transformer, (frames, height, width); `vae_temporal`, `vae_spatial`: pixels per latent;
     `flow_shift`: the scheduler's; `channels`: of a latent; `in_channels`: of what a transformer takes; `image_dim`: of
@@ -156,17 +153,17 @@ class BundleFacts:
     """
 
     path: Path
-    pipeline: str
-    experts: tuple[str, ...]
-    boundary_ratio: float | None
-    patch: tuple[int, int, int]
-    vae_temporal: int
-    vae_spatial: int
-    scheduler: str
-    flow_shift: float
-    num_train_timesteps: int
-    channels: int
-    in_channels: int
+    pipeline: str = "WanPipeline"
+    experts: tuple[str, ...] = EXPERTS
+    boundary_ratio: float | None = 0.875
+    patch: tuple[int, int, int] = (1, 2, 2)
+    vae_temporal: int = 4
+    vae_spatial: int = 8
+    scheduler: str = "UniPCMultistepScheduler"
+    flow_shift: float = 3.0
+    num_train_timesteps: int = 1000
+    channels: int = 16
+    in_channels: int = 16
     image_dim: int | None = None
     expand_timesteps: bool = False
     blocks: int = 40
@@ -234,20 +231,7 @@ class BundleFacts:
             )
 
 
-WAN = BundleFacts(
-    path=Path(),
-    pipeline="WanPipeline",
-    experts=EXPERTS,
-    boundary_ratio=0.875,
-    patch=(1, 2, 2),
-    vae_temporal=4,
-    vae_spatial=8,
-    scheduler="UniPCMultistepScheduler",
-    flow_shift=3.0,
-    num_train_timesteps=1000,
-    channels=16,
-    in_channels=16,
-)
+WAN = BundleFacts(Path())
 """Wan2.2-T2V-A14B's. Latents and tokens of Wan2.1 are the same; assumed if a bundle is not there to be asked."""
 
 
@@ -280,7 +264,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
     for name, config in zip(experts, transformers, strict=True):
         _check_sizes(folder / name / "config.json", config, first, vae, text)
         _check_pictures(folder / name / "config.json", config, vae, index)
-    scheduler, shift, horizon = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
+    scheduler = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
     read_json(folder / "tokenizer" / "tokenizer_config.json")
     parts = [name for name in CLASSES if index.component(name) is not None]
     weights = {name: read_headers(folder / name, weights_of(name)) for name in parts}
@@ -292,9 +276,9 @@ def check_bundle(path: str | Path) -> BundleFacts:
         patch=first.patch_size,
         vae_temporal=vae.scale_factor_temporal,
         vae_spatial=vae.scale_factor_spatial,
-        scheduler=scheduler,
-        flow_shift=shift,
-        num_train_timesteps=horizon,
+        scheduler=scheduler.class_name,
+        flow_shift=float(getattr(scheduler, SHIFT_KEYS[scheduler.class_name])),
+        num_train_timesteps=scheduler.num_train_timesteps,
         channels=vae.z_dim,
         in_channels=first.in_channels,
         image_dim=first.image_dim,
@@ -390,8 +374,8 @@ def _check_pictures(where: Path, config: _Transformer, vae: _Vae, index: _Index)
     read_json(where.parents[1] / "image_processor" / "preprocessor_config.json")
 
 
-def _check_scheduler(where: Path, index: _Index) -> tuple[str, float, int]:
-    """Class name, flow shift and number of training timesteps."""
+def _check_scheduler(where: Path, index: _Index) -> _Scheduler:
+    """Its config, which is that of a class that is understood."""
     name = str(index.component("scheduler"))
     if name not in _SCHEDULERS:
         raise ValueError(f"{where}: {name} is not supported, expected one of {', '.join(_SCHEDULERS)}")
@@ -401,4 +385,4 @@ def _check_scheduler(where: Path, index: _Index) -> tuple[str, float, int]:
             f"{where}: _class_name = {config.class_name}, model_index.json has {name}: the config was written for "
             "another class; save the pipeline again with the scheduler that it is to have"
         )
-    return name, float(getattr(config, SHIFT_KEYS[name])), config.num_train_timesteps
+    return config

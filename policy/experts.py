@@ -24,7 +24,7 @@ class IdleOnCpu:
         self._here: str | None = None
         self._homes = {expert: [*_base(transformer)] for expert, transformer in transformers.items()}
         for expert, transformer in transformers.items():
-            self._put_away(expert)
+            self._put(expert, torch.device("cpu"))
             for name, adapter in transformer.named_parameters():
                 if ".lora_" in name:
                     adapter.data = adapter.data.to(device)
@@ -34,15 +34,16 @@ class IdleOnCpu:
         if expert == self._here:
             return
         if self._here is not None:
-            self._put_away(self._here)
-        for module, name, home in self._homes[expert]:
-            _put(module, name, home.to(self._device, non_blocking=True))
+            self._put(self._here, torch.device("cpu"))
+        self._put(expert, self._device)
         self._here = expert
         self.switches += 1
 
-    def _put_away(self, expert: str) -> None:
+    def _put(self, expert: str, device: torch.device) -> None:
         for module, name, home in self._homes[expert]:
-            _put(module, name, home)
+            tensor = home.to(device, non_blocking=True)
+            is_parameter = name in module._parameters
+            setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
 
 
 def _base(transformer: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
@@ -52,8 +53,3 @@ def _base(transformer: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
         for name, tensor in own if ".lora_" not in path else ():
             home = tensor.detach().to("cpu")
             yield module, name, home.pin_memory() if torch.cuda.is_available() else home
-
-
-def _put(module: nn.Module, name: str, tensor: Tensor) -> None:
-    is_parameter = name in module._parameters
-    setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)

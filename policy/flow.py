@@ -43,9 +43,6 @@ class InferenceGrid:
     timesteps: Tensor
     sigmas: Tensor
 
-    def __len__(self) -> int:
-        return len(self.timesteps)
-
 
 def inference_grid(scheduler: Any, steps: int) -> InferenceGrid:
     """The grid of `steps` steps, read off a copy of the bundle's own scheduler and never rebuilt from a formula.

@@ -6,10 +6,10 @@ encoder or the VAE, which are read at first use.
 
 # pyright: reportPrivateImportUsage=false
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -55,7 +55,6 @@ class VideoPolicy:
     dtype: torch.dtype
     max_text_tokens: int
     idle: IdleOnCpu | None = None
-    _embeds: OrderedDict[str, Tensor] = field(init=False, repr=False, default_factory=OrderedDict)
 
     @property
     def boundary_ratio(self) -> float | None:
@@ -205,15 +204,12 @@ class VideoPolicy:
 
         Only prompts that were not seen lately go through the text encoder.
         """
-        unseen = list(dict.fromkeys(text for text in prompts if text not in self._embeds))
-        fresh = dict(zip(unseen, self.encode_prompts(unseen), strict=True)) if unseen else {}
-        rows = [fresh[text] if text in fresh else self._embeds[text] for text in prompts]
-        for text, row in zip(prompts, rows, strict=True):
-            self._embeds[text] = row
-            self._embeds.move_to_end(text)
-        while len(self._embeds) > CACHED_PROMPTS:
-            self._embeds.popitem(last=False)
-        return Conditioning(torch.stack(rows))
+        return Conditioning(torch.stack([self._cached_embeds(prompt) for prompt in prompts]))
+
+    @cached_property
+    def _cached_embeds(self) -> Callable[[str], Tensor]:
+        """`encode_prompts` of one prompt, which remembers the latest ones."""
+        return lru_cache(CACHED_PROMPTS)(lambda prompt: self.encode_prompts([prompt])[0])
 
     @torch.no_grad()
     def _encode_first_frames(self, pictures: np.ndarray, num_frames: int) -> dict[str, Tensor]:
@@ -293,10 +289,8 @@ class VideoPolicy:
     def _latent_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the VAE's raw latents, `[1, channels, 1, 1, 1]`."""
         config: Any = self.vae.config
-        mean, std = (
-            torch.tensor(numbers).view(1, -1, 1, 1, 1).to(self.device)
-            for numbers in (config.latents_mean, config.latents_std)
-        )
+        both = (config.latents_mean, config.latents_std)
+        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1, 1).to(self.device) for numbers in both)
         return mean, std
 
 
@@ -309,3 +303,16 @@ def _load(kind: Any, facts: BundleFacts, component: str, *, dtype: torch.dtype, 
     """
     model = load_whole(kind, facts.path / component, dtype=dtype, device_map={"": str(device)})
     return model.requires_grad_(False).eval()
+
+
+def check_device(device: torch.device | str) -> None:
+    """Raises RuntimeError that names the machine unless its GPU computes; asked before gigabytes are read."""
+    if torch.device(device).type == "cpu":
+        return
+    try:
+        torch.ones(8, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        raise RuntimeError(
+            f"CUDA does not work on {socket.gethostname()}: {error}. PyTorch {torch.__version__} was built for CUDA "
+            f"{torch.version.cuda}; `nvidia-smi` names the newest one that the driver of this machine knows"
+        ) from error

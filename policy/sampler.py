@@ -41,7 +41,6 @@ def sample_latents(
     if len(conditioning) != len(noise):
         raise ValueError(f"noise for {len(noise)} videos but conditioning for {len(conditioning)}")
     conditioning = conditioning.to(policy.device)
-    negative = negative.to(policy.device) if negative is not None else None
     # A multistep scheduler remembers its trajectory, so each run steps a copy of its own.
     scheduler = copy.deepcopy(policy.scheduler)
     scheduler.set_timesteps(sampling.steps, device=policy.device)
@@ -49,16 +48,11 @@ def sample_latents(
     latents = noise.to(policy.device, torch.float32)
     for step, timestep in enumerate(scheduler.timesteps):
         expert = policy.expert_at(float(timestep))
+        scale = sampling.scale_of(expert) if step in sampling.guided_steps else 1.0
+        stg_scale = sampling.stg_scale if step in sampling.skipping_steps else 0.0
+        inputs = (latents, timestep.expand(len(latents)), conditioning, negative)
         velocity, _ = guided_velocity(
-            policy,
-            latents,
-            timestep.expand(len(latents)),
-            conditioning,
-            negative,
-            expert=expert,
-            sampling=sampling,
-            scale=sampling.scale_of(expert) if step in sampling.guided_steps else 1.0,
-            stg_scale=sampling.stg_scale if step in sampling.skipping_steps else 0.0,
+            policy, *inputs, expert=expert, sampling=sampling, scale=scale, stg_scale=stg_scale
         )
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return policy.with_first_frame(latents, conditioning).float()

@@ -47,15 +47,12 @@ def read_headers(folder: Path, name: str) -> dict[str, Held]:
         return _header(folder / name)
     if (folder / name).is_file():
         raise ValueError(f"{folder} holds both {name} and {index.name}: remove the one that is not meant")
-    places = read_json(index).get("weight_map")
-    if (
-        not isinstance(places, dict)
-        or not places
-        or {Path(str(file)).name for file in places.values()} != {*places.values()}
-    ):
+    places: Any = read_json(index).get("weight_map")
+    shards = {*places.values()} if isinstance(places, dict) else set()
+    if not shards or {Path(str(file)).name for file in shards} != shards:
         raise ValueError(f"{index}: weight_map does not say for each tensor which file of this folder holds it")
     found: dict[str, Held] = {}
-    for file in sorted(set(places.values())):
+    for file in sorted(shards):
         found |= _header(folder / file)
     for tensor in sorted(places.keys() | found.keys()):
         here = found[tensor].file.name if tensor in found else "no shard"

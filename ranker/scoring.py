@@ -141,9 +141,7 @@ def _parts(scored: Sequence[Scored], key: Callable[[Scored], str]) -> Mapping[st
 def _rate(scored: Sequence[Scored], right: Callable[[Scored], bool | None]) -> Figure | None:
     """Over the pairs of which it is known; over prompts, if every pair has one. None if there is no such pair."""
     told = [(s.pair.prompt, value) for s in scored if (value := right(s)) is not None]
+    if not told:
+        return None
     prompts = [prompt for prompt, _ in told]
-    return (
-        figure([value for _, value in told], prompts=prompts if all(prompts) else None, unit="of pairs")
-        if told
-        else None
-    )
+    return figure([value for _, value in told], prompts=prompts if all(prompts) else None, unit="of pairs")

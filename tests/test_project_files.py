@@ -5,6 +5,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
+
+from cluster.checks.resources import check_resources, needs
+from configs.load import load_config
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,3 +48,20 @@ def test_the_packages_are_the_folders() -> None:
     declared = set(PROJECT["tool"]["setuptools"]["packages"])
     assert {".".join(marker.parent.parts) for marker in markers} == declared
     assert {name for name in declared if "." not in name} == set(PROJECT["tool"]["importlinter"]["root_packages"])
+
+
+def test_the_cluster_manifest_runs_the_commands_of_the_readme_and_the_image_has_every_package() -> None:
+    job = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text())
+    words = job["spec"]["entrypoint"].split()
+    assert " ".join(words[:4]) in (ROOT / "README.md").read_text()
+    config = load_config(ROOT / words[4], words[5:])
+    assert config.cluster.address == "auto" and config.out.startswith("/shared/")
+    [workers] = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    [container] = workers["template"]["spec"]["containers"]
+    gpus = int(container["resources"]["limits"]["nvidia.com/gpu"])
+    nodes = [{"CPU": 64.0, "GPU": float(gpus)}] * workers["replicas"]
+    for stage in config.by_stage():
+        check_resources(needs(stage), nodes)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert not {name.partition(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]} & set(ignored)
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == versions("gpu")["ray"]

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib.figure import Figure
 
-from buffers.figures import figure
+from benchmarks.studies.pooled import figure_of_runs
 from examples.miniature.prompts.make import split
 
 Row = dict[str, Any]
@@ -120,7 +120,7 @@ def _interval(matrix: np.ndarray) -> Interval:
     """Of values `[seeds, videos]`."""
     runs, videos = np.indices(matrix.shape)
     prompts = videos % len(split()[1])  # `Bench.evaluate` takes the held-out prompts in turn
-    found = figure(matrix.ravel().tolist(), prompts=prompts.ravel().tolist(), runs=runs.ravel().tolist())
+    found = figure_of_runs(matrix.ravel().tolist(), prompts=prompts.ravel().tolist(), runs=runs.ravel().tolist())
     return Interval(found["value"], *found["interval"])
 
 

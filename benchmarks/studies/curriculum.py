@@ -21,7 +21,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure as Canvas
 
-from buffers.figures import Figure, difference, figure
+from benchmarks.studies.pooled import difference_of_runs, figure_of_runs
+from buffers.figures import Figure, figure
 from cluster.monitor.rows import evaluation_rows, read_metrics
 from cluster.monitor.wording import figure_interval, figure_value
 from cluster.report.summary import read_config, stages_run
@@ -65,10 +66,10 @@ class Pooled:
         return [value for _, stage in self._of for value in stage[what]]
 
     def mean(self, what: str) -> Figure:
-        return figure(self.values(what), prompts=self.prompts, runs=self.runs)
+        return figure_of_runs(self.values(what), prompts=self.prompts, runs=self.runs)
 
     def less(self, other: "Pooled", what: str) -> Figure:
-        return difference(self.values(what), other.values(what), prompts=self.prompts, runs=self.runs)
+        return difference_of_runs(self.values(what), other.values(what), prompts=self.prompts, runs=self.runs)
 
     def each(self, key: str) -> list[float]:
         return [stage[key] for _, stage in self._of]

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.curriculum import table, text
-from buffers.figures import Figure, difference, figure
+from benchmarks.studies.pooled import difference_of_runs
+from buffers.figures import Figure, figure
 from cluster.monitor.rows import evaluation_rows, read_metrics
 from cluster.monitor.wording import figure_value
 from cluster.report.summary import read_config, reward_auc
@@ -62,7 +63,7 @@ def changes(runs: Sequence[Row], what: str) -> Figure:
     after, before = ([value for run in runs for value in run[phase][what]] for phase in ("after", "before"))
     prompts = [prompt for run in runs for prompt in run["after"]["prompt"]]
     seeds = [run["seed"] for run in runs for _ in run["after"]["prompt"]]
-    return difference(after, before, prompts=prompts, runs=seeds)
+    return difference_of_runs(after, before, prompts=prompts, runs=seeds)
 
 
 def report(rows: Sequence[Row]) -> str:

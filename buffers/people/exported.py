@@ -42,8 +42,7 @@ def manifest_rows(store: PairStore) -> Iterator[PromptRow]:
             yield AnchorRow(**columns, polarity="positive" if anchors[id_].positive else "negative", id=id_)
     alone = (id_ for id_ in store.catalog.ids("conditionings") if id_ not in used)
     for ids in portions(alone, AT_ONCE):
-        for conditioning in store.conditionings(ids).values():
-            yield PromptRow(**_condition_columns(conditioning))
+        yield from (PromptRow(**_condition_columns(each)) for each in store.conditionings(ids).values())
 
 
 def _pair_row(pair: StoredPair, judged: Judged, conditioning: EncodedCondition) -> PairRow:

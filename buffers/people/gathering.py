@@ -130,8 +130,7 @@ class Gathered:
             return self._merged_pair(merged, rows)
         votes = Counter(row.polarity for row in rows)
         self.kappa["polarity"].add(votes)
-        polarity = majority(votes)
-        if polarity is None:
+        if (polarity := majority(votes)) is None:
             return Skipped(numbers, "its annotators are split evenly over its polarity")
         return replace(merged, positive=polarity == "positive")
 
@@ -146,8 +145,7 @@ class Gathered:
         self.kappa["video"].add(Counter(choice_of(row.answer) for row in neutral))
         self.kappa["label"].add(Counter(row.label for row in neutral if row.label))
         choices = Counter(choice_of(row.answer) for row in answers)
-        choice = majority(choices)
-        if choice is None:
+        if (choice := majority(choices)) is None:
             return Skipped(item.rows, "its annotators are split evenly over which video is better")
         labelled, verdict = [row for row in answers if row.label], None
         label = majority(Counter(row.label for row in labelled if row.label in LABELS_OF[choice]))

@@ -51,10 +51,8 @@ def store_items(store: PairStore, items: Iterable[Item], encoded: Mapping[Any, A
     `encoded`: kind and id -> what was encoded (`TensorData`, `EncodedCondition`), or a text that says why it could not
     be. What is not in it is in the store already.
     """
-    stored = {id_ for item in items for id_ in item.video_ids if ("latents", id_) not in encoded}
-    videos: dict[str, Any] = store.latents(stored) | {
-        id_: each for (kind, id_), each in encoded.items() if kind == "latents"
-    }
+    given = {id_: each for (kind, id_), each in encoded.items() if kind == "latents"}
+    videos: dict[str, Any] = store.latents({id_ for item in items for id_ in item.video_ids} - given.keys()) | given
     usable = [item for item in items if not _unusable(item, videos, encoded, summary)]
     keys = {("conditionings", item.condition.id) for item in usable} & encoded.keys()
     pairs: list[Pair] = []

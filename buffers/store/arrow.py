@@ -177,15 +177,11 @@ def _tensor_column(tensors: Mapping[str, TensorData | None]) -> pa.Array:
     some = [tensor or _NOTHING for tensor in tensors.values()]
     data = np.ascontiguousarray(some[0].data) if len(some) == 1 else np.concatenate([t.data for t in some])
     offsets = np.cumsum([0, *(tensor.nbytes for tensor in some)], dtype=np.int64)
-    return pa.StructArray.from_arrays(
-        [
-            pa.array([tensor.dtype for tensor in some], type=pa.string()),
-            pa.array([list(tensor.shape) for tensor in some], type=pa.list_(pa.int64())),
-            pa.Array.from_buffers(pa.large_binary(), len(some), [None, pa.py_buffer(offsets), pa.py_buffer(data)]),
-        ],
-        fields=list(_TENSOR),
-        mask=pa.array([tensor is None for tensor in tensors.values()]),
-    )
+    dtypes = pa.array([tensor.dtype for tensor in some], type=pa.string())
+    shapes = pa.array([list(tensor.shape) for tensor in some], type=pa.list_(pa.int64()))
+    payloads = pa.Array.from_buffers(pa.large_binary(), len(some), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    is_null = pa.array([tensor is None for tensor in tensors.values()])
+    return pa.StructArray.from_arrays([dtypes, shapes, payloads], fields=list(_TENSOR), mask=is_null)
 
 
 def _tensor(column: pa.Array) -> TensorData:

@@ -133,11 +133,8 @@ class PairStore:
         facts = self._facts("pairs", ids)
         judged = self._judged(facts)
         videos = self.latents([id_ for each in judged.values() for id_ in each.in_order])
-        payload: dict[str, dict[str, Any]] = {
-            id_: {"chosen": videos[each.chosen_id], "rejected": videos[each.rejected_id]}
-            for id_, each in judged.items()
-        }
-        return [Pair(**(facts[id_] | vars(judged[id_]) | payload[id_])) for id_ in ids]
+        fields = [facts[id_] | vars(judged[id_]) for id_ in ids]
+        return [Pair(**each, chosen=videos[each["chosen_id"]], rejected=videos[each["rejected_id"]]) for each in fields]
 
     def judged(self, ids: Sequence[str]) -> dict[str, Judged]:
         """The present judgement of each pair, corrections included. No video is read. Raises as `read` does."""
@@ -242,8 +239,7 @@ class PairStore:
         """Of pairs, given their facts."""
         newer = self._facts("verdicts", self.catalog.known("verdicts", facts))
         judged = {
-            id_: Judged(pair["chosen_id"], pair["rejected_id"], pair["verdict"], pair.get("scores"))
-            for id_, pair in facts.items()
+            id_: Judged(p["chosen_id"], p["rejected_id"], p["verdict"], p.get("scores")) for id_, p in facts.items()
         }
         return judged | {id_: judged[id_].corrected(correction["verdict"]) for id_, correction in newer.items()}
 

@@ -63,12 +63,8 @@ def fits(place: Place, catalog: Catalog) -> bool:
 
 def _set_aside_torn(place: Place, number: int) -> dict[str, str]:
     """Sets aside the files of the append that was under way when the writer stopped. Their names are known."""
-    torn = {}
-    for name in (*(segment_name(kind, number) for kind in arrow.TABLES), commit_name(number)):
-        for found, why in (
-            (name, "its writer stopped before it was acknowledged"),
-            (name + TEMPORARY, "not finished when its writer stopped"),
-        ):
-            if place.size(found) is not None:
-                torn[found] = f"{why}; now {place.set_aside(found)}"
-    return torn
+    names = [*(segment_name(kind, number) for kind in arrow.TABLES), commit_name(number)]
+    reasons = dict.fromkeys(names, "its writer stopped before it was acknowledged")
+    reasons |= {name + TEMPORARY: "not finished when its writer stopped" for name in names}
+    torn = {name: why for name, why in reasons.items() if place.size(name) is not None}
+    return {name: f"{why}; now {place.set_aside(name)}" for name, why in torn.items()}

@@ -117,8 +117,7 @@ class Segments:
     def _opened(self, segment: Segment) -> Any:
         where = f"{self._place}/{segment.name}"
         if segment.name not in self._intact:
-            found = self.checksum(segment)
-            if found is None:
+            if (found := self.checksum(segment)) is None:
                 raise FileNotFoundError(f"{where} is gone: what lay in it cannot be read")
             if found != segment.sha256:
                 raise ValueError(f"{where} is damaged: its sha256 is not that of its commit; restore it from a copy")

@@ -57,9 +57,9 @@ def check_model(config: RunConfig, facts: BundleFacts, checked: "Checked") -> No
         try:
             check_lora(config.start_from, experts)
         except (ValueError, OSError) as error:
-            where = f"start_from = {config.start_from}"
             raise ValueError(
-                f"{where}: {error}; name a folder such as the `adapter` that a run leaves, or a LoRA for this model"
+                f"start_from = {config.start_from}: {error}; name a folder such as the `adapter` that a run leaves, or "
+                "a LoRA for this model"
             ) from error
 
 

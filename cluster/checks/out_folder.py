@@ -1,5 +1,6 @@
 """Whether a run may be written into its folder: what is there already, permissions, and the space on the disk."""
 
+import itertools
 import json
 import os
 import re
@@ -32,27 +33,30 @@ def goes_on(config: RunConfig) -> bool:
     if not os.path.isfile(folder.config_file):  # Path.is_file raises if a folder on the way may not be entered
         parts = [item.name for item in folder.parts if os.path.exists(item)]
         if parts:
-            raise FileExistsError(
-                f"out={folder.path}: this folder already holds a run ({', '.join(parts)}); it was left as it is. "
-                f"Choose another folder, for example out={_free_name(folder.path)}"
-            )
+            raise _held(folder, f" ({', '.join(parts)})", "Choose")
         return False
     before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
     now = config.model_dump(mode="json")
     if differing := different_keys(before, now):
-        raise FileExistsError(
-            f"out={folder.path}: this folder already holds a run (config.yaml) of another config; it was left as "
-            f"it is. Different: {', '.join(differing)}. A run goes on with the config that it began with; only "
-            "stages.N.steps and last_stage may grow, and stages may be added at the end. Give that config, or another "
-            f"folder, for example out={_free_name(folder.path)}"
+        right = (
+            f"Different: {', '.join(differing)}. A run goes on with the config that it began with; only stages.N.steps "
+            "and last_stage may grow, and stages may be added at the end. Give that config, or"
         )
+        raise _held(folder, " (config.yaml) of another config", right)
     if before == now and _is_finished(folder):
-        raise FileExistsError(
-            f"out={folder.path}: this folder already holds a run, and it is finished (config.yaml, summary.json); "
-            "it was left as it is. Raise stages.N.steps or add a stage to go on with it, or choose another folder, for "
-            f"example out={_free_name(folder.path)}"
-        )
+        right = "Raise stages.N.steps or add a stage to go on with it, or choose"
+        raise _held(folder, ", and it is finished (config.yaml, summary.json)", right)
     return True
+
+
+def _held(folder: RunFolder, what: str, right: str) -> FileExistsError:
+    path = folder.path
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    free = next(each for each in numbered if not each.exists())
+    return FileExistsError(
+        f"out={path}: this folder already holds a run{what}; it was left as it is. {right} another folder, for example "
+        f"out={free}"
+    )
 
 
 def different_keys(before: Any, now: Any, key: str = "") -> list[str]:
@@ -125,23 +129,12 @@ def needed_bytes(plan: Plan, *, conditions: int) -> int:
 
 def _is_finished(folder: RunFolder) -> bool:
     """Whether the summary says that all steps were done and measured."""
-    try:
-        return bool(json.loads(folder.summary_file.read_text(encoding="utf-8"))["complete"])
-    except FileNotFoundError:
-        return False
+    file = folder.summary_file
+    return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8"))["complete"])
 
 
 def _nearest_existing(out: str) -> Path:
     """The folder (or file) on the way to `out` that is already there."""
     # os.path.exists, since Path.exists raises if a folder on the way may not be entered.
     path = Path(out).expanduser().absolute()
-    while not os.path.exists(path) and path != path.parent:
-        path = path.parent
-    return path
-
-
-def _free_name(path: Path) -> Path:
-    number = 2
-    while (candidate := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return candidate
+    return next(each for each in (path, *path.parents) if os.path.exists(each))

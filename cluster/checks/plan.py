@@ -37,7 +37,6 @@ class Plan:
     latent_bytes: int
     embedding_bytes: int
     pixel_bytes: int
-    pairs: int
     training_videos: int
     generation_passes: int
     learning_passes: int
@@ -71,16 +70,17 @@ def plan(
     shape = facts.latent_shape(sampling.num_frames, height, width)
     number_bytes = 2 if config.model.dtype == "bfloat16" else 4
     framed = (facts.in_channels - facts.channels) * prod(shape[1:])  # what a condition has of its first frame
-    pairs = videos = generation = learning = rankings = 0
+    said = [*notes]
+    videos = generation = learning = rankings = 0
     for stage in config.by_stage():
         learned = stage.stages[0].steps * stage.learner.pairs_per_step
-        pairs += learned
         learning += learned * _passes_of_learning_a_pair(stage)
         for source, share in made_shares(stage.buffer.mix).items():
             of_source = ceil(learned * share / stage.buffer.max_uses / PAIRS_OF_A_CONDITION[source])
             videos += 2 * of_source
             generation += 2 * of_source * stage.sampling.passes
             rankings += of_source * (2 if config.ranker.both_orders else 1) if source == "online" else 0
+        said += [*_freshness(stage), *_balance(stage), *_idle(stage)]
     return Plan(
         config=config,
         sizes=tuple(sizes),
@@ -89,7 +89,6 @@ def plan(
         latent_bytes=prod(shape) * number_bytes,
         embedding_bytes=(config.model.max_text_tokens * facts.text_dim + framed) * number_bytes,
         pixel_bytes=sampling.num_frames * height * width * 3,
-        pairs=pairs,
         training_videos=videos,
         generation_passes=generation,
         learning_passes=learning,
@@ -100,12 +99,7 @@ def plan(
         rankings=rankings,
         roles=tuple(needs(first)),
         passes=_passes_of_a_step(first),
-        # What holds for several stages is said once.
-        notes=tuple(
-            dict.fromkeys(
-                (*notes, *(n for each in config.by_stage() for n in (*_freshness(each), *_balance(each), *_idle(each))))
-            )
-        ),
+        notes=tuple(dict.fromkeys(said)),  # what holds for several stages is said once
     )
 
 

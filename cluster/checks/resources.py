@@ -43,8 +43,7 @@ def evaluation_needs(config: RunConfig, *, judged: bool | None = None) -> list[N
 
 def learner_need(learner: LearnerConfig) -> Need:
     """The processes of the Ray Train group."""
-    workers = learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker
-    return Need("learner", "learner.num_workers", *workers)
+    return Need("learner", "learner.num_workers", learner.num_workers, learner.cpus_per_worker, learner.gpus_per_worker)
 
 
 def _actors(config: RunConfig, *, generator: bool, ranker: bool) -> list[Need]:

@@ -97,8 +97,7 @@ def check(config: RunConfig) -> Checked:
         with checked.collected(f"{key} = {path}"):
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
             if checked.facts is not None:
-                options = {"grid": checked.facts.grid, "seed": config.seed}
-                conditions[:] = sized(conditions, config.sampling, **options)
+                conditions[:] = sized(conditions, config.sampling, grid=checked.facts.grid, seed=config.seed)
                 notes += check_pictures(config, checked.facts, conditions)
     with checked.collected():
         if checked.facts is not None:
@@ -171,6 +170,10 @@ def check_pictures(config: RunConfig, facts: BundleFacts, conditions: Sequence[C
     ]
 
 
+def _store(place: str, checked: Checked) -> closing[PairStore]:
+    return closing(PairStore(place, write=False, encoded_by=checked.encoded_by))
+
+
 def _people(config: RunConfig, checked: Checked) -> None:
     """The stores of people's own pairs are there, of this bundle, and hold as many as the run will take."""
     for stage in config.by_stage():
@@ -178,7 +181,7 @@ def _people(config: RunConfig, checked: Checked) -> None:
         if not share or place is None or checked.facts is None:
             continue
         with checked.collected(f"buffer.offline = {place}"):
-            with closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store:
+            with _store(place, checked) as store:
                 pairs = store.catalog.preferences()
             uses, steps, per_step = stage.buffer.max_uses, stage.stages[0].steps, stage.learner.pairs_per_step
             wanted, at_once = ceil(steps * per_step * share), ceil(per_step * share)
@@ -201,16 +204,12 @@ def _anchors(config: RunConfig, checked: Checked) -> None:
         place = stage.buffer.anchors
         if not stage.buffer.mix.half_online or place is None or checked.facts is None:
             continue
-        with (
-            checked.collected(f"buffer.anchors = {place}"),
-            closing(PairStore(place, write=False, encoded_by=checked.encoded_by)) as store,
-        ):
+        with checked.collected(f"buffer.anchors = {place}"), _store(place, checked) as store:
             AnchorStream(store, positive_share=stage.buffer.positive_share, per_request=1, seed=0)
-            sampling, sides = stage.sampling, slice(None)
-            if sampling.pixels is not None:  # the policy's videos get the height and width of the anchor
-                sides = slice(2)
-            height, width = sizes_of(sampling)[0] if sampling.pixels is None else checked.facts.grid
-            wanted = checked.facts.latent_shape(sampling.num_frames, height, width)
+            sampling, sides, size = stage.sampling, slice(2), checked.facts.grid
+            if sampling.pixels is None:  # otherwise the policy's videos get the height and width of the anchor
+                sides, size = slice(None), sizes_of(sampling)[0]
+            wanted = checked.facts.latent_shape(sampling.num_frames, *size)
             if others := [shape for shape in store.catalog.shapes_of_anchors() if shape[sides] != wanted[sides]]:
                 raise ValueError(
                     f"holds anchors with latents {list(others[0])}; videos of sampling.num_frames, height and width "

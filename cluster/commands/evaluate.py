@@ -5,7 +5,6 @@ figures and logs.
 """
 
 import asyncio
-import itertools
 import json
 import re
 import time
@@ -37,7 +36,7 @@ from configs.contradictions import SIZE
 from configs.load import load_config
 from configs.schema import RunConfig
 from configs.sections import LoraConfig, RankerConfig
-from media.whole import whole_file
+from media.whole import write_whole
 from policy.bundle import BundleFacts, check_bundle
 from policy.lora.adapters import add_adapters, check_lora
 from policy.lora.files import adapter_files, read_layers
@@ -96,9 +95,8 @@ def prepare(
     first = next((run for run in runs if run is not None), None)
     if config is None and first is None:
         raise ValueError(f"{', '.join(places)}: none of them lies in a run's folder; name a config with --config")
-    given = load_config(
-        config or str(first.config_file if first else ""), [*overrides, f"out={out}", "start_from=null"]
-    )
+    file = config or str(first.config_file if first else "")
+    given = load_config(file, [*overrides, f"out={out}", "start_from=null"])
     policies = [_policy(place, given) for place in places]
     if twice := {each.name for each in policies if [p.name for p in policies].count(each.name) > 1}:
         raise ValueError(f"{', '.join(sorted(twice))}: given twice, or two of the same name; rename a folder")
@@ -122,10 +120,8 @@ def prepare(
         facts.latent_shape(given.sampling.num_frames, *size)
     ready, snapshots = _with_adapters(ready, facts, policies)
     per_request = max(1, 2 * ready.generator.conditions_per_request // seeds)
-    slots = [
-        (condition, tuple(range(start, start + seeds)))
-        for start, condition in zip(itertools.count(evaluation.seed, seeds), conditions, strict=False)
-    ]
+    starts = range(evaluation.seed, evaluation.seed + count, seeds)
+    slots = [(each, tuple(range(start, start + seeds))) for start, each in zip(starts, conditions, strict=True)]
     return Comparison(ready, policies, requests_of(slots, per_request), snapshots, seeds, is_judged)
 
 
@@ -142,8 +138,7 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
             summaries = asyncio.run(until_stopped(_shown(comparison, crew, progress)))
         progress.phase("report")
         found = _found(comparison, summaries)
-        with whole_file(out / "comparison.json") as unfinished:
-            unfinished.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(out / "comparison.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         if vbench is not None:
             _write_vbench(comparison, summaries, out, vbench)
         return write_comparison(out, found, config)
@@ -279,6 +274,5 @@ def _write_vbench(comparison: Comparison, summaries: dict[str, dict[str, Any]], 
         folder = vbench / policy.name
         folder.mkdir(parents=True, exist_ok=True)
         for number, kept in enumerate(summaries[policy.name]["kept"]):
-            target = folder / f"{kept['prompt']}-{number % comparison.seeds}.mp4"
-            with whole_file(target) as unfinished:
-                unfinished.write_bytes((out / kept["file"]).read_bytes())
+            name = f"{kept['prompt']}-{number % comparison.seeds}.mp4"
+            write_whole(folder / name, (out / kept["file"]).read_bytes())

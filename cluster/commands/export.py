@@ -1,4 +1,7 @@
-"""What `apogee export` writes: an adapter for diffusers or for ComfyUI, or its base with the adapter in its weights."""
+"""What `apogee export` writes: an adapter for diffusers or for ComfyUI, or its base with the adapter in its weights.
+
+`templates/export.txt` says how it is used.
+"""
 
 import os
 import shutil
@@ -9,6 +12,7 @@ from typing import Literal
 import yaml
 
 from cluster.checks.out_folder import check_new
+from cluster.commands.check import TEMPLATES
 from cluster.report.summary import read_config
 from cluster.run_folder import RunFolder, Sampled
 from media.whole import whole_folder
@@ -20,16 +24,6 @@ Experts = Mapping[str, Mapping[str, Layer]]
 """Expert -> linear layer -> what the adapter adds to it."""
 
 NOISE = {"transformer": "_high_noise", "transformer_2": "_low_noise"}
-LOADED = {
-    "diffusers": 'load it with pipe.load_lora_weights("{out}")',
-    "comfyui": "put it into ComfyUI's models/loras and load it with LoraLoaderModelOnly at strength 1",
-    "merged": 'load it with DiffusionPipeline.from_pretrained("{out}")',
-}
-AND_SECOND = {
-    "diffusers": ' and pipe.load_lora_weights("{out}/transformer_2", load_into_transformer_2=True)',
-    "comfyui": ", each file with the model of its noise",
-    "merged": "",
-}
 
 
 def export(place: Path, kind: Format, out: Path, *, model: Path | None = None) -> str:
@@ -61,11 +55,7 @@ def export(place: Path, kind: Format, out: Path, *, model: Path | None = None) -
             shutil.copytree(folder, unfinished, dirs_exist_ok=True)
         if sampled is not None:
             sampled.write(unfinished)
-    used = (LOADED[kind] + AND_SECOND[kind] * two).format(out=out)
-    if sampled is None:
-        return used
-    used += f"; sample it with guidance_scale {sampled.sampling.guidance_scale:g} in {sampled.sampling.steps} steps"
-    return f"{used}{', for guidance is in it already' if sampled.distilled else ''} (sampling.json has the rest)"
+    return TEMPLATES.get_template("export.txt").render(kind=kind, out=out, two=two, sampled=sampled)
 
 
 def _adapter(place: Path) -> Path:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 
 from actors.streams import PromptStream
 from buffers.clock import RoleClock
@@ -39,6 +38,7 @@ from cluster.handles import InProcessHandle
 from cluster.learn_steps import staleness
 from cluster.monitor.balance import loop_window, role_figures, step_seconds, suggestion
 from cluster.monitor.rows import of_kind, read_metrics
+from cluster.report.plots import pace_over_gpus
 from cluster.report.summary import read_config
 from cluster.run_folder import RunFolder
 from configs.load import load_as
@@ -350,18 +350,5 @@ def simulate_all(config: RunConfig, costs: Costs, counts: Sequence[int], out: Pa
         out.mkdir(parents=True)
         known = {"costs": costs.model_dump(), "simulated": [asdict(each) for each in found]}
         (out / "simulated.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        _draw(found[1:] or found, out / "simulated.png")
+        pace_over_gpus(known["simulated"], out / "simulated.png")
     return found
-
-
-def _draw(found: Sequence[Simulated], file: Path) -> None:
-    canvas = Canvas(figsize=(9, 3.5), layout="constrained")
-    left, right = canvas.subplots(1, 2)
-    gpus = [each.gpus for each in found]
-    left.plot(gpus, [each.pairs_an_hour for each in found], marker="o")
-    left.set(xlabel="GPUs", ylabel="pairs learned from an hour", xscale="log", yscale="log")
-    for role in ("generators", "rankers", "learner"):
-        right.plot(gpus, [100 * getattr(each, f"{role}_busy") for each in found], marker="o", label=role)
-    right.set(xlabel="GPUs", ylabel="busy, % of time", xscale="log", ylim=(0, 105))
-    right.legend()
-    canvas.savefig(file, dpi=150)

@@ -25,8 +25,9 @@ async def watch(crew: Any, progress: Any) -> None:
 
 
 async def record_verdicts(crew: Any) -> None:
-    """Records the buffer's counts since the run began."""
-    await crew.metrics.record.remote("verdicts", await crew.buffer.counts.remote())
+    """Records the buffer's counts since the run began, and how often something was lost since this command began."""
+    counts = await crew.buffer.counts.remote()
+    await crew.metrics.record.remote("verdicts", {**counts, "failures": crew.supervisor.count})
 
 
 async def _repeat(ask: Callable[[], Awaitable[None]], every: float) -> None:

@@ -40,7 +40,7 @@ from policy.bundle import EXPERTS, BundleFacts
 from policy.conditioning import Conditioning
 from policy.flops import forward_flops
 from policy.lora.adapters import load_lora, save_lora
-from policy.policy import VideoPolicy
+from policy.policy import VideoPolicy, check_device
 
 BEST_FILE = "best.json"
 """Beside the best adapter of a stage: at which step it was, and how good."""
@@ -77,6 +77,7 @@ def make_trainer(config: RunConfig, *, folder: RunFolder, **actors: Any) -> Any:
 
 def load_policy(config: RunConfig) -> VideoPolicy:
     """The bundle with a new adapter, on the device of this process."""
+    check_device(device())
     return VideoPolicy.load(
         config.model.path,
         dtype=config.model.dtype,

@@ -27,6 +27,9 @@ NODE_SECONDS = 60.0
 OF_A_DEVICE = re.compile(r"CUDA|CUBLAS|CUDNN|NCCL|NVML|Xid", re.IGNORECASE)
 """An error after which a process cannot use its GPU any more, or has filled it: another process can."""
 
+OF_A_PEER = re.compile(r"gloo|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
+"""What a learner worker says if another one has died: it may be heard before the death is."""
+
 LOG_LINES = 2000
 
 OF_A_NODE = re.compile(r"node (has died|was terminated|is dead|failure)|node[^.]{0,40}(died|dead|terminated)")
@@ -120,8 +123,10 @@ def group_was_lost(error: BaseException) -> bool:
     """Whether a learner group ended because a process, its device or a connection did; not of an error of its own."""
     if not isinstance(error, WorkerGroupError):
         return isinstance(error, TrainingFailedError | RayActorError)
-    failures = error.worker_failures.values()
-    return any(not isinstance(each, UserExceptionWithTraceback) or OF_A_DEVICE.search(str(each)) for each in failures)
+    return any(
+        not isinstance(each, UserExceptionWithTraceback) or OF_A_DEVICE.search(str(each)) or OF_A_PEER.search(str(each))
+        for each in error.worker_failures.values()
+    )
 
 
 def keep_log(actor: str, file: Path) -> None:

@@ -14,8 +14,7 @@ def write_comparison(out: Path, found: dict[str, Any], config: RunConfig) -> Pat
     rows: list[dict[str, Any]] = []
     size = 0
     # The first noise of every prompt comes first: a page that is full has shown many prompts.
-    order = sorted(range(found["videos"]), key=lambda number: (number % found["seeds"], number))
-    for number in order:
+    for number in sorted(range(found["videos"]), key=lambda number: (number % found["seeds"], number)):
         sides = [side[number] | {"mp4": (out / side[number]["file"]).read_bytes()} for side in kept]
         size += sum(len(side["mp4"]) for side in sides)
         if size > EMBEDDED_BYTES:

@@ -20,12 +20,9 @@ def write_ranker_report(
     file: Path, config: RankerScoringConfig, figures: dict[str, Any], shown: Sequence[Shown], *, version: str
 ) -> Path:
     """Write the page from `ranker.scoring.score`'s figures and the failures to play, and return its path."""
-    _, height, width, _ = shown[0][1].frames.shape if shown else (1, 1, 1, 1)
     return write_page(
         file,
         "judge_scores.html",
-        width=width,
-        height=height,
         config=config,
         version=version,
         figures=figures,

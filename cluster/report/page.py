@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cluster.monitor import wording
 from cluster.report import plots
-from media.whole import whole_file
+from media.whole import write_whole
 
 PIXELATED_UP_TO = 128
 """Videos up to this width, pixels, are enlarged without smoothing."""
@@ -38,6 +38,5 @@ def write_page(file: Path, template: str, *, sampling: Mapping[str, Any] = SQUAR
     """Fill the template and write the page, for videos of this size, whole or not at all; returns its path."""
     width, height = (isqrt(sampling.get("pixels") or 0) or sampling[side] for side in ("width", "height"))
     video = {"width": width, "height": height, "is_small": width <= PIXELATED_UP_TO}
-    with whole_file(file) as unfinished:
-        unfinished.write_text(TEMPLATES.get_template(template).render(**context, video=video), encoding="utf-8")
+    write_whole(file, TEMPLATES.get_template(template).render(**context, video=video))
     return file

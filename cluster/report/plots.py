@@ -12,9 +12,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -155,3 +152,18 @@ def busy_bars(axes: Axes, roles: Sequence[Mapping[str, Any]]) -> float:
 def trailing_mean(values: Sequence[float], *, window: int) -> list[float]:
     """Mean of the last `window` values up to each place (fewer at the start), so that nothing looks ahead."""
     return [fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
+
+
+def pace_over_gpus(simulated: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Writes a picture: pairs an hour, and how busy each role is, against GPUs. simulated: `Simulated` as dicts."""
+    canvas = Canvas(figsize=(9, 3.5), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    gpus = [each["gpus"] for each in simulated]
+    left.plot(gpus, [each["pairs_an_hour"] for each in simulated], marker="o", linestyle="none")
+    left.set(xlabel="GPUs", ylabel="pairs learned from an hour", xscale="log", yscale="log")
+    for role in ("generators", "rankers", "learner"):
+        busy = [100 * each[f"{role}_busy"] for each in simulated]
+        right.plot(gpus, busy, marker="o", linestyle="none", label=role)
+    right.set(xlabel="GPUs", ylabel="busy, % of time", xscale="log", ylim=(0, 105))
+    right.legend()
+    canvas.savefig(file, dpi=150)

@@ -33,9 +33,11 @@ def write_report(folder: Path | str) -> Path:
     videos, more_videos = before_and_after(run.path, evaluation_rows(rows), summary["figures"], shown)
     steps = step_rows(rows)
     levels = by_noise_level(steps[len(steps) // 2 :])
+    dropped = [f"dropped_{why}" for why in WHY_DROPPED if why not in NOT_JUDGED]
+    both_orders = config["ranker"]["both_orders"]
     verdicts = [
         row
-        | {"kept": row["judged"] - sum(row.get(f"dropped_{why}", 0) for why in WHY_DROPPED if why not in NOT_JUDGED)}
+        | {"kept": row["judged"] - sum(row.get(key, 0) for key in dropped), "agreement": agreement(row, both_orders)}
         for row in of_kind(rows, "verdicts")
         if row["judged"]
     ]
@@ -51,11 +53,10 @@ def write_report(folder: Path | str) -> Path:
         summary=summary,
         videos=videos,
         more_videos=more_videos,
-        picked=sum(pair["picked"] for pair in videos),
         stages=marks if len(kinds) > 1 else [],
         steps=steps,
         step_seconds=[{"step": step, "waited": waited, "worked": work} for step, waited, work in step_seconds(rows)],
         levels=[{"level": (level + 0.5) / LEVELS, **means} for level, means in levels.items()],
         experts=by_expert(steps),
-        verdicts=[row | {"agreement": agreement(row, config["ranker"]["both_orders"])} for row in verdicts],
+        verdicts=verdicts,
     )

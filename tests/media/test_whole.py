@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from media.whole import step_folder, step_folders
+from media.whole import step_folder, step_folders, write_whole
 
 
 def fill(root: Path, step: int, text: str) -> None:
@@ -43,3 +43,12 @@ def test_a_kill_at_the_last_moment_of_a_new_step_leaves_the_one_before(tmp_path:
         fill(tmp_path, 3, "after")
     (left,) = step_folders(tmp_path)
     assert (left / "state").read_text() == "before"
+
+
+@pytest.mark.parametrize("content", ["a word \u00e9\n", b"\x00\xff"])
+def test_a_content_is_written_whole_over_what_was_there(content: str | bytes, tmp_path: Path):
+    file = tmp_path / "file"
+    file.write_text("something longer than the new content")
+    write_whole(file, content)
+    assert (file.read_text("utf-8") if isinstance(content, str) else file.read_bytes()) == content
+    assert [*tmp_path.iterdir()] == [file]

@@ -70,7 +70,7 @@ def test_unipc_grid_is_what_inference_visits():
     grid = inference_grid(unipc(3.0), 5)
     assert grid.timesteps.tolist() == [999, 923, 818, 667, 429]
     assert grid.sigmas.tolist() == pytest.approx([0.99999, 0.92317, 0.81843, 0.66722, 0.42979], abs=1e-5)
-    assert len(grid) == 5
+    assert len(grid.timesteps) == 5
 
 
 def test_euler_grid_keeps_its_float_timesteps_and_its_double_shift():

@@ -1,6 +1,8 @@
 # pyright: reportPrivateImportUsage=false, reportAttributeAccessIssue=false, reportArgumentType=false, reportOptionalSubscript=false
 
+import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from configs.sections import LoraConfig
 from policy.conditioning import Conditioning
-from policy.policy import VideoPolicy
+from policy.policy import VideoPolicy, check_device
 
 PROMPTS = ["a red  circle moving left", "the blue person walking &amp; moving right"]
 
@@ -165,3 +167,10 @@ def test_a_tensor_that_is_not_there_is_an_error_at_loading(tiny_bundle: Path, tm
     with pytest.raises(ValueError, match=f"{component}: not the weights of its config.json: missing keys: {lost}"):
         policy = VideoPolicy.load(bundle, dtype="float32", max_text_tokens=16)
         assert policy.vae and policy.encode_prompts(["a circle"]) is not None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine whose GPU works")
+def test_a_machine_whose_gpu_does_not_work_is_named_before_anything_is_read():
+    check_device("cpu")
+    with pytest.raises(RuntimeError, match=rf"CUDA does not work on {re.escape(socket.gethostname())}: .*PyTorch"):
+        check_device("cuda")

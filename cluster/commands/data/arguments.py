@@ -19,7 +19,6 @@ from configs.paths import path
 from configs.schema import RunConfig
 
 NOT_SOUND = 2
-SHOWN_SKIPPED = 20
 
 PLACE: dict[str, Any] = {
     "type": os.path.expanduser,
@@ -60,6 +59,7 @@ def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, s
     to be able to read the files that it names. The config's bundle, size, frame rate and generator resources are used,
     for example --set sampling.fps=16. The same command goes on after a stop.
     """
+    from cluster.commands.check import TEMPLATES
     from cluster.commands.data.ingest import ingest
 
     try:
@@ -69,19 +69,7 @@ def _ingest(config: RunConfig, manifest: Path, into: str, skip_bad_rows: bool, s
     if skipped:
         lines = [json.dumps({"rows": some.rows, "why": some.why}) for some in summary.skipped]
         skipped.write_text("".join(f"{line}\n" for line in lines))
-    new = ", ".join(f"{count:,} {kind}s" for kind, count in summary.new.items())
-    print(f"{into}: {new} are new; {summary.there:,} were there already, {summary.corrected:,} of them corrected")
-    for name, kappa in summary.kappa.items():
-        if kappa is not None:
-            print(f"annotators agree on {name} with Fleiss' kappa {kappa:.2f} (0: as by chance, 1: always)")
-    if summary.repeated:
-        print(f"{summary.repeated:,} answers were given again by their annotator; the last one counts")
-    if summary.skipped:
-        print(f"left out, {len(summary.skipped):,}:")
-    for some in summary.skipped[:SHOWN_SKIPPED]:
-        print(f"  row {', '.join(map(str, some.rows))}: {some.why}")
-    if len(summary.skipped) > SHOWN_SKIPPED:
-        print(f"  and {len(summary.skipped) - SHOWN_SKIPPED:,} more (--skipped FILE writes all of them)")
+    print(TEMPLATES.get_template("ingest.txt").render(into=into, summary=summary), end="")
 
 
 @data.command("inspect")

@@ -13,6 +13,7 @@ from buffers.records import TensorData
 from buffers.store.encoded_by import check_encoded_by
 from buffers.store.pair_store import PairStore
 from configs.schema import RunConfig
+from ranker.frames import spread
 
 SHOWN_VALUES = 12
 """Of each count; the others are summed up."""
@@ -94,14 +95,10 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
 
 def _spread(ids: list[str], count: int) -> list[str]:
     """So many of them, from the first to the last."""
-    places = np.linspace(0, len(ids) - 1, min(count, len(ids))).round().astype(int)
-    return [ids[place] for place in places]
+    return [ids[place] for place in spread(len(ids), count)]
 
 
 def _draw(rows: list[SheetRow], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib.figure import Figure
 
     widths = [2.0, *[1.0] * FRAMES, 0.12, *[1.0] * FRAMES]

@@ -92,9 +92,8 @@ def usable_pairs(manifest: Path, context: Context, *, skip_bad_rows: bool) -> tu
     pairs, problems = read_labelled_pairs(manifest, skip_bad_rows=skip_bad_rows)
     files = sorted({path for pair in pairs for path in (pair.a, pair.b)})
     with ThreadPoolExecutor(READERS) as readers:
-        found = dict(
-            zip(files, readers.map(lambda file: made_or_why(header, file, context.frames), files), strict=True)
-        )
+        looked_at = readers.map(lambda file: made_or_why(header, file, context.frames), files)
+        found = dict(zip(files, looked_at, strict=True))
     headers = {file: each for file, each in found.items() if not isinstance(each, str)}
     bad = [each for each in found.values() if isinstance(each, str)]
     readable = [pair for pair in pairs if pair.a in headers and pair.b in headers]

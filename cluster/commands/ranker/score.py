@@ -23,7 +23,7 @@ from cluster.monitor.rows import read_metrics
 from cluster.report.judge_scores import write_ranker_report
 from configs.ranker import RankerScoringConfig
 from configs.sections import RankerConfig
-from media.whole import whole_file
+from media.whole import write_whole
 from ranker.frames import SampledFrames, read_frames
 from ranker.judges.adapter_files import judge_versions, named_adapters
 from ranker.questions import Question
@@ -61,8 +61,7 @@ def score_ranker(config: RankerScoringConfig) -> Path:
     pairs, left_out = usable_pairs(Path(config.pairs), Context.of(config.ranker), skip_bad_rows=config.skip_bad_rows)
     verdicts = _known(folder / "scores.jsonl", pairs)
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / "judge.json") as file:
-        file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "judge.json", json.dumps(settings, indent=1) + "\n")
     try:
         bad = _judge(pairs, verdicts, config)
     except KeyboardInterrupt:
@@ -94,15 +93,11 @@ def _judge(pairs: Sequence[LabelledPair], verdicts: list[Verdict | None], config
     read = _read([[pairs[place] for place in batch] for batch in batches], config.ranker)
     with (Path(config.out) / "scores.jsonl").open("a", encoding="utf-8") as rows:
         for batch in track(batches, description="judging", transient=True):
-            found = list(zip(batch, next(read), strict=True))
-            shown = [(place, both) for place, both in found if not isinstance(both, str)]
-            problems = [both for _, both in found if isinstance(both, str)]
-            asked = ((pairs[place], both) for place, both in shown)
-            opinions = ranker.compare(
-                [Question(p.domain, *both, framed=p.first_frame is not None) for p, both in asked]
-            )
-            for (place, _), opinion in zip(shown, opinions, strict=True):
-                pair = pairs[place]
+            found = [(place, pairs[place], both) for place, both in zip(batch, next(read), strict=True)]
+            problems = [both for _, _, both in found if isinstance(both, str)]
+            shown = [(place, pair, both) for place, pair, both in found if not isinstance(both, str)]
+            asked = [Question(pair.domain, *both, framed=pair.first_frame is not None) for _, pair, both in shown]
+            for (place, pair, _), opinion in zip(shown, ranker.compare(asked), strict=True):
                 if opinion.problem:
                     problems.append(f"{pair.a} and {pair.b}: {opinion.problem}")
                     continue
@@ -134,8 +129,7 @@ def _known(file: Path, pairs: Sequence[LabelledPair]) -> list[Verdict | None]:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: holds a row that is no judged pair ({error!r})") from error
     if rows:
-        with whole_file(file) as unfinished:
-            unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     # The same pair may be in the manifest, and so in the file, several times.
     of_pairs = [said[json.dumps({**_about(pair), "verdict": None})] for pair in pairs]
     return [verdicts.pop(0) if verdicts else None for verdicts in of_pairs]
@@ -168,12 +162,11 @@ def _read(batches: Sequence[Sequence[LabelledPair]], config: RankerConfig) -> It
         return [made_or_why(_both, pair, config) for pair in batch]
 
     with ThreadPoolExecutor(1) as reader:
-        following = [reader.submit(both, batch) for batch in batches[:1]]
-        for batch in [*batches[1:], None]:
-            done = following.pop().result()
-            if batch is not None:
-                following.append(reader.submit(both, batch))
+        following = reader.submit(both, batches[0])
+        for batch in batches[1:]:
+            done, following = following.result(), reader.submit(both, batch)
             yield done
+        yield following.result()
 
 
 def _both(pair: LabelledPair, config: RankerConfig) -> Both:

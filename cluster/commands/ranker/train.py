@@ -81,9 +81,8 @@ def _train_domain(
 ) -> None:
     group, metrics = judge_group(config, domain, pairs, folder)
     asyncio.run(until_stopped(_fit(group, metrics, progress)))
-    left_out = [
-        row["why"] for row in of_kind(read_metrics(folder / "metrics.jsonl"), "left_out") if row["name"] == domain
-    ]
+    rows = of_kind(read_metrics(folder / "metrics.jsonl"), "left_out")
+    left_out = [row["why"] for row in rows if row["name"] == domain]
     for why in dict.fromkeys(left_out):
         print(f"left out: {why}", flush=True)
     newest = next(reversed(step_folders(states_of(folder, domain))), None)
@@ -115,12 +114,8 @@ def _context(config: RankerTrainingConfig) -> Context:
 
     judge = read_json(Path(config.path) / "config.json")
     tokens = judge.get("text_config", {}).get("max_position_embeddings", sys.maxsize)
-    sizes = (
-        config.frames,
-        config.max_pixels_per_video,
-        tokens,
-        "max_position_embeddings of the checkpoint's config.json",
-    )
+    key = "max_position_embeddings of the checkpoint's config.json"
+    sizes = config.frames, config.max_pixels_per_video, tokens, key
     return Context(AutoProcessor.from_pretrained(config.path), *sizes, slow_motion=config.slow_motion)
 
 

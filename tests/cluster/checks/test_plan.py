@@ -62,7 +62,6 @@ def test_no_guidance_no_checkpointing_and_uniform_timesteps_are_cheaper(small: P
             ],
         )
     )
-    assert figures.pairs == 48
     assert figures.generation_passes == 48 * 2 * 10
     assert figures.learning_passes == 48 * 2 * 4  # policy, reference, and twice for the backward pass
     assert figures.rankings == 48
@@ -71,7 +70,7 @@ def test_no_guidance_no_checkpointing_and_uniform_timesteps_are_cheaper(small: P
 def test_pairs_used_twice_need_half_the_videos(small: Path) -> None:
     config = load_config(small, ["buffer.max_uses=2", "stages.0.steps=4"])
     figures = plan(config)
-    assert figures.training_videos == 64 and figures.pairs == 64
+    assert figures.training_videos == 64
     assert figures.passes["generator"] == 16 * 10 * 2
 
 
@@ -90,7 +89,7 @@ def test_each_stage_counts_with_its_own_overrides(small: Path) -> None:
         "sampling: {guidance_scale: 1.0}}, {kind: offline, steps: 5}]"
     )
     figures = plan(load_config(small, [stages, "buffer.offline=people"]))
-    assert figures.pairs == 2 * 16 + 3 * 4 + 5 * 16
+    assert figures.learning_passes == (2 * 16 + 3 * 4 + 5 * 16) * 5 * 2 * 4
     assert figures.training_videos == 2 * (2 * 16 + 3 * 4) and figures.rankings == figures.training_videos
     assert figures.generation_passes == 2 * (2 * 16 * 20 + 3 * 4 * 10)
 

@@ -64,7 +64,13 @@ def test_the_best_split_is_found_among_all_that_fit():
 def test_costs_of_a_run_and_of_flops(tmp_path: Path, tiny_bundle: Path):
     with pytest.raises(ValueError, match="no pair or no step yet"):
         costs_of_run(fake_run(tmp_path / "run").path)
-    small = config(f"model.path={tiny_bundle}", "sampling.height=32", "sampling.width=32", "sampling.num_frames=9")
+    small = config(
+        f"model.path={tiny_bundle}",
+        "sampling.height=32",
+        "sampling.width=32",
+        "sampling.num_frames=9",
+        "ranker.frames=9",
+    )
     slow, fast = (costs_of_flops(small, check_bundle(tiny_bundle), flops) for flops in (1e9, 2e9))
     assert slow.generate == pytest.approx(2 * fast.generate) and slow.learn == pytest.approx(2 * fast.learn)
 

@@ -1,7 +1,8 @@
-"""The same run as a submitted job: `ray job submit --working-dir . -- python -m cluster.cli run CONFIG`."""
+"""The README's `ray job submit` on a head and two nodes: what is uploaded, where results lie, what can be scraped."""
 
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -23,8 +24,10 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """A real head on free ports of this machine: its address, and the environment that its clients need.
+def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], int, Path]]:
+    """A real head and two nodes on free ports of this machine, with a CPU each, so that no one of them holds the run.
+
+    Its address, the environment that its clients need, the port that Prometheus scrapes, and Ray's folder.
 
     Never `ray stop`: that would end every Ray process of the machine.
     """
@@ -33,11 +36,12 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     token.write_text(secrets.token_hex(32))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path}
+    env["RAY_metrics_report_interval_ms"] = "1000"
     port, dashboard, agent, metrics, client = _free_ports(5)
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp", ignore_cleanup_errors=True) as short:
         process = subprocess.Popen(
             [
-                *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
+                *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=1"),
                 *("--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={short}"),
                 *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
                 *(f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
@@ -47,26 +51,62 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        nodes: list[subprocess.Popen[bytes]] = []
+        log = subprocess.DEVNULL
         try:
             address = f"http://127.0.0.1:{dashboard}"
             _wait_until_up(f"{address}/api/version", process)
-            yield address, env
+            join = [RAY, "start", "--block", "--disable-usage-stats", f"--address=127.0.0.1:{port}", "--num-cpus=1"]
+            for _ in range(2):
+                nodes.append(subprocess.Popen(join, env=env, stdout=log, stderr=log, start_new_session=True))
+            yield address, env, metrics, Path(short)
         finally:
-            process.terminate()
-            process.wait(60)
+            for each in (*nodes, process):
+                each.terminate()
+                each.wait(60)
 
 
-def test_the_run_works_as_a_submitted_job(head: tuple[str, dict[str, str]], tmp_path: Path):
-    address, env = head
-    folder = tmp_path / "run"
+def test_the_run_works_as_a_submitted_job(head: tuple[str, dict[str, str], int, Path], tmp_path: Path):
+    address, env, port, ray_folder = head
+    folder = tmp_path / "run"  # every node sees it: the shared storage
     entrypoint = command(f"out={folder}", "cluster.address=auto", "cluster.num_cpus=null")
     submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *entrypoint[1:]]
-    done = subprocess.run(submit, cwd=ROOT, env=env, capture_output=True, text=True, timeout=540)
-    assert done.returncode == 0, f"{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+    with (tmp_path / "said").open("wb") as said:
+        job = subprocess.Popen(submit, cwd=ROOT, env=env, stdout=said, stderr=said)
+        scraped: set[str] = set()
+        ends = time.monotonic() + 540
+        while job.poll() is None and time.monotonic() < ends:
+            scraped |= _names(port)
+            time.sleep(2)
+        job.kill()
+    assert job.returncode == 0, (tmp_path / "said").read_text()[-6000:]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["complete"] and summary["steps"]["done"] == STEPS
     assert (folder / "report.html").is_file()
     assert (folder / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+
+    [uploaded] = {
+        path.parent for path in ray_folder.glob("session_2*/runtime_resources/working_dir_files/*/pyproject.toml")
+    }
+    names = {path.name for path in uploaded.iterdir()}
+    assert {"cluster", "configs", "examples"} <= names
+    assert not names & {".git", ".venv", "runs", "build", "shared", "tests", "docs", "benchmarks"}
+    assert sum(path.stat().st_size for path in uploaded.rglob("*") if path.is_file()) < 40 * 2**20
+
+    board = json.loads((ROOT / "docs" / "grafana" / "apogee.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    assert len(queries) > 10
+    for query in queries:
+        assert set(re.findall(r"ray_apogee_\w+", query)) <= scraped, query
+
+
+def _names(port: int) -> set[str]:
+    """Of the gauges that the head's node exports just now."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return set(re.findall(r"^(ray_apogee_\w+)", answer.read().decode(), re.MULTILINE))
+    except (urllib.error.URLError, OSError):
+        return set()
 
 
 def _free_ports(count: int) -> list[int]:

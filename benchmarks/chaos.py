@@ -115,10 +115,11 @@ def at_the_end(run: Path, steps: int) -> dict[str, Any]:
 def kill_one(rng: random.Random, nodes: "Nodes") -> str:
     """Kills a process of a random role, or a node; says of what."""
     running: dict[str, list[psutil.Process]] = {}
-    for process in psutil.process_iter(["cmdline"]):
-        title = (process.info["cmdline"] or [""])[0].removeprefix("ray::").partition(".")[0].split(" ")[0]
-        if title in ROLES:
-            running.setdefault(title, []).append(process)
+    for process in psutil.Process().children(recursive=True):  # another Ray of this machine is left alone
+        with suppress(psutil.NoSuchProcess):
+            title = (process.cmdline() or [""])[0].removeprefix("ray::").partition(".")[0].split(" ")[0]
+            if title in ROLES:
+                running.setdefault(title, []).append(process)
     target = rng.choice((*sorted(running), "node"))
     if target == "node":
         nodes.replace(rng)

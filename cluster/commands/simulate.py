@@ -17,19 +17,7 @@ from typing import Any
 import numpy as np
 
 from actors.streams import PromptStream
-from buffers.clock import RoleClock
-from buffers.records import (
-    Candidates,
-    CandidateVideos,
-    Condition,
-    EncodedCondition,
-    Receipt,
-    Request,
-    RoleTimes,
-    Scores,
-    Snapshot,
-    TensorData,
-)
+from buffers import records
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster import online_loop
@@ -55,8 +43,8 @@ TOO_OLD = (
     "buffer.max_staleness, or have fewer generators."
 )
 
-CONDITIONS = [Condition(str(number), str(number), "general") for number in range(64)]
-NOTHING = TensorData("uint8", (1,), np.zeros(1, np.uint8))
+CONDITIONS = [records.Condition(str(number), str(number), "general") for number in range(64)]
+NOTHING = records.TensorData("uint8", (1,), np.zeros(1, np.uint8))
 
 
 class Costs(Section):
@@ -157,53 +145,52 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@dataclass(eq=False)
 class _Worker:
     """Works for so many seconds at a time."""
 
-    def __init__(self) -> None:
-        self.busy, self.version = 0.0, 0
+    costs: Costs
+    busy: float = 0.0
 
     async def work(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self.busy += seconds
 
-    def times(self) -> RoleTimes:
-        return RoleClock().times({})
+    def times(self) -> records.RoleTimes:
+        return records.RoleTimes(self.busy)
 
 
+@dataclass(eq=False)
 class SimulatedGenerator(_Worker):
-    def __init__(self, costs: Costs) -> None:
-        super().__init__()
-        self._costs = costs
+    version: int = 0
 
-    def load_weights(self, snapshot: Snapshot) -> Receipt:
+    def load_weights(self, snapshot: records.Snapshot) -> records.Receipt:
         self.version = snapshot.version
-        return Receipt(snapshot.version, 1, snapshot.checksum)
+        return records.Receipt(snapshot.version, 1, snapshot.checksum)
 
-    async def generate(self, request: Request) -> tuple[list[Candidates], list[CandidateVideos], int]:
-        await self.work(self._costs.generate * len(request.conditions))
-        made = [
-            Candidates(each, EncodedCondition(each, NOTHING), seeds[:2], NOTHING, NOTHING, self.version)  # pyright: ignore[reportArgumentType]
-            for each, seeds in zip(request.conditions, request.seeds, strict=True)
-        ]
-        frames = np.zeros((1, 1, 1, 3), np.uint8)
-        return made, [CandidateVideos(each, frames, frames, 8.0, 0) for each in request.conditions], len(made)
+    async def generate(self, request: records.Request) -> tuple[list[Any], list[Any], int]:
+        await self.work(self.costs.generate * len(request.conditions))
+        candidates, clips = [], []
+        for each, (one, two) in zip(request.conditions, request.seeds, strict=True):
+            conditioning = records.EncodedCondition(each, NOTHING)
+            candidates.append(records.Candidates(each, conditioning, (one, two), NOTHING, NOTHING, self.version))
+            clips.append(records.CandidateVideos(each, NOTHING.data, NOTHING.data, 1.0, self.version))
+        return candidates, clips, len(clips)
 
 
+@dataclass(eq=False)
 class SimulatedRanker(_Worker):
-    def __init__(self, costs: Costs) -> None:
-        super().__init__()
-        self._costs, self._kept = costs, 0.0
+    kept: float = 0.0
 
-    async def rank(self, clips: Sequence[CandidateVideos]) -> list[Scores]:
-        await self.work(self._costs.judge * len(clips))
-        return [Scores(1.0, 0.0, None if self._keeps() else "low_confidence") for _ in clips]
+    async def rank(self, clips: Sequence[records.CandidateVideos]) -> list[records.Scores]:
+        await self.work(self.costs.judge * len(clips))
+        return [records.Scores(1.0, 0.0, None if self._keeps() else "low_confidence") for _ in clips]
 
     def _keeps(self) -> bool:
         """Evenly: of every ten pairs of 0.7, seven."""
-        self._kept += self._costs.kept
-        keeps = self._kept >= 1.0 - 1e-9
-        self._kept -= keeps
+        self.kept += self.costs.kept
+        keeps = self.kept >= 1.0 - 1e-9
+        self.kept -= keeps
         return keeps
 
 
@@ -226,20 +213,15 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
     learner, loop = config.learner, asyncio.get_running_loop()
     mix = {"online": 1.0} if config.asks_ranker else {"online": 0.0, "unjudged": 1.0}
     settings = config.buffer.model_copy(update={"mix": type(config.buffer.mix)(**mix)})
-    buffer = ReplayBuffer(
-        settings,
-        folder=folder / "buffer",
-        seed=0,
-        pairs_per_step=learner.pairs_per_step,
-        publish_every=learner.publish_every,
-    )
+    pairs, every = learner.pairs_per_step, learner.publish_every
+    buffer = ReplayBuffer(settings, folder=folder, seed=0, pairs_per_step=pairs, publish_every=every)
     weights = WeightStore(lambda each: each)
     generators = [SimulatedGenerator(costs) for _ in range(split.generators)]
     rankers = [SimulatedRanker(costs) for _ in range(split.rankers)]
     waited, stale, marks = 0.0, list[float](), list[float]()
 
     async def publish(version: int) -> None:
-        await weights.publish(Snapshot(version, {"lora": NOTHING}, str(version)))
+        await weights.publish(records.Snapshot(version, {"lora": NOTHING}, str(version)))
         await buffer.advance(version)
 
     async def learn() -> None:
@@ -249,13 +231,13 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
             before = loop.time()
             if step == steps // 3:
                 waited, marks[:] = 0.0, [before, *(each.busy for each in (*generators, *rankers))]
-            batch = await buffer.take(step, learner.pairs_per_step)
+            batch = await buffer.take(step, pairs)
             assert batch is not None
             waited += loop.time() - before
             stale.append(staleness(batch)["staleness_mean"])
-            await asyncio.sleep(costs.learn * learner.pairs_per_step / split.workers)
-            if (step + 1) % learner.publish_every == 0:
-                await publish((step + 1) // learner.publish_every)
+            await asyncio.sleep(costs.learn * pairs / split.workers)
+            if (step + 1) % every == 0:
+                await publish((step + 1) // every)
         marks.append(loop.time())
 
     per_request = config.generator.conditions_per_request
@@ -276,12 +258,12 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
         for part in (grown[: len(generators)], grown[len(generators) :])
     )
     gpus, counts = gpus_of(config, split), buffer.counts()
-    pairs, busy = counted * learner.pairs_per_step, 1 - waited / seconds
+    busy = 1 - waited / seconds
     old = (counts["stale"] + counts["late"]) / max(1, counts["added"] + counts["late"])
     return Simulated(
         gpus=gpus,
         split=split,
-        pairs_an_hour=3600 * pairs / seconds,
+        pairs_an_hour=3600 * counted * pairs / seconds,
         generators_busy=busy_g,
         rankers_busy=busy_r,
         learner_busy=busy,

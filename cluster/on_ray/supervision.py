@@ -73,13 +73,16 @@ class Supervisor:
         actor: the one that was asked. Raises RuntimeError from the first failure if a role fails too often.
         """
         cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(error, TimeoutError):
+            error = TimeoutError("no answer within cluster.deadline_minutes: it hangs, or has not started")
         if isinstance(cause, ObjectLostError):
             self.lost("node", 0, error)
             return True
         broken = isinstance(cause, TimeoutError) or bool(OF_A_DEVICE.search(str(cause)))
-        lost = actor._actor_id.hex() if broken and actor is not None else None
+        asked = actor._actor_id.hex() if actor is not None else None
+        lost = asked if broken else None
         if isinstance(cause, RayActorError) and (broken or not cause.actor_init_failed):
-            lost = cause.actor_id
+            lost = cause.actor_id or asked  # it may be another one, whose video was on its way
         # What a constructor raises would be raised again by the next actor: the user has to see it.
         if lost is None:
             return False

@@ -168,3 +168,23 @@ def test_a_roles_own_error_is_no_loss(ray_here: None):
         ray.get(handle.generate.remote(Request((), ())))
     assert not supervisor.recover(raised.value)
     assert not supervisor.recover(ValueError("nobody's actor"))
+
+
+def test_room_is_waited_for_and_what_is_missing_is_named(ray_here: None):
+    import ray
+
+    from cluster.checks.resources import Need
+    from cluster.on_ray.placement import wait_for_room
+    from configs.sections import ClusterConfig
+
+    joined, told = ClusterConfig(address="auto", start_minutes=0.05), []
+    two = Need("generator", "generator.num_actors", 2, 1.0, 0.0)
+    wait_for_room([two], joined, told.append)
+    assert told == ["room for 2 x generator with 1 CPU (generator.num_actors)"]
+    with pytest.raises(ValueError, match=r"more than there is.*9 x generator with 1 CPU \(generator\.num_actors\)"):
+        wait_for_room([Need("generator", "generator.num_actors", 9, 1.0, 0.0)], joined)
+    holds: Any = ray.remote(num_cpus=3)(Generator).remote(False)
+    ray.get(holds.times.remote())
+    with pytest.raises(ValueError, match=r"no room within cluster\.start_minutes = 0\.05.*other jobs hold it"):
+        wait_for_room([two], joined)
+    ray.kill(holds)

@@ -30,8 +30,13 @@ class Scene:
         self.now, self.killed, self.made, self.told = 0.0, [], 0, []
         monkeypatch.setattr(supervision.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(supervision.ray, "kill", self.killed.append)
-        self.supervisor = Supervisor(limit, on_failure=lambda *told: self.told.append((told[0], told[1], told[3])))
+        self.errors: list[str] = []
+        self.supervisor = Supervisor(limit, on_failure=self.failed)
         self.generators = self.supervisor.watch("generator", self.make, count=3)
+
+    def failed(self, role: str, index: int, error: BaseException, count: int) -> None:
+        self.told.append((role, index, count))
+        self.errors.append(str(error))
 
     def make(self, index: int) -> Handle:
         self.made += 1
@@ -56,7 +61,15 @@ def test_an_actor_that_cannot_go_on_is_replaced_though_it_lives(monkeypatch: pyt
     assert scene.supervisor.recover(error, broken)
     assert scene.killed == [broken] and scene.generators[1] is not broken
     assert scene.told == [("generator", 1, 1)]
+    assert scene.errors == [str(error) or "no answer within cluster.deadline_minutes: it hangs, or has not started"]
     assert scene.supervisor.recover(error, broken) and len(scene.told) == 1  # another call of the same one
+
+
+def test_a_death_that_does_not_say_of_whom_is_that_of_the_actor_that_was_asked(monkeypatch: pytest.MonkeyPatch):
+    scene = Scene(monkeypatch)
+    asked = scene.generators[2]
+    assert scene.supervisor.recover(ActorDiedError(), asked) and scene.killed == [asked]
+    assert not scene.supervisor.recover(ActorDiedError())
 
 
 def test_an_error_of_the_request_is_no_loss_and_neither_is_one_of_a_constructor(monkeypatch: pytest.MonkeyPatch):

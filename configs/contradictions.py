@@ -24,11 +24,14 @@ if TYPE_CHECKING:  # the schema imports this module
 SIZE = ("num_frames", "height", "width", "pixels", "aspects", "fps")
 """Keys of `sampling` that are the run's alone."""
 
+STORES = {"offline": "offline", "half_online": "anchors"}
+"""Key of `buffer.mix` -> that of `buffer`, the store that its pairs are from."""
+
 
 def contradictions(config: RunConfig) -> list[str]:
     """A sentence for each contradiction: the keys, their values and what would be right. Empty if there is none."""
     problems = [*_of_run(config)]
-    read = {"offline": False, "anchors": False}
+    read: set[str] = set()
     adapter = None
     for number, stage in enumerate(config.stages):
         try:
@@ -36,8 +39,7 @@ def contradictions(config: RunConfig) -> list[str]:
         except ValueError as error:  # an override that is no key of its section, or has a wrong value
             problems.append(str(error))
             continue
-        read["offline"] |= merged.buffer.mix.offline > 0
-        read["anchors"] |= merged.buffer.mix.half_online > 0
+        read |= {share for share in STORES if getattr(merged.buffer.mix, share) > 0}
         problems += [
             f"stages.{number}.sampling.{key} = {own} and sampling.{key} = {getattr(config.sampling, key)}: videos "
             f"of one size go through all stages; leave {key} out of the stage"
@@ -61,10 +63,9 @@ def contradictions(config: RunConfig) -> list[str]:
         problems += [_with_stage(problem, f"stages.{number}.", overrides) for problem in _of_stage(merged, number)]
     if config.reward and all(stage.kind != "direct_align" for stage in config.stages):
         problems.append(f"reward.path = {config.reward.path} is never read: no stage is direct_align")
-    for key, is_read in read.items():
-        if (store := getattr(config.buffer, key)) and not is_read:
-            kinds = "offline" if key == "offline" else "half_online"
-            problems.append(f"buffer.{key} = {store} is never read: buffer.mix.{kinds} = 0 and no stage is {kinds}")
+    for share, key in STORES.items():
+        if (store := getattr(config.buffer, key)) and share not in read:
+            problems.append(f"buffer.{key} = {store} is never read: buffer.mix.{share} = 0 and no stage is {share}")
     return list(dict.fromkeys(problems))  # what holds for several stages is said once
 
 
@@ -152,7 +153,7 @@ def _of_stage(config: RunConfig, number: int) -> Iterator[str]:
     shares = mix.model_dump()
     if not math.isclose(total := sum(shares.values()), 1.0, abs_tol=1e-9):
         yield f"buffer.mix: {', '.join(shares)} sum to {total:g}; they must sum to 1"
-    for share, key in (("offline", "offline"), ("half_online", "anchors")):
+    for share, key in STORES.items():
         if shares[share] and not getattr(buffer, key):
             yield f"buffer.mix.{share} = {shares[share]:g} needs buffer.{key}, a store made by apogee data ingest"
     if stage.kind == "distill":
@@ -193,8 +194,7 @@ def _of_distillation(stage: DistillStage, sampling: SamplingConfig, number: int)
 
 def _of_direct_align(config: RunConfig, stage: DirectAlignStage, number: int) -> Iterator[str]:
     where, reward = f"stages.{number}", config.reward
-    if config.learner.timesteps.kind != "levels":
-        kind = config.learner.timesteps.kind
+    if (kind := config.learner.timesteps.kind) != "levels":
         yield f"learner.timesteps.kind = {kind}: direct_align jumps between levels; leave it out"
     if not (stage.denoising or stage.inversion):
         yield f"{where}: denoising and inversion are both false: there is nothing to learn from; switch one on"
@@ -242,10 +242,9 @@ def _of_learner(config: RunConfig, number: int) -> Iterator[str]:
     pairs, workers, published = learner.pairs_per_step, learner.num_workers, learner.publish_every
     share, rest = divmod(pairs, workers)
     if rest:
-        fitting = max(1, round(pairs / workers)) * workers
         yield (
             f"learner.pairs_per_step = {pairs} cannot be split evenly over learner.num_workers = {workers}; the "
-            f"nearest number of pairs that can is {fitting}"
+            f"nearest number of pairs that can is {max(1, round(pairs / workers)) * workers}"
         )
     elif learner.microbatch_pairs > share:
         yield (

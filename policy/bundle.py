@@ -20,13 +20,8 @@ EXPERTS = ("transformer", "transformer_2")
 SHIFT_KEYS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
 """Scheduler class that is understood -> the key of its flow shift."""
 
-CLASSES = {
-    "transformer": "WanTransformer3DModel",
-    "transformer_2": "WanTransformer3DModel",
-    "text_encoder": "UMT5EncoderModel",
-    "vae": "AutoencoderKLWan",
-    "image_encoder": "CLIPVisionModel",
-}
+CLASSES: dict[str, str] = dict.fromkeys(EXPERTS, "WanTransformer3DModel")
+CLASSES |= {"text_encoder": "UMT5EncoderModel", "vae": "AutoencoderKLWan", "image_encoder": "CLIPVisionModel"}
 """Component that has weights -> the only class that is understood."""
 OPTIONAL = ("transformer_2", "image_encoder", "image_processor")
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
@@ -266,8 +261,6 @@ def check_bundle(path: str | Path) -> BundleFacts:
         _check_pictures(folder / name / "config.json", config, vae, index)
     scheduler = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
     read_json(folder / "tokenizer" / "tokenizer_config.json")
-    parts = [name for name in CLASSES if index.component(name) is not None]
-    weights = {name: read_headers(folder / name, weights_of(name)) for name in parts}
     return BundleFacts(
         path=folder,
         pipeline=index.class_name,
@@ -287,7 +280,7 @@ def check_bundle(path: str | Path) -> BundleFacts:
         text_dim=first.text_dim,
         vocabulary=text.vocab_size,
         tokenizer=str(index.component("tokenizer")),
-        weights=weights,
+        weights={name: read_headers(folder / name, weights_of(name)) for name in CLASSES if index.component(name)},
     )
 
 
@@ -340,23 +333,18 @@ def _check_sizes(where: Path, config: _Transformer, first: _Transformer, vae: _V
 
 def _check_pictures(where: Path, config: _Transformer, vae: _Vae, index: _Index) -> None:
     """How a first frame is given: not at all, as more channels, also as CLIP embeddings, or in the latents' place."""
-    framed = 2 * vae.z_dim + vae.scale_factor_temporal  # latents, a mask, and the picture's latents
-    if config.in_channels not in (vae.z_dim, framed):
+    bare, framed = vae.z_dim, 2 * vae.z_dim + vae.scale_factor_temporal  # latents, a mask, and the picture's latents
+    given = f"{where}: in_channels = {config.in_channels}"
+    if config.in_channels not in (bare, framed):
         raise ValueError(
-            f"{where}: in_channels = {config.in_channels}: with a VAE of {vae.z_dim} channels want {vae.z_dim} (text "
-            f"to video) or {framed} (image to video)"
+            f"{given}: with a VAE of {bare} channels want {bare} (text to video) or {framed} (image to video)"
         )
-    if index.expand_timesteps and (config.in_channels != vae.z_dim or config.patch_size != (1, 2, 2)):
+    if index.expand_timesteps and (config.in_channels != bare or config.patch_size != (1, 2, 2)):
         raise ValueError(
-            f"{where}: in_channels = {config.in_channels}, patch_size = {config.patch_size}: a bundle with "
-            f"expand_timesteps has {vae.z_dim} and (1, 2, 2)"
+            f"{given}, patch_size = {config.patch_size}: a bundle with expand_timesteps has {bare} and (1, 2, 2)"
         )
-    is_framed = config.in_channels == framed or index.expand_timesteps
-    if index.class_name == "WanImageToVideoPipeline" and not is_framed:
-        raise ValueError(
-            f"{where}: in_channels = {config.in_channels}: model_index.json has WanImageToVideoPipeline, which gives "
-            f"{framed} channels"
-        )
+    if index.class_name == "WanImageToVideoPipeline" and config.in_channels != framed and not index.expand_timesteps:
+        raise ValueError(f"{given}: model_index.json has WanImageToVideoPipeline, which gives {framed} channels")
     parts = [index.component(name) for name in ("image_encoder", "image_processor")]
     if config.image_dim is None:
         return
@@ -366,11 +354,9 @@ def _check_pictures(where: Path, config: _Transformer, vae: _Vae, index: _Index)
             "an image_encoder and an image_processor"
         )
     file = where.parents[1] / "image_encoder" / "config.json"
-    encoder = _read(file, _ImageEncoder)
-    if encoder.hidden_size != config.image_dim:
-        raise ValueError(
-            f"{file}: hidden_size = {encoder.hidden_size}, the transformer has image_dim = {config.image_dim}"
-        )
+    size = _read(file, _ImageEncoder).hidden_size
+    if size != config.image_dim:
+        raise ValueError(f"{file}: hidden_size = {size}, the transformer has image_dim = {config.image_dim}")
     read_json(where.parents[1] / "image_processor" / "preprocessor_config.json")
 
 

@@ -63,12 +63,8 @@ def _pair_row(pair: StoredPair, judged: Judged, conditioning: EncodedCondition) 
 
 def _condition_columns(conditioning: EncodedCondition) -> dict[str, Any]:
     condition = conditioning.condition
-    columns = {
-        "prompt": condition.prompt,
-        "domain": condition.domain,
-        "condition_id": condition.id,
-        "exact_condition": exported(CONDITIONS, condition.id, ".safetensors"),
-    }
+    columns: dict[str, Any] = {"prompt": condition.prompt, "domain": condition.domain, "condition_id": condition.id}
+    columns["exact_condition"] = exported(CONDITIONS, condition.id, ".safetensors")
     if conditioning.first_frame is not None:
         columns["first_frame"] = exported(FIRST_FRAMES, condition.id, ".png")
     return columns

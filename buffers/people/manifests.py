@@ -33,14 +33,8 @@ Made = TypeVar("Made")
 
 ROWS_AT_ONCE, SHOWN_PROBLEMS = 1024, 10
 
-NUMBERS: dict[str, pa.DataType] = {
-    "label": pa.int8(),
-    "probabilities": pa.list_(pa.float64()),
-    "policy_version": pa.int64(),
-    "label_mass": pa.float64(),
-    "agreed": pa.bool_(),
-    "first_shown": pa.int8(),
-}
+NUMBERS: dict[str, pa.DataType] = {"label": pa.int8(), "policy_version": pa.int64(), "first_shown": pa.int8()}
+NUMBERS |= {"probabilities": pa.list_(pa.float64()), "label_mass": pa.float64(), "agreed": pa.bool_()}
 """Columns that are not text. Their cells in a CSV file, and their names as class labels, are read as JSON."""
 
 _EXACT = 2**53

@@ -25,18 +25,16 @@ CREATE TABLE state (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID
 CREATE TABLE segments (number INTEGER PRIMARY KEY, name TEXT, kind TEXT, rows INTEGER, bytes INTEGER, sha256 TEXT);
 CREATE TABLE latents (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, bytes INTEGER, shape TEXT) WITHOUT ROWID;
 CREATE TABLE conditionings (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, domain TEXT) WITHOUT ROWID;
-CREATE TABLE anchors (
-    id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, condition_id TEXT, video_id TEXT, positive INTEGER
-) WITHOUT ROWID;
+CREATE TABLE anchors (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, condition_id TEXT, video_id TEXT,
+    positive INTEGER) WITHOUT ROWID;
 CREATE TABLE verdicts (id TEXT PRIMARY KEY, segment INTEGER, row INTEGER, label INTEGER) WITHOUT ROWID;
-CREATE TABLE pairs (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE, segment INTEGER, row INTEGER, condition_id TEXT, chosen_id TEXT,
-    rejected_id TEXT, policy_version INTEGER, source TEXT, bytes INTEGER, label INTEGER
-);
+CREATE TABLE pairs (number INTEGER PRIMARY KEY, id TEXT UNIQUE, segment INTEGER, row INTEGER, condition_id TEXT,
+    chosen_id TEXT, rejected_id TEXT, policy_version INTEGER, source TEXT, bytes INTEGER, label INTEGER);
 """
 
 _PAIR = "number, id, condition_id, source, policy_version, bytes"
 _PAIRS = "FROM pairs LEFT JOIN verdicts ON verdicts.id = pairs.id LEFT JOIN conditionings c ON c.id = condition_id"
+_ANCHORS = "FROM anchors a JOIN latents l ON l.id = video_id"
 _COUNTS = {
     "pairs by source": "SELECT source, count(*) FROM pairs GROUP BY 1 ORDER BY 2 DESC",
     "pairs by domain": f"SELECT coalesce(c.domain, 'not said'), count(*) {_PAIRS} GROUP BY 1 ORDER BY 2 DESC",
@@ -154,11 +152,7 @@ class Catalog:
 
     def anchors(self, ids: Iterable[str]) -> list[StoredAnchor]:
         """Those of the anchors that are stored, in no order."""
-        query = (
-            "SELECT a.id, condition_id, video_id, positive, shape FROM anchors a JOIN latents l ON l.id = video_id "
-            "WHERE a.id IN"
-        )
-        rows = self._each(query, ids)
+        rows = self._each(f"SELECT a.id, condition_id, video_id, positive, shape {_ANCHORS} WHERE a.id IN", ids)
         return [StoredAnchor(id_, of, video, bool(positive), _shape(text)) for id_, of, video, positive, text in rows]
 
     def shapes_of_pairs(self, ids: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -176,8 +170,8 @@ class Catalog:
 
     def shapes_of_anchors(self) -> list[tuple[int, ...]]:
         """The shapes of anchors' latents, the commonest first."""
-        query = "SELECT shape FROM anchors JOIN latents l ON l.id = video_id GROUP BY 1 ORDER BY count(*) DESC"
-        return [_shape(text) for (text,) in self._db.rows(query)]
+        rows = self._db.rows(f"SELECT shape {_ANCHORS} GROUP BY 1 ORDER BY count(*) DESC")
+        return [_shape(text) for (text,) in rows]
 
     def pairs(self, *, after: int = 0) -> Iterator[StoredPair]:
         """Every pair whose number is above `after`, in the order in which they were added."""

@@ -16,11 +16,9 @@ from actors.streams import AnchorStream
 from buffers.people.manifests import listed, made_or_why
 from buffers.records import Condition
 from buffers.store.pair_store import PairStore
+from cluster.checks import judge, out_folder, resources
 from cluster.checks.bundle import encoded_by
-from cluster.checks.judge import check_judge, check_prompts, check_questions
-from cluster.checks.out_folder import check_disk, check_writable, goes_on
 from cluster.checks.plan import Plan, plan, sizes_of
-from cluster.checks.resources import Need, check_resources, evaluation_needs, needs
 from cluster.evaluation import is_judged
 from cluster.run_folder import Sampled
 from configs.keys import shown
@@ -29,17 +27,9 @@ from configs.schema import RunConfig
 from policy.bundle import BundleFacts, check_bundle
 from ranker.judges.function import FunctionRanker
 
-PATHS = (
-    "model.path",
-    "ranker.path",
-    "ranker.adapters.human",
-    "ranker.adapters.general",
-    "prompts.train",
-    "evaluation.prompts",
-    "reward.path",
-    "reward.words",
-    "start_from",
-)
+OF_JUDGE = ("ranker.path", "ranker.adapters.human", "ranker.adapters.general")
+OF_REWARD = ("reward.path", "reward.words")
+PATHS = ("model.path", *OF_JUDGE, "prompts.train", "evaluation.prompts", *OF_REWARD, "start_from")
 """Keys of paths besides `out`. `buffer.offline` and `buffer.anchors` may be URIs."""
 
 READERS = 8
@@ -90,10 +80,7 @@ def check(config: RunConfig) -> Checked:
     checked = Checked(absolute(config, *PATHS, local=config.cluster.address == "local"))
     _bundle(config, checked)
     notes: list[str] = []
-    for key, path, conditions in (
-        ("prompts.train", config.prompts.train, checked.training),
-        ("evaluation.prompts", config.evaluation.prompts, checked.held_out),
-    ):
+    for key, path, conditions in _prompts(config, checked):
         with checked.collected(f"{key} = {path}"):
             conditions += read_prompts(path, max_characters=config.prompts.max_characters)
             if checked.facts is not None:
@@ -109,16 +96,22 @@ def check(config: RunConfig) -> Checked:
     _functions_and_judge(config, checked)
     _processes(config, checked)
     with checked.collected():
-        checked.goes_on = goes_on(checked.config)
-        check_writable(config.out)
+        checked.goes_on = out_folder.goes_on(checked.config)
+        out_folder.check_writable(config.out)
         if checked.plan is not None and not checked.goes_on:
-            check_disk(checked.plan, conditions=len(checked.training))
+            out_folder.check_disk(checked.plan, conditions=len(checked.training))
     checked.problems = list(dict.fromkeys(checked.problems))  # what holds for several stages is said once
     if checked.facts is not None and not checked.problems:
         from cluster.checks.model import check_model
 
         check_model(config, checked.facts, checked)
     return checked
+
+
+def _prompts(config: RunConfig, checked: Checked) -> list[tuple[str, str, list[Condition]]]:
+    """Key, file and conditions: of those that are learned from, then of those that are held out."""
+    training = ("prompts.train", config.prompts.train, checked.training)
+    return [training, ("evaluation.prompts", config.evaluation.prompts, checked.held_out)]
 
 
 def _bundle(config: RunConfig, checked: Checked) -> None:
@@ -128,11 +121,9 @@ def _bundle(config: RunConfig, checked: Checked) -> None:
         checked.encoded_by = encoded_by(checked.facts, max_text_tokens=config.model.max_text_tokens)
         for stage in config.by_stage():
             checked.facts.check_skipped(stage.sampling.stg_blocks)
-        second = config.sampling.guidance_scale_2
-        if second is not None and len(checked.facts.experts) == 1:
-            raise ValueError(
-                f"sampling.guidance_scale_2 = {second:g}: {config.model.path} has one expert; leave it out"
-            )
+        low = config.sampling.guidance_scale_2
+        if low is not None and len(checked.facts.experts) == 1:
+            raise ValueError(f"sampling.guidance_scale_2 = {low:g}: {config.model.path} has one expert; leave it out")
 
 
 def check_pictures(config: RunConfig, facts: BundleFacts, conditions: Sequence[Condition]) -> list[str]:
@@ -180,9 +171,8 @@ def _people(config: RunConfig, checked: Checked) -> None:
         place, share = stage.buffer.offline, stage.buffer.mix.offline
         if not share or place is None or checked.facts is None:
             continue
-        with checked.collected(f"buffer.offline = {place}"):
-            with _store(place, checked) as store:
-                pairs = store.catalog.preferences()
+        with checked.collected(f"buffer.offline = {place}"), _store(place, checked) as store:
+            pairs = store.catalog.preferences()
             uses, steps, per_step = stage.buffer.max_uses, stage.stages[0].steps, stage.learner.pairs_per_step
             wanted, at_once = ceil(steps * per_step * share), ceil(per_step * share)
             if at_once > pairs:
@@ -230,8 +220,7 @@ def _start(config: RunConfig, checked: Checked) -> None:
         return
     with checked.collected(f"start_from = {config.start_from}"):
         said, first = Sampled.read(Path(config.start_from)), config.of_stage(config.first_stage)
-        passes = len(first.sampling.guided_steps) + len(first.sampling.skipping_steps)
-        if said is not None and said.distilled and passes:
+        if said is not None and said.distilled and (first.sampling.guided_steps or first.sampling.skipping_steps):
             raise ValueError(
                 "is a distilled student, which has guidance inside: give sampling.guidance_scale=1 and "
                 "sampling.stg_scale=0, without stg_blocks and negative_prompt"
@@ -256,16 +245,13 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
         if config.ranker.kind == "function":
             FunctionRanker(config.ranker)  # imports the function
         else:
-            check_judge(config.ranker)
+            judge.check_judge(config.ranker)
             for stage in config.by_stage():
                 if stage.asks_ranker:
-                    check_questions(stage, checked.training)
-            judged = [("prompts.train", config.prompts.train, checked.training)]
-            if is_judged(config):
-                judged.append(("evaluation.prompts", config.evaluation.prompts, checked.held_out))
-            for key, path, conditions in judged:
+                    judge.check_questions(stage, checked.training)
+            for key, path, conditions in _prompts(config, checked)[: 2 if is_judged(config) else 1]:
                 with checked.collected(f"{key} = {path}"):
-                    check_prompts(config.ranker, conditions)
+                    judge.check_prompts(config.ranker, conditions)
 
 
 def _processes(config: RunConfig, checked: Checked) -> None:
@@ -273,7 +259,7 @@ def _processes(config: RunConfig, checked: Checked) -> None:
 
     A cluster that is joined is asked once Ray is connected (`launch.py`).
     """
-    of_each = [*map(needs, config.by_stage()), evaluation_needs(config)]
+    of_each = [*map(resources.needs, config.by_stage()), resources.evaluation_needs(config)]
     for need in itertools.chain.from_iterable(of_each):
         if need.gpus > 1:
             key = f"{need.role}.gpus_per_{'worker' if need.role == 'learner' else 'actor'}"
@@ -285,10 +271,11 @@ def _processes(config: RunConfig, checked: Checked) -> None:
         cpus = config.cluster.num_cpus
         with checked.collected(f"cluster.num_cpus = {cpus}" if cpus else ""):
             for needed in of_each:  # the first that does not fit is said
-                check_resources(needed, [{"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}])
+                here = {"CPU": float(cpus or os.cpu_count() or 1), "GPU": _gpus_here(needed)}
+                resources.check_resources(needed, [here])
 
 
-def _gpus_here(needed: list[Need]) -> float:
+def _gpus_here(needed: list[resources.Need]) -> float:
     if not any(need.gpus for need in needed):
         return 0.0
     import torch  # takes seconds; only for a run on GPUs

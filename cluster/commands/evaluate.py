@@ -18,17 +18,14 @@ from actors.prompts import read_prompts, sized
 from buffers.figures import differences_of, figures_of
 from buffers.records import Condition, Request
 from buffers.tensors import snapshot_of
+from cluster.checks import out_folder, plan, resources
 from cluster.checks.judge import check_judge, check_prompts, check_questions
-from cluster.checks.out_folder import check_new
-from cluster.checks.plan import sizes_of
-from cluster.checks.resources import evaluation_needs
 from cluster.checks.run import check_pictures
 from cluster.evaluation import compare, evaluate, requests_of
 from cluster.monitor.log_file import logs_to
 from cluster.monitor.progress import Progress
-from cluster.on_ray.connect import connected
+from cluster.on_ray import connect, placement
 from cluster.on_ray.crew import Crew
-from cluster.on_ray.placement import wait_for_room
 from cluster.report.comparison import write_comparison
 from cluster.run_folder import RunFolder, Sampled
 from cluster.signals import until_stopped
@@ -90,7 +87,7 @@ def prepare(
 
     Raises ValueError or OSError that names the argument, the file or the key, before anything is started.
     """
-    check_new(out)
+    out_folder.check_new(out)
     runs = [RunFolder.around(Path(place)) for place in places if place != BASE]
     first = next((run for run in runs if run is not None), None)
     if config is None and first is None:
@@ -116,7 +113,7 @@ def prepare(
         check_judge(ranker)
         check_questions(ready, conditions)
         check_prompts(ranker, conditions)
-    for size in sizes_of(given.sampling, conditions):
+    for size in plan.sizes_of(given.sampling, conditions):
         facts.latent_shape(given.sampling.num_frames, *size)
     ready, snapshots = _with_adapters(ready, facts, policies)
     per_request = max(1, 2 * ready.generator.conditions_per_request // seeds)
@@ -131,9 +128,9 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
     folder.logs.mkdir(parents=True, exist_ok=True)  # no config.yaml: a comparison is no run
     with Progress(0) as progress, logs_to(folder.logs / "driver.log"):
         progress.phase("start", waiting_for="Ray")
-        needed = evaluation_needs(config, judged=comparison.is_judged)
-        with connected(config.cluster, on_gpus=any(need.gpus for need in needed), logs=folder.logs):
-            wait_for_room(needed, config.cluster)
+        needed = resources.evaluation_needs(config, judged=comparison.is_judged)
+        with connect.connected(config.cluster, on_gpus=any(need.gpus for need in needed), logs=folder.logs):
+            placement.wait_for_room(needed, config.cluster)
             crew = Crew(config, folder, started=time.time(), encoded_by={})
             summaries = asyncio.run(until_stopped(_shown(comparison, crew, progress)))
         progress.phase("report")
@@ -148,36 +145,26 @@ async def _shown(comparison: Comparison, crew: Crew, progress: Progress) -> dict
     """The evaluator's summary of every policy. The judge is started when all videos are there: it may need the GPUs."""
     config, videos, summaries = comparison.config, comparison.videos, {}
     crew.start_generators(config)
+    both: dict[str, Any] = {"evaluator": crew.evaluator, "recover": crew.supervisor.recover, "deadline": crew.deadline}
     for policy, snapshot in zip(comparison.policies, comparison.snapshots, strict=True):
         progress.phase(f"videos of {policy.name}", waiting_for=None)
         summaries[policy.name] = await evaluate(
             policy.name,
             comparison.requests,
             generators=crew.generators,
-            evaluator=crew.evaluator,
             sampling=policy.sampled.sampling,
             snapshot=None if snapshot is None else crew.shared(snapshot),
             requests_in_flight=config.generator.requests_in_flight,
             measured=lambda done: progress.update(measured=f"{done} of {videos}"),
-            recover=crew.supervisor.recover,
-            deadline=crew.deadline,
+            **both,
         )
     if comparison.is_judged:
         crew.start_rankers()
         against, *others = (policy.name for policy in comparison.policies)
         for name in others:
             progress.phase(f"{name} against {against}, judged", measured=None)
-            summaries[name] |= await compare(
-                name,
-                against=against,
-                evaluator=crew.evaluator,
-                rankers=crew.rankers,
-                config=config.ranker,
-                videos=videos,
-                at_once=2 * config.generator.conditions_per_request,
-                recover=crew.supervisor.recover,
-                deadline=crew.deadline,
-            )
+            asked = {"against": against, "videos": videos, "at_once": 2 * config.generator.conditions_per_request}
+            summaries[name] |= await compare(name, rankers=crew.rankers, config=config.ranker, **asked, **both)
     return summaries
 
 
@@ -189,25 +176,19 @@ def _found(comparison: Comparison, summaries: dict[str, dict[str, Any]]) -> dict
     for policy in comparison.policies:
         summary = summaries[policy.name]
         figures, changes = figures_of(summary["measured"], summary["about"]), differences_of(summary["measured"], first)
-        policies.append(
-            {
-                "name": policy.name,
-                "adapter": str(policy.adapter or comparison.config.model.path),
-                "distilled": policy.sampled.distilled,
-                "trained_by": policy.judge,
-                "trained_by_this_judge": judge is not None and policy.judge == judge,
-                **{key: summary[key] for key in ("passes", "seconds", "kept")},
-                "figures": {name: {"value": each, "change": changes.get(name)} for name, each in figures.items()},
-            }
-        )
-    return {
-        "prompts": comparison.config.evaluation.prompts,
-        "seeds": comparison.seeds,
-        "videos": comparison.videos,
-        "judge": judge,
-        "meter": comparison.config.evaluation.meter,
-        "policies": policies,
-    }
+        about = {
+            "name": policy.name,
+            "adapter": str(policy.adapter or comparison.config.model.path),
+            "distilled": policy.sampled.distilled,
+            "trained_by": policy.judge,
+            "trained_by_this_judge": judge is not None and policy.judge == judge,
+            **{key: summary[key] for key in ("passes", "seconds", "kept")},
+            "figures": {name: {"value": each, "change": changes.get(name)} for name, each in figures.items()},
+        }
+        policies.append(about)
+    evaluation = comparison.config.evaluation
+    asked = {"prompts": evaluation.prompts, "seeds": comparison.seeds, "videos": comparison.videos}
+    return {**asked, "judge": judge, "meter": evaluation.meter, "policies": policies}
 
 
 def _policy(place: str, config: RunConfig) -> Policy:
@@ -227,8 +208,7 @@ def _policy(place: str, config: RunConfig) -> Policy:
     said = (Sampled.read(adapter) if adapter.is_dir() else None) or Sampled(False, config.sampling)
     size = {key: getattr(config.sampling, key) for key in SIZE}  # videos of one size are compared
     sampled = Sampled(said.distilled, said.sampling.model_copy(update=size))
-    judge = _judge(own.ranker) if own is not None and own.asks_ranker else None
-    return Policy(name, adapter, sampled, judge)
+    return Policy(name, adapter, sampled, _judge(own.ranker) if own is not None and own.asks_ranker else None)
 
 
 def _judge(ranker: RankerConfig) -> str:

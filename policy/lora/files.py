@@ -33,10 +33,8 @@ ORIGINAL = {
     "attn2.add_v_proj": "cross_attn.v_img",
     "ffn.net.0.proj": "ffn.0",
     "ffn.net.2": "ffn.2",
-    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
-    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
-    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    **{f"condition_embedder.{of}_embedder.linear_1": f"{of}_embedding.0" for of in ("text", "time")},
+    **{f"condition_embedder.{of}_embedder.linear_2": f"{of}_embedding.2" for of in ("text", "time")},
     "condition_embedder.time_proj": "time_projection.1",
     "condition_embedder.image_embedder.ff.net.0.proj": "img_emb.proj.1",
     "condition_embedder.image_embedder.ff.net.2": "img_emb.proj.3",
@@ -46,13 +44,8 @@ ORIGINAL = {
 
 _OURS = {name: ours for ours, theirs in ORIGINAL.items() for name in (ours, theirs, theirs.replace(".", "_"))}
 _STEM = re.compile(r"(?:transformer\.|diffusion_model\.|lora_unet_)(?:blocks[._](\d+)[._])?(.+)")
-_PARTS = {
-    ".lora_A.weight": "down",
-    ".lora_down.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_up.weight": "up",
-    ".alpha": "alpha",
-}
+_DOWN, _UP = (".lora_A.weight", ".lora_down.weight"), (".lora_B.weight", ".lora_up.weight")
+_PARTS = dict.fromkeys(_DOWN, "down") | dict.fromkeys(_UP, "up") | {".alpha": "alpha"}
 
 
 class Layer(NamedTuple):

@@ -123,8 +123,7 @@ class Finetune:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             targets = rf".*\.language_model\..*\.({'|'.join(config.lora.targets)})"
-            lora = LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets)
-            self.model.add_adapter(lora)
+            self.model.add_adapter(LoraConfig(r=config.lora.rank, lora_alpha=config.lora.alpha, target_modules=targets))
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".lora_" in name)
             if parameter.requires_grad:
@@ -159,8 +158,7 @@ def check_targets(model: torch.nn.Module, targets: Sequence[str]) -> None:
     """Raises ValueError if a target is no linear layer of the language model; it may be on the meta device."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     inside = {name.rsplit(".", 1)[-1] for name in names if ".language_model." in name}
-    unknown = sorted(set(targets) - inside)
-    if unknown:
+    if unknown := sorted(set(targets) - inside):
         raise ValueError(f"lora.targets: the language model has no {unknown[0]!r}; it has {', '.join(sorted(inside))}")
 
 

@@ -55,10 +55,8 @@ def slow_motion_pair(
         raise ValueError(f"where a slow part starts is a share of what is left, in [0, 1], got {start}")
     if total < least_frames(factor):
         raise ValueError(f"to be slowed {factor:g} times a video needs {least_frames(factor)} frames, got {total}")
-    shown, steps = max(
-        ((min(count, int((total - 1) / standard) + 1), (standard, slow)) for standard, slow in spacings(factor)),
-        key=lambda way: way[0],
-    )
+    ways = [(min(count, int((total - 1) / way[0]) + 1), way) for way in spacings(factor)]
+    shown, steps = max(ways, key=lambda way: way[0])
     stride = source.indices[1] - source.indices[0]
     fps = source.fps / (stride * float(steps[0]))
     standard, slow = (

@@ -20,11 +20,8 @@ from configs.schema import RunConfig
 
 NOT_SOUND = 2
 
-PLACE: dict[str, Any] = {
-    "type": os.path.expanduser,
-    "metavar": "STORE",
-    "help": "A folder, or a URI such as s3://bucket/store.",
-}
+WHERE = "A folder, or a URI such as s3://bucket/store."
+PLACE: dict[str, Any] = {"type": os.path.expanduser, "metavar": "STORE", "help": WHERE}
 STORE = click.argument("store", **PLACE)
 
 

@@ -49,11 +49,8 @@ def rank_by_hand(
 
 def _described(footage: SampledFrames) -> str:
     height, width = footage.frames.shape[1:3]
-    seconds = footage.total / footage.fps
-    return (
-        f"{len(footage.indices)} of {footage.total} frames, {seconds:.2f} s at {footage.fps:.4g} frames per second, "
-        f"{width} x {height}"
-    )
+    shown, total, fps = len(footage.indices), footage.total, footage.fps
+    return f"{shown} of {total} frames, {total / fps:.2f} s at {fps:.4g} frames per second, {width} x {height}"
 
 
 def _table(opinion: Opinion) -> Table:

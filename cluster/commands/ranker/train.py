@@ -30,11 +30,9 @@ from configs.paths import absolute
 from configs.ranker import RankerTrainingConfig
 from media.whole import step_folders, whole_folder
 from policy.weight_files import read_json
+from ranker.judges import checkpoint, skeleton
 from ranker.judges.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapters, named_adapters
-from ranker.judges.checkpoint import check_checkpoint
-from ranker.judges.skeleton import check_judge_weights
-from ranker.training.examples import ExampleStream
-from ranker.training.finetune import FIGURES, check_targets
+from ranker.training import examples, finetune
 
 PATHS = ("path", "pairs", "start_from.human", "start_from.general")
 SHOWN_EVERY_SECONDS = 1.0
@@ -49,8 +47,8 @@ def train_ranker(config: RankerTrainingConfig) -> Path:
     for which no pair of a domain can be read.
     """
     config = absolute(config, *PATHS, local=config.cluster.address == "local")
-    check_checkpoint(Path(config.path), key="path")
-    check_targets(check_judge_weights(Path(config.path)), config.lora.targets)
+    checkpoint.check_checkpoint(Path(config.path), key="path")
+    finetune.check_targets(skeleton.check_judge_weights(Path(config.path)), config.lora.targets)
     earlier = named_adapters(config.start_from)
     for domain, rank in check_adapters(earlier, Path(config.path), key="start_from").items():
         if rank != config.lora.rank:
@@ -81,8 +79,8 @@ def _train_domain(
 ) -> None:
     group, metrics = judge_group(config, domain, pairs, folder)
     asyncio.run(until_stopped(_fit(group, metrics, progress)))
-    rows = of_kind(read_metrics(folder / "metrics.jsonl"), "left_out")
-    left_out = [row["why"] for row in rows if row["name"] == domain]
+    rows = read_metrics(folder / "metrics.jsonl")
+    left_out = [row["why"] for row in of_kind(rows, "left_out") if row["name"] == domain]
     for why in dict.fromkeys(left_out):
         print(f"left out: {why}", flush=True)
     newest = next(reversed(step_folders(states_of(folder, domain))), None)
@@ -102,7 +100,7 @@ async def _fit(group: Any, metrics: Any, progress: Progress) -> None:
     while not fitting.done():
         with contextlib.suppress(Exception):  # an actor that cannot answer just now is asked again later
             row = await metrics.latest.remote("step")
-            progress.update(**{key: row[key] for key in ("step", *FIGURES)} if row else {})
+            progress.update(**{key: row[key] for key in ("step", *finetune.FIGURES)} if row else {})
         await asyncio.wait([fitting], timeout=SHOWN_EVERY_SECONDS)
     fitting.result()
     await metrics.close.remote()
@@ -112,10 +110,9 @@ def _context(config: RankerTrainingConfig) -> Context:
     """What the checkpoint takes in training; it is good."""
     from transformers import AutoProcessor
 
-    judge = read_json(Path(config.path) / "config.json")
-    tokens = judge.get("text_config", {}).get("max_position_embeddings", sys.maxsize)
+    text = read_json(Path(config.path) / "config.json").get("text_config", {})
     key = "max_position_embeddings of the checkpoint's config.json"
-    sizes = config.frames, config.max_pixels_per_video, tokens, key
+    sizes = config.frames, config.max_pixels_per_video, text.get("max_position_embeddings", sys.maxsize), key
     return Context(AutoProcessor.from_pretrained(config.path), *sizes, slow_motion=config.slow_motion)
 
 
@@ -126,7 +123,7 @@ def _pairs_by_domain(config: RankerTrainingConfig) -> dict[str, list[LabelledPai
     for domain, of_it in found.items():
         if not of_it:
             raise ValueError(f"pairs = {config.pairs}: holds no usable pair of domain {domain!r}; drop it from domains")
-        ExampleStream(of_it, config)
+        examples.ExampleStream(of_it, config)
     return found
 
 

@@ -201,12 +201,11 @@ def simulate(config: RunConfig, costs: Costs, split: Split, *, steps: int = STEP
         raise ValueError(
             f"stages.{config.first_stage} ({stage.stages[0].kind}) generates nothing: nobody waits for another"
         )
-    loop = VirtualLoop()
-    try:
-        with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-            return loop.run_until_complete(_simulated(stage, costs, split, Path(folder), steps))
-    finally:
-        loop.close()
+    with (
+        tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder,
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
+    ):
+        return runner.run(_simulated(stage, costs, split, Path(folder), steps))
 
 
 async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path, steps: int) -> Simulated:
@@ -254,7 +253,7 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
     counted, seconds = steps - steps // 3, marks[-1] - marks[0]
     grown = [each.busy - before for each, before in zip((*generators, *rankers), marks[1:-1], strict=True)]
     busy_g, busy_r = (
-        sum(part) / (len(part) * seconds) if part else 0.0
+        min(1.0, sum(part) / (len(part) * seconds)) if part else 0.0
         for part in (grown[: len(generators)], grown[len(generators) :])
     )
     gpus, counts = gpus_of(config, split), buffer.counts()

@@ -19,6 +19,7 @@ from buffers.records import CandidateVideos, Condition, ShownVideos
 from configs.user_function import user_function
 from media.video_read import read_video
 from media.video_write import write_mp4
+from media.whole import drop_torn_line
 
 EXAMPLE = "examples.miniature.meter:figures"
 ABOUT = "FIGURES"
@@ -98,6 +99,7 @@ class Evaluator:
         self._against: dict[str, str] = {}
         self._journal = journal
         if journal is not None and journal.exists():
+            drop_torn_line(journal)  # what it was about is asked again
             for line in journal.read_text(encoding="utf-8").splitlines():
                 self._recall(json.loads(line))
 

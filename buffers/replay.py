@@ -223,13 +223,11 @@ class ReplayBuffer:
         async with self._changed:
             self._asked_for = max(self._asked_for, step)
             self._changed.notify_all()
-            await self._changed.wait_for(
-                lambda: self._closed or not self._missing(step, count) or self._enough(self._missing(step, count))
-            )
+            await self._changed.wait_for(lambda: self._closed or self._can_draw(step, count))
             self._take_wait_s += perf_counter() - started
             if self._closed:
                 return None
-            draw = self._draw(step, self._missing(step, count))
+            draw = self._draw(step, count)
             self._taken_of_version.add(step)
             self._changed.notify_all()
         if len(draw.ids) != count:
@@ -443,19 +441,20 @@ class ReplayBuffer:
         sums = self._waiting.sums()
         return all(sums.get(source, (0,))[0] >= wanted for source, wanted in self._quotas(count).items())
 
-    def _missing(self, step: int, count: int) -> int:
-        """How many pairs the batch of a step lacks."""
+    def _can_draw(self, step: int, count: int) -> bool:
         draw = self._waiting.drawn(step)
-        return draw.missing if draw else count
+        missing = draw.missing if draw else count
+        return not missing or self._enough(missing)
 
     def _draw(self, step: int, count: int) -> Draw:
         """Chooses the global batch of a step, or what it lacks. It is on disk before any rank sees a pair of it."""
         draw = self._waiting.drawn(step)
-        if draw is not None and not count:
+        missing = draw.missing if draw else count
+        if draw is not None and not missing:
             return draw
-        remember = self._remembered(taken=count)
-        draw = self._waiting.draw(step, self._version, self._quotas(count), remember=remember)
-        self._counts["taken"] += count
+        remember = self._remembered(taken=missing)
+        draw = self._waiting.draw(step, self._version, self._quotas(missing), remember=remember)
+        self._counts["taken"] += missing
         self._changed.notify_all()
         return draw
 

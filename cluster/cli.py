@@ -120,7 +120,12 @@ def _status(place: Path) -> None:
 @CONFIG
 @OVERRIDES
 @click.option("--costs", type=path, metavar="FILE", help="A YAML file of seconds, or the folder of a run to go by.")
-@click.option("--flops", type=float, metavar="N", help="Or compute them, for GPUs that reach N FLOP/s, such as 4e14.")
+@click.option(
+    "--flops",
+    type=click.FloatRange(1.0),
+    metavar="N",
+    help="Or compute them, for GPUs that reach N FLOP/s, such as 4e14.",
+)
 @click.option("--gpus", type=click.IntRange(2, 10**5), multiple=True, help="Also the best split of so many GPUs.")
 @click.option("--out", type=path, metavar="FOLDER", help="A new folder for the table as JSON, and a plot.")
 def _simulate(config: str, overrides: Sequence[str], **given: Any) -> None:

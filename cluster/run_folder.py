@@ -100,6 +100,13 @@ class RunFolder:
         files = (self.config_file, self.metrics_file, self.summary_file, self.report_file)
         return (*files, self.adapter, self.adapters, self.buffer, self.doubtful, self.checkpoints, self.videos)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the summary says that all steps were done and measured."""
+        return self.summary_file.is_file() and bool(
+            json.loads(self.summary_file.read_text(encoding="utf-8"))["complete"]
+        )
+
     @contextlib.contextmanager
     def driven(self) -> Iterator[None]:
         """This process alone drives the run, as long as the block lasts. A lock of a process that was killed is gone.

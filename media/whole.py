@@ -81,6 +81,17 @@ def step_folders(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("[0-9]*") if path.is_dir())
 
 
+def drop_torn_line(file: Path) -> None:
+    """Cuts off what stands behind the last newline, if there is a file: a line whose writer was killed.
+
+    For a file to which lines are appended: the next one would be written onto it.
+    """
+    if file.exists():
+        content = file.read_bytes()
+        if (whole := content.rfind(b"\n") + 1) < len(content):
+            os.truncate(file, whole)
+
+
 def sync(path: Path) -> None:
     """Forces a file's content, or the names in a folder, to disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

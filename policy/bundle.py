@@ -8,6 +8,7 @@ config may hold keys that another class has left in it.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -166,6 +167,10 @@ class BundleFacts:
     vocabulary: int = 256_384
     tokenizer: str = "T5TokenizerFast"
     weights: Mapping[str, Mapping[str, Held]] = field(default_factory=dict, repr=False, compare=False)
+
+    def tokens(self, shape: Sequence[int]) -> int:
+        """Of a video whose latents have this shape, `[channels, frames, height, width]`."""
+        return prod(shape[1:]) // prod(self.patch)
 
     @property
     def first_frame(self) -> Literal["needed", "possible", "not taken"]:

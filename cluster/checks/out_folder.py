@@ -1,7 +1,6 @@
 """Whether a run may be written into its folder: what is there already, permissions, and the space on the disk."""
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -43,7 +42,7 @@ def goes_on(config: RunConfig) -> bool:
             "and last_stage may grow, and stages may be added at the end. Give that config, or"
         )
         raise _held(folder, " (config.yaml) of another config", right)
-    if before == now and _is_finished(folder):
+    if before == now and folder.is_finished:
         right = "Raise stages.N.steps or add a stage to go on with it, or choose"
         raise _held(folder, ", and it is finished (config.yaml, summary.json)", right)
     return True
@@ -125,12 +124,6 @@ def needed_bytes(plan: Plan, *, conditions: int) -> int:
     evaluations = len(plan.config.numbers) + 1
     mp4 = evaluations * videos_kept(plan.config) * plan.pixel_bytes / 3 * MP4_BYTES_PER_PIXEL
     return int(SLACK * (latents + embeddings + mp4)) + FIXED_BYTES
-
-
-def _is_finished(folder: RunFolder) -> bool:
-    """Whether the summary says that all steps were done and measured."""
-    file = folder.summary_file
-    return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8"))["complete"])
 
 
 def _nearest_existing(out: str) -> Path:

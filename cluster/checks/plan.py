@@ -85,7 +85,7 @@ def plan(
         config=config,
         sizes=tuple(sizes),
         latent_shape=shape,
-        tokens=prod(shape[1:]) // prod(facts.patch),
+        tokens=facts.tokens(shape),
         latent_bytes=prod(shape) * number_bytes,
         embedding_bytes=(config.model.max_text_tokens * facts.text_dim + framed) * number_bytes,
         pixel_bytes=sampling.num_frames * height * width * 3,

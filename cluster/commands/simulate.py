@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from buffers import records
 from buffers.replay import ReplayBuffer
 from buffers.weight_store import WeightStore
 from cluster import online_loop
+from cluster.checks.out_folder import check_new
 from cluster.commands.check import TEMPLATES
 from cluster.handles import InProcessHandle
 from cluster.learn_steps import staleness
@@ -87,11 +88,14 @@ def costs_of_run(place: Path) -> Costs:
 
 
 def costs_of_flops(config: RunConfig, facts: BundleFacts, flops: float) -> Costs:
-    """Computed, for devices that reach so many floating point operations per second; judging is not in it."""
-    sampling, learner = config.sampling, config.learner
+    """Computed for the first stage, on devices that reach so many floating point operations per second.
+
+    Judging is not in it.
+    """
+    stage = config.of_stage(config.first_stage)
+    sampling, learner = stage.sampling, stage.learner
     shape = facts.latent_shape(sampling.num_frames, sampling.height, sampling.width)
-    tokens = prod(shape[1:]) // prod(facts.patch)
-    one = forward_flops(facts, tokens, config.model.max_text_tokens) / flops
+    one = forward_flops(facts, facts.tokens(shape), config.model.max_text_tokens) / flops
     # Policy and reference forward, and backward, which computes the forward pass again if it is checkpointed.
     passes = 2 * (4 + learner.gradient_checkpointing) * learner.timesteps.count
     return Costs(generate=2 * sampling.passes * one, learn=passes * one)
@@ -274,13 +278,18 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
 
 
 def report(config: RunConfig, *, costs: Path | None, flops: float | None, gpus: Sequence[int], out: Path | None) -> str:
-    """What the command prints. Raises ValueError that names the options if no costs are given, or two kinds of them."""
-    if (costs is None) == (flops is None):
-        raise ValueError("want one of --costs (a YAML file of seconds, or a run's folder) and --flops")
-    if costs is None:
-        known = costs_of_flops(config, check_bundle(config.model.path), flops or 0.0)
-    else:
+    """What the command prints. Raises ValueError that names the options if no costs are given, or two kinds of them.
+
+    Raises FileExistsError that names `out` if something is there, before anything is simulated.
+    """
+    if out is not None:
+        check_new(out)
+    if costs is not None and flops is None:
         known = costs_of_run(costs) if costs.is_dir() else load_as(Costs, costs)
+    elif flops is not None and costs is None:
+        known = costs_of_flops(config, check_bundle(config.model.path), flops)
+    else:
+        raise ValueError("want one of --costs (a YAML file of seconds, or a run's folder) and --flops")
     simulated = simulate_all(config, known, gpus, out)
     return TEMPLATES.get_template("simulate.txt").render(costs=known, simulated=simulated)
 
@@ -328,7 +337,7 @@ def simulate_all(config: RunConfig, costs: Costs, counts: Sequence[int], out: Pa
         tried = [simulate(config, costs, split) for split in splits(config, costs, gpus)]
         found.append(max(tried, key=lambda each: each.pairs_an_hour))
     if out is not None:
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         known = {"costs": costs.model_dump(), "simulated": [asdict(each) for each in found]}
         (out / "simulated.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         pace_over_gpus(known["simulated"], out / "simulated.png")

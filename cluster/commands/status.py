@@ -3,7 +3,6 @@
 Any terminal of any machine that sees the folder may ask. Nothing is started, no process is asked.
 """
 
-import json
 import os
 import statistics
 import time
@@ -40,7 +39,7 @@ def status(place: Path) -> str:
         "folder": run.path,
         "name": config["name"],
         "driver": run.driver(),
-        "complete": run.summary_file.exists() and json.loads(run.summary_file.read_text(encoding="utf-8"))["complete"],
+        "complete": run.is_finished,
         "silent": time.time() - run.metrics_file.stat().st_mtime if rows else None,
         "saved": {"step": int(states[-1].parent.name), "ago": time.time() - states[-1].stat().st_mtime}
         if states
@@ -58,13 +57,14 @@ def status(place: Path) -> str:
             for phase, row in evaluation_rows(rows).items()
         },
     }
-    return TEMPLATES.get_template("status.txt").render(known | _steps(rows, config["stages"]))
+    return TEMPLATES.get_template("status.txt").render(known | _steps(rows, config))
 
 
-def _steps(rows: list[Row], stages: list[dict[str, Any]]) -> dict[str, Any]:
+def _steps(rows: list[Row], config: dict[str, Any]) -> dict[str, Any]:
     """Where the learner is, its pace, and its figures: medians of the last steps."""
-    steps = step_rows(rows)
-    recent, total = steps[-RECENT:], sum(stage["steps"] for stage in stages)
+    steps, stages, last = step_rows(rows), config["stages"], config["last_stage"]
+    done = stages[config["first_stage"] : None if last is None else last + 1]
+    recent, total = steps[-RECENT:], sum(stage["steps"] for stage in done)
     paces = [later["time"] - earlier["time"] for earlier, later in pairwise(recent)]
     pace = statistics.median(paces) if paces else None
     figures = {key for row in recent for key, value in row.items() if isinstance(value, float)} - {"time", "step"}

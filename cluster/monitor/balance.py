@@ -1,5 +1,6 @@
 """Generation against learning: who was busy and who waited while the loop ran, and what to change."""
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -76,6 +77,16 @@ def balance(rows: list[Row]) -> dict[str, Any] | None:
     }
 
 
+def live_balance(latest: Mapping[tuple[str, int], Sequence[Row]]) -> float | None:
+    """The number of `balance` while a run goes on. latest: role and index of an actor -> its last "roles" rows."""
+    actors = [
+        {"role": role, "busy_s": _grown(rows, "busy_s"), "waiting_s": _grown(rows, "waiting_s")}
+        for (role, _), rows in latest.items()
+    ]
+    generator, learner = _busy_share(actors, "generator"), _busy_share(actors, "learner")
+    return None if generator is None or learner is None else round(100 * (generator - learner), 1)
+
+
 def suggestion(*, generator: float, ranker: float | None, learner: float) -> str:
     """One sentence from three busy shares."""
     if learner >= 0.75 and generator >= 0.75:
@@ -97,6 +108,6 @@ def _busy_share(actors: list[dict[str, Any]], role: str) -> float | None:
     return busy / whole if whole else None
 
 
-def _grown(seen: list[Row], key: str) -> float:
+def _grown(seen: Sequence[Row], key: str) -> float:
     """How much `key` grew. If busy seconds fall, the actor was replaced and began anew at zero."""
     return sum(now[key] - (before[key] if now["busy_s"] >= before["busy_s"] else 0.0) for before, now in pairwise(seen))

@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+from cluster.monitor.balance import live_balance
+from cluster.monitor.rows import Row
+from media.whole import drop_torn_line
 
 Kind = Literal[
     "step", "verdicts", "roles", "evaluation", "glance", "guard", "phase", "failure", "left_out", "set_aside", "balance"
@@ -53,10 +55,11 @@ class MetricsLog:
         tracker: Path | None = None,
         gauge: Callable[..., Any] | None = None,
     ) -> None:
+        drop_torn_line(file)  # of a run, or a metrics actor, that was killed
         self._file = file.open("a", encoding="utf-8")
         self._started, self._domain = started, domain
         self._latest: dict[str, dict[str, Any]] = {}
-        self._times: dict[tuple[str, int], deque[tuple[float, float]]] = {}
+        self._times: dict[tuple[str, int], deque[Row]] = {}
         self._gauge = gauge and functools.cache(functools.partial(gauge, tag_keys=TAGS))
         self._tracker = _start_tracker(tracker, run) if tracker is not None else None
 
@@ -74,23 +77,10 @@ class MetricsLog:
             for key, value in figures.items():
                 gauge = self._gauge("apogee_" + re.sub(r"\W", "_", key.rsplit("/", 1)[-1]))
                 gauge.set(value, tags={tag: str(tags.get(tag, "")) for tag in TAGS})
-        if kind == "roles" and (number := self._balance(row)) is not None:
-            self.record("balance", {"balance": number})
-
-    def _balance(self, row: dict[str, Any]) -> float | None:
-        """`monitor/balance.py`'s number, over the last rows of every actor; once a step, after a row of the learner."""
-        seen = self._times.setdefault((row["role"], row["index"]), deque(maxlen=BALANCE_ROWS))
-        if seen and row["busy_s"] < seen[-1][0]:
-            seen.clear()  # another actor has its place
-        seen.append((row["busy_s"], row["waiting_s"]))
-        shares = []
-        for role in ("generator", "learner"):
-            grown = [np.subtract(times[-1], times[0]) for (of, _), times in self._times.items() if of == role]
-            busy, waiting = np.sum(grown, axis=0) if grown else (0.0, 0.0)
-            if busy + waiting <= 0 or row["role"] != "learner":
-                return None
-            shares.append(busy / (busy + waiting))
-        return round(100 * float(shares[0] - shares[1]), 1)
+        if kind == "roles":
+            self._times.setdefault((row["role"], row["index"]), deque(maxlen=BALANCE_ROWS)).append(row)
+            if row["role"] == "learner" and (number := live_balance(self._times)) is not None:
+                self.record("balance", {"balance": number})
 
     def latest(self, kind: Kind) -> dict[str, Any] | None:
         """The last row of a kind, or None."""

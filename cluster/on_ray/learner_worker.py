@@ -7,11 +7,11 @@ the run as a folder (`run_state.py`). Metrics and weights go through actors.
 import json
 import math
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -213,27 +213,28 @@ def learn_stage(
         if kind == "step":  # a step that is saved has its row, whatever dies
             ray.get(written)
 
-    learn_steps(
-        learner,
-        steps=position.first_step + config.stages[0].steps,
-        first_step=position.first_step,
-        first_version=position.version,
-        publish_every=config.learner.publish_every,
-        checkpoint_every=config.learner.checkpoint_every,
-        checkpoint_seconds=60 * config.learner.checkpoint_every_minutes,
-        take=take,
-        publish=publish,
-        save=save,
-        record=record,
-        agree=mesh.agree,
-        teacher=learner.reference_snapshot if stage.kind == "distill" else None,
-        guard=Guards(config.learner, objective.guarded).see,
-        evaluate=evaluate,
-        evaluate_every=config.evaluation.every,
-        take_back=take_back,
-        set_aside=set_aside,
-        held=held,
-    )
+    with writer:  # its thread ends with the stage
+        learn_steps(
+            learner,
+            steps=position.first_step + config.stages[0].steps,
+            first_step=position.first_step,
+            first_version=position.version,
+            publish_every=config.learner.publish_every,
+            checkpoint_every=config.learner.checkpoint_every,
+            checkpoint_seconds=60 * config.learner.checkpoint_every_minutes,
+            take=take,
+            publish=publish,
+            save=save,
+            record=record,
+            agree=mesh.agree,
+            teacher=learner.reference_snapshot if stage.kind == "distill" else None,
+            guard=Guards(config.learner, objective.guarded).see,
+            evaluate=evaluate,
+            evaluate_every=config.evaluation.every,
+            take_back=take_back,
+            set_aside=set_aside,
+            held=held,
+        )
     for saving in writing:
         saving.result()
 
@@ -243,12 +244,11 @@ def pace(facts: BundleFacts, config: RunConfig, shapes: Sequence[tuple[int, ...]
 
     shapes: of the latents of the pairs of a step. Without what gradient checkpointing computes twice.
     """
-    videos = [
-        prod(shape[1:]) // prod(facts.patch) for shape in shapes for _ in range(2 * config.learner.timesteps.count)
-    ]
-    flops = sum(4 * forward_flops(facts, tokens, config.model.max_text_tokens) for tokens in videos)
-    workers = config.learner.num_workers
-    return {"tokens_per_s": 2 * sum(videos) / seconds, "flops_per_s_of_worker": flops / seconds / workers}
+    tokens, videos = [facts.tokens(shape) for shape in shapes], 2 * config.learner.timesteps.count
+    text, workers = config.model.max_text_tokens, config.learner.num_workers
+    flops = sum(count * forward_flops(facts, each, text) for each, count in Counter(tokens).items())
+    computed, passed = 4 * videos * flops / workers, 2 * videos * sum(tokens)
+    return {"tokens_per_s": passed / seconds, "flops_per_s_of_worker": computed / seconds}
 
 
 class Best:

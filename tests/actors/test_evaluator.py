@@ -176,3 +176,34 @@ def test_how_well_the_given_first_frame_is_kept_is_measured(tmp_path: Path):
     # 10 log10(255^2 / 5^2)
     assert summary["measured"]["first frame kept"] == [100.0, pytest.approx(34.1514, abs=1e-3)]
     assert summary["about"] == {"first frame kept": {"better": "higher", "unit": "dB"}}
+
+
+def test_an_evaluator_in_the_place_of_a_dead_one_knows_what_was_measured_and_what_was_judged(tmp_path: Path):
+    """It died over its third request: the line of that is torn, and the request is measured again."""
+    journal, won = tmp_path / "measured.jsonl", {"net win rate": 1.0, "win": True, "tie": False, "loss": False}
+    sized = Condition("c9", "prompt 9", "general", size=(16, 16))
+    clips = [clip(number, domain="general", reds=(0, 9), motions=(1, number)) for number in range(2)]
+    clips.append(ShownVideos(sized, (video(9, 5), video(0, 6)), 8.0, 4, 0.5))
+
+    def evaluator() -> Evaluator:
+        return Evaluator(METER, tmp_path, 2, 8.0, journal=journal)
+
+    alone = Evaluator(METER, tmp_path, 2, 8.0)
+    first = evaluator()
+    for each in (alone, first):
+        each.measure("after", 0, clips[:1])
+        each.measure("after", 2, clips[1:2])
+        each.judged("after", "before", 0, [won] * 4)
+        each.measure("after", 4, clips[2:])
+    content = journal.read_text()
+    journal.write_text(content[: content.rindex('"videos"') + 40])
+    second = evaluator()
+    assert second.measure("after", 4, clips[2:]) == 2
+    for each in (alone, second):
+        each.judged("after", "before", 4, [won] * 2)
+    third = evaluator()
+    for each in (second, third):
+        assert [video.condition for video in each._videos["after"].values()][-1] == sized
+    assert (
+        json.dumps(third.summary("after")) == json.dumps(second.summary("after")) == json.dumps(alone.summary("after"))
+    )

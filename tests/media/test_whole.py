@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from media.whole import step_folder, step_folders, write_whole
+from media.whole import drop_torn_line, step_folder, step_folders, write_whole
 
 
 def fill(root: Path, step: int, text: str) -> None:
@@ -52,3 +52,14 @@ def test_a_content_is_written_whole_over_what_was_there(content: str | bytes, tm
     write_whole(file, content)
     assert (file.read_text("utf-8") if isinstance(content, str) else file.read_bytes()) == content
     assert [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(
+    ("held", "left"), [("one\ntwo\n", "one\ntwo\n"), ("one\ntw", "one\n"), ("on", ""), ("", ""), (None, None)]
+)
+def test_a_torn_last_line_is_cut_off_and_nothing_else(held: str | None, left: str | None, tmp_path: Path):
+    file = tmp_path / "rows.jsonl"
+    if held is not None:
+        file.write_text(held)
+    drop_torn_line(file)
+    assert (file.read_text() if file.exists() else None) == left

@@ -23,7 +23,7 @@ from cluster.monitor.rows import read_metrics
 from cluster.report.judge_scores import write_ranker_report
 from configs.ranker import RankerScoringConfig
 from configs.sections import RankerConfig
-from media.whole import write_whole
+from media.whole import drop_torn_line, write_whole
 from ranker.frames import SampledFrames, read_frames
 from ranker.judges.adapter_files import judge_versions, named_adapters
 from ranker.questions import Question
@@ -120,6 +120,7 @@ def _known(file: Path, pairs: Sequence[LabelledPair]) -> list[Verdict | None]:
 
     Raises ValueError if the file holds anything else than such rows.
     """
+    drop_torn_line(file)
     rows = read_metrics(file)
     said: dict[str, list[Verdict]] = defaultdict(list)
     try:
@@ -128,8 +129,6 @@ def _known(file: Path, pairs: Sequence[LabelledPair]) -> list[Verdict | None]:
             said[json.dumps({**row, "verdict": None})].append(verdict)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{file}: holds a row that is no judged pair ({error!r})") from error
-    if rows:
-        write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
     # The same pair may be in the manifest, and so in the file, several times.
     of_pairs = [said[json.dumps({**_about(pair), "verdict": None})] for pair in pairs]
     return [verdicts.pop(0) if verdicts else None for verdicts in of_pairs]

@@ -93,4 +93,6 @@ def test_bad_input_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFix
     out = tmp_path / "out"
     assert main(["simulate", str(CONFIG), *LOOSE, "--costs", str(tmp_path / "good.yaml"), "--out", str(out)]) == 0
     assert "pairs/hour" in capsys.readouterr().out
+    assert main(["simulate", str(CONFIG), *LOOSE, "--costs", str(tmp_path / "good.yaml"), "--out", str(out)]) == 2
+    assert "out" in capsys.readouterr().err
     assert (out / "simulated.png").stat().st_size > 5000 and (out / "simulated.json").is_file()

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cluster.commands.status import status
 from cluster.run_folder import RunFolder
@@ -43,6 +44,14 @@ def test_a_run_that_has_not_begun_to_learn_and_no_run_at_all(tmp_path: Path):
     assert "step 0 of 2" in status(run.path) and "nothing has been saved yet" in status(run.path)
     with pytest.raises(FileNotFoundError, match="no run is there"):
         status(tmp_path)
+
+
+def test_of_a_part_of_the_stages_the_steps_of_that_part_count(tmp_path: Path):
+    run = fake_run(tmp_path / "run", partial=True)
+    config = yaml.safe_load(run.config_file.read_text())
+    config["stages"] = [{**config["stages"][0], "steps": steps} for steps in (100, 2, 3, 100)]
+    run.config_file.write_text(yaml.safe_dump({**config, "first_stage": 1, "last_stage": 2}))
+    assert "step 1 of 5" in status(run.path)
 
 
 def test_a_second_driver_is_refused_by_name_and_one_that_was_killed_is_forgotten(tmp_path: Path):

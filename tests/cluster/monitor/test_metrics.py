@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.monitor.metrics import TAGS, MetricsLog
+from cluster.monitor.rows import read_metrics
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path):
@@ -72,3 +73,29 @@ log.close()
     assert tracked["step/loss"] == 0.125
     assert tracked["roles/generator/0/busy_s"] == 3.5
     assert tracked["roles/generator/0/videos"] == 4.0
+
+
+def test_the_balance_is_recorded_with_each_step_as_the_report_has_it(tmp_path: Path):
+    log = MetricsLog(tmp_path / "metrics.jsonl", run="r", started=time.time())
+
+    def times(role: str, index: int, busy: float, waiting: float) -> None:
+        log.record("roles", {"role": role, "index": index, "busy_s": busy, "waiting_s": waiting, "counts": {}})
+
+    times("generator", 0, 10.0, 0.0)
+    times("learner", 0, 0.0, 5.0)
+    assert log.latest("balance") is None  # nothing has grown yet
+    times("generator", 0, 16.0, 4.0)
+    times("generator", 1, 0.0, 0.0)
+    times("generator", 1, 10.0, 0.0)
+    times("generator", 0, 1.0, 0.0)  # a new one in its place
+    times("learner", 0, 2.0, 13.0)
+    balance = log.latest("balance")
+    # Generators: 6 + 10 + 1 s busy and 4 waiting; the learner: 2 and 8.
+    assert balance is not None and balance["balance"] == round(100 * (17 / 21 - 2 / 10), 1)
+
+
+def test_a_line_that_was_torn_by_a_kill_is_not_written_onto(tmp_path: Path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"time": 1, "kind": "step", "step": 1}\n{"time": 2, "kind": "st')
+    MetricsLog(file, run="r", started=time.time()).record("phase", {"name": "start", "seconds": 2.5})
+    assert [row["kind"] for row in read_metrics(file)] == ["step", "phase"]

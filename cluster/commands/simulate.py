@@ -260,8 +260,7 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
         min(1.0, sum(part) / (len(part) * seconds)) if part else 0.0
         for part in (grown[: len(generators)], grown[len(generators) :])
     )
-    gpus, counts = gpus_of(config, split), buffer.counts()
-    busy = 1 - waited / seconds
+    gpus, counts, busy = gpus_of(config, split), buffer.counts(), 1 - waited / seconds
     old = (counts["stale"] + counts["late"]) / max(1, counts["added"] + counts["late"])
     return Simulated(
         gpus=gpus,
@@ -316,10 +315,12 @@ def splits(config: RunConfig, costs: Costs, gpus: int) -> list[Split]:
     pairs, uses, judged = stage.learner.pairs_per_step, stage.buffer.max_uses, stage.asks_ranker
     of_generator, of_worker = stage.generator.gpus_per_actor, stage.learner.gpus_per_worker
     of_ranker = stage.ranker.gpus_per_actor if judged else 0.0
+    if not of_generator:
+        raise ValueError(f"--gpus {gpus}: generator.gpus_per_actor = 0: this config has no GPUs to share")
     found: list[tuple[float, Split]] = []
     for workers in (count for count in range(1, pairs + 1) if pairs % count == 0):
         rest = gpus - workers * of_worker
-        for generators in range(int(rest / of_generator) if of_generator else 0, 0, -1):
+        for generators in range(int(rest / of_generator), 0, -1):
             rankers = max(1, ceil(generators * costs.judge / costs.generate)) if judged else 0
             if generators * of_generator + rankers * of_ranker <= rest:
                 slower = min(generators * costs.kept * uses / costs.generate, workers / costs.learn)

@@ -41,13 +41,13 @@ def status(place: Path) -> str:
         "driver": run.driver(),
         "complete": run.is_finished,
         "silent": time.time() - run.metrics_file.stat().st_mtime if rows else None,
-        "saved": {"step": int(states[-1].parent.name), "ago": time.time() - states[-1].stat().st_mtime}
-        if states
-        else None,
+        "saved": [{"step": int(each.parent.name), "ago": time.time() - each.stat().st_mtime} for each in states[-1:]],
         "phase": next((row["name"] for row in reversed(of_kind(rows, "phase"))), None),
         "actors": role_figures(rows),
         "balance": balance(rows),
-        "counts": {key: value for key, value in (of_kind(rows, "verdicts") or [{}])[-1].items() if key in COUNTED},
+        "counts": {
+            key: value for key, value in (of_kind(rows, "verdicts") or [{}])[-1].items() if value and key in COUNTED
+        },
         "failures": Counter(row["role"] for row in of_kind(rows, "failure")),
         "last_failure": next(reversed(of_kind(rows, "failure")), None),
         "set_aside": [id_ for row in of_kind(rows, "set_aside") for id_ in row["ids"]],

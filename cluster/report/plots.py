@@ -158,12 +158,13 @@ def pace_over_gpus(simulated: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Writes a picture: pairs an hour, and how busy each role is, against GPUs. simulated: `Simulated` as dicts."""
     canvas = Canvas(figsize=(9, 3.5), layout="constrained")
     left, right = canvas.subplots(1, 2)
-    gpus = [each["gpus"] for each in simulated]
-    left.plot(gpus, [each["pairs_an_hour"] for each in simulated], marker="o", linestyle="none")
-    left.set(xlabel="GPUs", ylabel="pairs learned from an hour", xscale="log", yscale="log")
+    gpus, pairs = ([each[key] for each in simulated] for key in ("gpus", "pairs_an_hour"))
+    scale = "log" if min(gpus) > 0 else "linear"
+    left.plot(gpus, pairs, marker="o", linestyle="none")
+    left.set(xlabel="GPUs", ylabel="pairs learned from an hour", xscale=scale, yscale="log")
     for role in ("generators", "rankers", "learner"):
         busy = [100 * each[f"{role}_busy"] for each in simulated]
         right.plot(gpus, busy, marker="o", linestyle="none", label=role)
-    right.set(xlabel="GPUs", ylabel="busy, % of time", xscale="log", ylim=(0, 105))
+    right.set(xlabel="GPUs", ylabel="busy, % of time", xscale=scale, ylim=(0, 105))
     right.legend()
     canvas.savefig(file, dpi=150)

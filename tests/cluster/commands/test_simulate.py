@@ -59,6 +59,8 @@ def test_the_best_split_is_found_among_all_that_fit():
         assert other.pairs_an_hour <= best.pairs_an_hour * 1.01
     with pytest.raises(ValueError, match="--gpus 2: too few"):
         splits(config(), costs, 2)
+    with pytest.raises(ValueError, match=r"generator\.gpus_per_actor = 0: this config has no GPUs"):
+        splits(load_config("configs/miniature.yaml"), costs, 16)
 
 
 def test_costs_of_a_run_and_of_flops(tmp_path: Path, tiny_bundle: Path):

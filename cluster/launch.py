@@ -55,7 +55,7 @@ def _driven(checked: Checked, folder: RunFolder) -> Path:
                 on_gpus = any(need.gpus for of_stage in needed for need in of_stage)
                 stack.enter_context(connected(config.cluster, on_gpus=on_gpus, logs=folder.logs))
                 for of_stage in needed:
-                    wait_for_room(of_stage, config.cluster, lambda what: progress.update(waiting_for=what))
+                    wait_for_room(of_stage, config.cluster, lambda what: progress.phase("start", waiting_for=what))
             except BaseException:
                 if not checked.goes_on:
                     folder.take_back()

@@ -52,13 +52,15 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], int, Path]]:
             start_new_session=True,
         )
         nodes: list[subprocess.Popen[bytes]] = []
-        log = subprocess.DEVNULL
         try:
             address = f"http://127.0.0.1:{dashboard}"
             _wait_until_up(f"{address}/api/version", process)
             join = [RAY, "start", "--block", "--disable-usage-stats", f"--address=127.0.0.1:{port}", "--num-cpus=1"]
-            for _ in range(2):
-                nodes.append(subprocess.Popen(join, env=env, stdout=log, stderr=log, start_new_session=True))
+            for number in range(2):  # one after the other: of two that start at once, one is often never registered
+                log = tmp_path / f"node-{number}"
+                with log.open("wb") as said:
+                    nodes.append(subprocess.Popen(join, env=env, stdout=said, stderr=said, start_new_session=True))
+                _wait_until_joined(log, nodes[-1])
             yield address, env, metrics, Path(short)
         finally:
             for each in (*nodes, process):
@@ -130,3 +132,12 @@ def _wait_until_up(url: str, process: "subprocess.Popen[bytes]") -> None:
         except OSError:
             time.sleep(1)
     raise AssertionError("the head did not come up within two minutes")
+
+
+def _wait_until_joined(log: Path, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(120):
+        if "Ray runtime started" in log.read_text():
+            return
+        assert process.poll() is None, log.read_text()
+        time.sleep(1)
+    raise AssertionError(f"a node did not join within two minutes:\n{log.read_text()}")

@@ -58,7 +58,8 @@ format: setup
 # Versions only: no host and no path of the machine that wrote them.
 lock: setup
 	for variant in cpu gpu; do \
-	  $(BIN)/uv pip compile --quiet pyproject.toml --extra $$variant --extra dev --override requirements/overrides.txt \
-	    --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  $(BIN)/uv pip compile --quiet pyproject.toml --extra $$variant --extra dev --extra wandb \
+	    --override requirements/overrides.txt --python-version 3.11 \
+	    --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
 	    --output-file requirements/$$variant.lock || exit 1; \
 	done

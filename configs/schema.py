@@ -1,6 +1,6 @@
 """The one typed configuration of a run: a section per role (`sections.py`) and the stages (`stages.py`)."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,6 +31,9 @@ class RunConfig(Section):
     """The run's folder. The same command goes on with a run that was stopped there."""
     seed: sections.Seed = 0
     """Of adapters, noise, orders and draws."""
+    tracker: Literal["trackio", "wandb"] = "trackio"
+    """Where figures and sample videos can be watched: trackio keeps them in the run's folder. wandb sends them, and
+    this config, to Weights & Biases; it has to be installed, and logged in to or `WANDB_MODE=offline`."""
     model: sections.ModelConfig
     """The bundle that is aligned."""
     prompts: sections.PromptsConfig

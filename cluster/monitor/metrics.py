@@ -1,4 +1,4 @@
-"""Every figure of a run, in three places at once: JSON lines, the local tracker, Ray's metrics.
+"""Every figure of a run, in three places at once: JSON lines, the tracker, Ray's metrics.
 
 The JSON lines are what the report is made from; they are flushed row by row, so that whatever happened is kept.
 """
@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from cluster.monitor.balance import live_balance
 from cluster.monitor.rows import Row
+from configs.schema import RunConfig
 from media.whole import drop_torn_line
 
 Kind = Literal[
@@ -23,6 +25,12 @@ Kind = Literal[
 
 BALANCE_ROWS = 60
 """Ten minutes of a generator, so many steps of the learner."""
+
+SAMPLES = 8
+"""Videos of each evaluation that the tracker gets."""
+
+WANDB_SECONDS = 30.0
+"""Within these Weights & Biases has to answer."""
 
 UNTRACKED = {"time", "kind", "role", "index", "stage", "counts", "phase", "name"}
 """Keys that say what a row is about; the rest are figures."""
@@ -38,21 +46,20 @@ class MetricsLog:
     """A plain class used as an actor.
 
     file: rows `{"time": seconds since the start of the run, "kind": ..., ...}` are appended to it.
-    tracker: folder of the local tracker (trackio; nothing leaves the machine), or None for no tracker.
+    tracker: makes the tracker (`start_tracker`), or None for no tracker.
     domain: which adapter is trained, in the training of a ranker.
     gauge: makes a `ray.util.metrics.Gauge` from a name and `tag_keys`, or None if there is no Ray.
 
-    Example: MetricsLog(Path("run/metrics.jsonl"), run="demo", started=time.time()).record("step", {"step": 1})
+    Example: MetricsLog(Path("run/metrics.jsonl"), started=time.time()).record("step", {"step": 1})
     """
 
     def __init__(
         self,
         file: Path,
         *,
-        run: str,
         started: float,
         domain: str = "",
-        tracker: Path | None = None,
+        tracker: Callable[[], tuple[Any, Any]] | None = None,
         gauge: Callable[..., Any] | None = None,
     ) -> None:
         drop_torn_line(file)  # of a run, or a metrics actor, that was killed
@@ -61,7 +68,10 @@ class MetricsLog:
         self._latest: dict[str, dict[str, Any]] = {}
         self._times: dict[tuple[str, int], deque[Row]] = {}
         self._gauge = gauge and functools.cache(functools.partial(gauge, tag_keys=TAGS))
-        self._tracker = _start_tracker(tracker, run) if tracker is not None else None
+        self._tracker: Any = None
+        self._library: Any = None
+        if tracker is not None:
+            self._tracker, self._library = tracker()
 
     def record(self, kind: Kind, row: dict[str, Any]) -> None:
         """Append one row. `time` and `kind` are added to it."""
@@ -70,8 +80,7 @@ class MetricsLog:
         self._file.flush()
         self._latest[kind] = row
         figures = _figures(row)
-        if self._tracker is not None and figures:
-            self._tracker.log(figures)
+        self._track(row, dict(figures))
         if self._gauge is not None:
             tags = {"role": "run", "domain": self._domain, **row}
             for key, value in figures.items():
@@ -81,6 +90,19 @@ class MetricsLog:
             self._times.setdefault((row["role"], row["index"]), deque(maxlen=BALANCE_ROWS)).append(row)
             if row["role"] == "learner" and (number := live_balance(self._times)) is not None:
                 self.record("balance", {"balance": number})
+
+    def _track(self, row: Row, figures: dict[str, Any]) -> None:
+        """Figures, and the first videos that an evaluation has kept; equal prompts and noises have one name."""
+        if self._tracker is None or not figures:
+            return
+        try:
+            for each in row.get("kept", [])[:SAMPLES]:
+                path, caption = Path(self._file.name).parent / each["file"], f"{row['phase']}: {each['prompt']}"
+                figures[f"videos/{path.stem}"] = self._library.Video(str(path), caption=caption, format="mp4")
+            self._tracker.log(figures)
+        except Exception as error:  # the rows are on disk; that nobody can look on is no reason to end a run
+            print(f"the tracker gets nothing any more: {error!r}")
+            self._tracker = None
 
     def latest(self, kind: Kind) -> dict[str, Any] | None:
         """The last row of a kind, or None."""
@@ -105,10 +127,31 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _start_tracker(folder: Path, run: str) -> Any:
-    """A local trackio run. trackio reads where to write when it is imported, hence the late import."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ["TRACKIO_DIR"] = str(folder)
-    import trackio
+def start_tracker(config: RunConfig, folder: Path) -> tuple[Any, Any]:
+    """A run of `config.tracker` that goes on with the one in the folder, if there is one; and the tracker's library.
 
-    return trackio.init(project="apogee", name=run, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+    What Weights & Biases does not get because it is out of reach stays in the folder, and the run goes on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if config.tracker == "trackio":
+        os.environ["TRACKIO_DIR"] = str(folder)  # read when it is imported
+        import trackio
+
+        quiet: Any = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}
+        return trackio.init(project="apogee", name=config.name, resume="allow", **quiet), trackio
+    import wandb
+
+    same = folder / "wandb-run-id"
+    if not same.exists():
+        same.write_text(secrets.token_hex(4))
+    settings = {"console": "off", "init_timeout": WANDB_SECONDS}
+    start = functools.partial(wandb.init, project="apogee", name=config.name, id=same.read_text(), dir=folder)
+    start = functools.partial(start, resume="allow", config=config.model_dump(), settings=settings)
+    try:
+        run = start()
+    except wandb.Error as error:
+        print(f"Weights & Biases: {error}. To send the figures later: wandb sync {folder}/wandb/offline-run-*")
+        wandb.teardown()  # or the run is "in use"
+        run = start(mode="offline")
+    run.define_metric("step/*", step_metric="step/step")
+    return run, wandb

@@ -25,7 +25,7 @@ from cluster.board import Board
 from cluster.checks.resources import evaluation_needs, fits, learner_need, needs
 from cluster.evaluation import videos_kept
 from cluster.learn_steps import in_thread, unless_failed
-from cluster.monitor.metrics import MetricsLog
+from cluster.monitor.metrics import MetricsLog, start_tracker
 from cluster.on_ray.in_actor import ray_gauge, weights_of_before
 from cluster.on_ray.learner_worker import Stage, make_trainer
 from cluster.on_ray.placement import nodes, on_this_node
@@ -56,8 +56,9 @@ class Crew:
         self._small = {"max_restarts": config.cluster.max_failures, "max_task_retries": -1}
         self._small["scheduling_strategy"] = on_this_node()
         self.deadline = 60 * config.cluster.deadline_minutes
+        tracker = partial(start_tracker, config, folder.tracker)
         self.metrics = self._small_actor(MetricsLog, "metrics").remote(
-            folder.metrics_file, run=config.name, started=started, tracker=folder.tracker, gauge=ray_gauge
+            folder.metrics_file, started=started, tracker=tracker, gauge=ray_gauge
         )
         of_before = partial(weights_of_before, folder.checkpoints)
         self.weights = self._small_actor(WeightStore, "weights").remote(ray.put, of_before)

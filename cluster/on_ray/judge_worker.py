@@ -24,7 +24,7 @@ def judge_group(config: RankerTrainingConfig, domain: str, pairs: list[LabelledP
     Its states are below `states_of(folder, domain)`, each with the adapter in it as PEFT writes it.
     """
     metrics = ray.remote(num_cpus=0)(MetricsLog).remote(
-        folder / "metrics.jsonl", run=config.name, started=time.time(), domain=domain, gauge=ray_gauge
+        folder / "metrics.jsonl", started=time.time(), domain=domain, gauge=ray_gauge
     )
     states = states_of(folder, domain)
     given = {"config": config, "domain": domain, "pairs": pairs, "metrics": metrics, "states": states}

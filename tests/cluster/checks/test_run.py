@@ -1,6 +1,7 @@
 """What is refused before Ray starts, on the miniature's own files."""
 
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -73,6 +74,23 @@ def test_every_problem_is_found_at_once_and_nothing_is_read_twice(tmp_path: Path
     assert len(problems) == 4, problems
     for key in ("evaluation.prompts", "evaluation.meter", "sampling.height", "out="):
         assert any(problem.startswith(key) for problem in problems), key
+
+
+def test_a_tracker_that_would_get_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = load_config("configs/miniature.yaml", [f"out={tmp_path / 'run'}", "tracker=wandb"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert check(config).problems == []
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (problem,) = check(config).problems
+    assert problem.startswith("tracker = wandb: nobody is logged in; run `wandb login`")
+    monkeypatch.setenv("WANDB_API_KEY", "short")  # last: wandb keeps what it has read
+    (problem,) = check(config).problems
+    assert "40+ characters, has 5" in problem
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    (problem,) = check(config).problems
+    assert "is not installed" in problem and "[wandb]" in problem
 
 
 def test_a_stage_that_would_not_fit_is_found(tmp_path: Path):

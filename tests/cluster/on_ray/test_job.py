@@ -1,4 +1,4 @@
-"""The README's `ray job submit` on a head and two nodes: what is uploaded, where results lie, what can be scraped."""
+"""The README's `ray job submit` on a head and two nodes: what is uploaded, kept, tracked and scraped."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], int, Path]]:
     token.write_text(secrets.token_hex(32))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "PATH": path}
-    env["RAY_metrics_report_interval_ms"] = "1000"
+    env |= {"RAY_metrics_report_interval_ms": "1000", "WANDB_MODE": "offline"}
     port, dashboard, agent, metrics, client = _free_ports(5)
     with tempfile.TemporaryDirectory(prefix="ap-", dir="/tmp", ignore_cleanup_errors=True) as short:
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str], int, Path]]:
 def test_the_run_works_as_a_submitted_job(head: tuple[str, dict[str, str], int, Path], tmp_path: Path):
     address, env, port, ray_folder = head
     folder = tmp_path / "run"  # every node sees it: the shared storage
-    entrypoint = command(f"out={folder}", "cluster.address=auto", "cluster.num_cpus=null")
+    entrypoint = command(f"out={folder}", "cluster.address=auto", "cluster.num_cpus=null", "tracker=wandb")
     submit = [RAY, "job", "submit", "--address", address, "--working-dir", ".", "--", "python", *entrypoint[1:]]
     with (tmp_path / "said").open("wb") as said:
         job = subprocess.Popen(submit, cwd=ROOT, env=env, stdout=said, stderr=said)
@@ -86,6 +86,10 @@ def test_the_run_works_as_a_submitted_job(head: tuple[str, dict[str, str], int, 
     assert summary["complete"] and summary["steps"]["done"] == STEPS
     assert (folder / "report.html").is_file()
     assert (folder / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+
+    [tracked] = (folder / "tracker").glob("wandb/offline-run-*")
+    videos = [video.name.partition("_")[0] for video in tracked.glob("files/media/videos/videos/*.mp4")]
+    assert sorted(videos) == sorted(["000-a", "000-b", "001-a", "001-b"] * 2), "those of before and of after"
 
     [uploaded] = {
         path.parent for path in ray_folder.glob("session_2*/runtime_resources/working_dir_files/*/pyproject.toml")

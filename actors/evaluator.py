@@ -131,6 +131,10 @@ class Evaluator:
         self._note(phase, range(first, number))
         return number - first
 
+    def measured(self, phase: str, version: int) -> set[int]:
+        """Numbers of the phase's videos that were measured already, of this version of the policy."""
+        return {number for number, video in self._videos.get(phase, {}).items() if video.version == version}
+
     def pairs(self, phase: str, against: str, first: int, count: int) -> list[CandidateVideos]:
         """`count` videos of the phases `against` and `phase`, from number `first` on, read from files of the same kind.
 

@@ -66,6 +66,7 @@ async def evaluate(
     evaluator: Any,
     sampling: SamplingConfig,
     snapshot: Any = None,
+    version: int | None = None,
     keep: bool = True,
     requests_in_flight: int,
     measured: Callable[[int], None] = lambda videos: None,
@@ -76,12 +77,14 @@ async def evaluate(
 
     recover, deadline: as `online_loop.run` has them; a request of a lost generator is made again by the next one.
 
-    snapshot: the policy that makes the videos, by reference; None if it is the generators' own. keep: as files.
+    snapshot: the policy that makes the videos, by reference; None if it is the generators' own. version: of that
+    policy, if videos that were measured of it before the driver died are not to be made again. keep: as files.
     measured: is told how many videos have been measured so far, whenever there are more.
     The videos travel from generator to evaluator by reference.
     """
     at_once = asyncio.Semaphore(requests_in_flight * len(generators))
-    done = 0
+    there = set() if version is None else await evaluator.measured.remote(phase, version)
+    done = len(there)
 
     async def make(turn: int, first: int, request: Request) -> None:
         nonlocal done
@@ -102,7 +105,12 @@ async def evaluate(
 
     counts = [sum(map(len, request.seeds)) for request in requests]
     firsts = itertools.accumulate(counts, initial=0)
-    making = [asyncio.ensure_future(make(*each)) for each in zip(itertools.count(), firsts, requests, strict=False)]
+    missing = [
+        (turn, first, request)
+        for turn, (first, count, request) in enumerate(zip(firsts, counts, requests, strict=False))
+        if not there.issuperset(range(first, first + count))
+    ]
+    making = [asyncio.ensure_future(make(*each)) for each in missing]
     try:
         await asyncio.gather(*making)
     finally:

@@ -27,14 +27,26 @@ def stopped_in_order() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def until_stopped(main: Coroutine[Any, Any, Result]) -> Result:
-    """What `main` returns; SIGTERM and SIGHUP cancel it as Ctrl-C does, and KeyboardInterrupt is raised at its end."""
-    task, loop = asyncio.ensure_future(main), asyncio.get_running_loop()
+async def until_stopped(main: Coroutine[Any, Any, Result], *watching: Coroutine[Any, Any, None]) -> Result:
+    """What `main` returns; SIGTERM and SIGHUP cancel it as Ctrl-C does, and KeyboardInterrupt is raised at its end.
+
+    watching: run beside it; if one of them fails, `main` is cancelled, too, and the failure is raised at its end.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(main)
+    watchers = [*map(asyncio.ensure_future, watching)]
+
+    def give_up(_: Any) -> None:
+        task.cancel()
+
+    for each in watchers:
+        each.add_done_callback(give_up)
 
     def stop(number: int) -> None:
         if number == signal.SIGHUP:
             loop.remove_signal_handler(number)
         _heard(number)
+        for each in watchers:
+            each.remove_done_callback(give_up)  # it is ending already
         task.cancel()
 
     before = {number: signal.getsignal(number) for number in STOPPING}
@@ -44,8 +56,13 @@ async def until_stopped(main: Coroutine[Any, Any, Result]) -> Result:
     try:
         return await task
     except asyncio.CancelledError:
+        for each in watchers:
+            if each.done():
+                each.result()
         raise KeyboardInterrupt from None
     finally:
+        for each in watchers:
+            each.cancel()
         for number, handler in before.items():
             if loop.remove_signal_handler(number):
                 signal.signal(number, handler)

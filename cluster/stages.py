@@ -229,14 +229,18 @@ async def _evaluate(run: Run, number: int, state: RunState | None = None) -> Non
         await crew.metrics.record.remote("evaluation", {**named, **empty})
         return
     await crew.prepare_evaluation()
-    snapshot = crew.shared(run_state.snapshot(state)) if state is not None else None
+    policy = run_state.snapshot(state) if state is not None else None
+    snapshot, version = policy and crew.shared(policy), policy.version if policy else 0
     with run.phase(f"evaluation {phase}"):
-        summary = await _shown(run, number, phase, videos, snapshot)
+        summary = await _shown(run, number, phase, videos, snapshot, version=version)
     await crew.metrics.record.remote("evaluation", {**named, **summary})
 
 
-async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any, *, keep: bool = True) -> dict[str, Any]:
-    """The evaluator's summary of the first `videos` videos of an evaluation, measured or compared; `keep`: as files."""
+async def _shown(
+    run: Run, number: int, phase: str, videos: int, snapshot: Any, *, version: int | None = None, keep: bool = True
+) -> dict[str, Any]:
+    """The evaluator's summary of the first `videos` videos of an evaluation, measured or compared; `version` and `keep`
+    as in `evaluate`."""
     config, crew = run.config.sampled_after(number), run.crew
     at_once, seed = config.generator.conditions_per_request, config.evaluation.seed
     summary = await evaluate(
@@ -246,6 +250,7 @@ async def _shown(run: Run, number: int, phase: str, videos: int, snapshot: Any, 
         evaluator=crew.evaluator,
         sampling=config.sampling,
         snapshot=snapshot,
+        version=version,
         keep=keep,
         requests_in_flight=config.generator.requests_in_flight,
         measured=lambda done: run.progress.update(measured=f"{done} of {videos}"),

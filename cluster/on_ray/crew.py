@@ -42,8 +42,8 @@ class Crew:
     """The actors of a run; `stages.py` says when generators, rankers and the learner group run.
 
     The loop reads the lists `generators` and `rankers`: a dead actor is replaced in them. `buffer` is the stage's own.
-    `board`: of the learner group that runs. A group stays from stage to stage if its processes are as many and as
-    large, and if there is room beside it for what evaluation needs.
+    `small`: id -> name of the actors that Ray makes anew. `board`: of the learner group that runs. A group stays from
+    stage to stage if its processes are as many and as large, and if there is room beside it for what evaluation needs.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, *, started: float, encoded_by: Mapping[str, str]) -> None:
@@ -53,22 +53,20 @@ class Crew:
         self._generators_of: RunConfig | None = None
         self._group: asyncio.Future[Any] | None = None
         self._group_of = config.learner
-        self._small = {"max_restarts": config.cluster.max_failures, "max_task_retries": -1}
-        self._small["scheduling_strategy"] = on_this_node()
+        self.small: dict[str, str] = {}
         self.deadline = 60 * config.cluster.deadline_minutes
         tracker = partial(start_tracker, config, folder.tracker)
-        self.metrics = self._small_actor(MetricsLog, "metrics").remote(
-            folder.metrics_file, started=started, tracker=tracker, gauge=ray_gauge
+        self.metrics = self._small_actor(
+            MetricsLog, "metrics", folder.metrics_file, started=started, tracker=tracker, gauge=ray_gauge
         )
         of_before = partial(weights_of_before, folder.checkpoints)
-        self.weights = self._small_actor(WeightStore, "weights").remote(ray.put, of_before)
+        self.weights = self._small_actor(WeightStore, "weights", ray.put, of_before)
         self.buffer: Any = None
         self.board: Any = None
         kept, fps = videos_kept(config), config.sampling.fps
         reward = RewardOfVideos(config.reward) if config.reward else None
-        folder.measured.unlink(missing_ok=True)  # of an earlier command: its evaluation is made anew
-        self.evaluator = self._small_actor(Evaluator, "evaluator").remote(
-            config.evaluation.meter, folder.path, kept, fps, reward, folder.measured
+        self.evaluator = self._small_actor(
+            Evaluator, "evaluator", config.evaluation.meter, folder.path, kept, fps, reward, folder.measured
         )
         self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
@@ -91,7 +89,9 @@ class Crew:
             await self.dismiss_learners()
         if self.buffer is not None:
             await self.buffer.close.remote()
-        self.buffer = self._small_actor(ReplayBuffer, f"buffer-{number}").remote(
+        self.buffer = self._small_actor(
+            ReplayBuffer,
+            f"buffer-{number}",
             config.buffer,
             folder=self._folder.buffer,
             seed=config.seed,
@@ -147,7 +147,7 @@ class Crew:
         while True:
             if self._group is None:
                 self._group_of = config.learner
-                self.board = self._small_actor(Board, self._new_name("board", number)).remote()
+                self.board = self._small_actor(Board, self._new_name("board", number))
                 actors = {"board": self.board, "weights": self.weights, "metrics": self.metrics}
                 trainer = make_trainer(config, folder=self._folder, **actors)
                 self._group = asyncio.ensure_future(in_thread(trainer.fit))
@@ -244,9 +244,12 @@ class Crew:
         """One that was never used: a dead actor's name is freed only some time after its death."""
         return f"{role}-{index}.{next(self._numbers)}"
 
-    def _small_actor(self, cls: type, name: str) -> Any:
+    def _small_actor(self, cls: type, name: str, *given: Any, **named: Any) -> Any:
         """Beside the driver, and made anew by Ray if it dies: what it has to know is on disk."""
-        return _REMOTE[cls].options(name=name, num_cpus=0, **self._small)
+        again = {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": on_this_node()}
+        actor: Any = _REMOTE[cls].options(name=name, num_cpus=0, **again).remote(*given, **named)
+        self.small[actor._actor_id.hex()] = name
+        return actor
 
 
 _ROLES = (Board, Generator, Ranker, FunctionRanker, Evaluator, ReplayBuffer, MetricsLog, WeightStore)

@@ -1,17 +1,20 @@
 """Who has died is replaced, and what was lost is counted: of each role so many times within an hour, no more.
 
-Actors do not restart by themselves: a new one has lost its weights, and the loop has to know that it is new.
+Generators and rankers do not restart by themselves: a new one has lost its weights, and the loop has to know that it is
+new. Small actors do.
 """
 
+import asyncio
 import contextlib
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import state
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -29,6 +32,9 @@ OF_A_DEVICE = re.compile(r"CUDA|CUBLAS|CUDNN|NCCL|NVML|Xid", re.IGNORECASE)
 
 OF_A_PEER = re.compile(r"gloo|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
 """What a learner worker says if another one has died: it may be heard before the death is."""
+
+RESTARTS_SECONDS = 5.0
+"""How often Ray is asked which small actors it has made anew."""
 
 LOG_LINES = 2000
 
@@ -102,6 +108,19 @@ class Supervisor:
         reason = RuntimeError(f"request {request.slot}, conditions {ids}: {error}")
         reason.__cause__ = error
         self.lost("request", 0, reason)
+
+    async def count_restarts(self, small: Mapping[str, str]) -> None:
+        """Until it is cancelled: that Ray has made a small actor (id -> name) anew is a loss. Raises as `lost`."""
+        counted = Counter[str]()
+        while True:
+            for actor, name in list(small.items()):
+                known = {}
+                with contextlib.suppress(Exception):  # Ray's own store may be away for a while
+                    known = await asyncio.to_thread(state.actors, actor)
+                for _ in range(known.get("NumRestarts", 0) - counted[actor]):
+                    counted[actor] += 1
+                    self.lost(name.partition("-")[0], 0, RuntimeError(f"{name} died, and Ray made it anew"))
+            await asyncio.sleep(RESTARTS_SECONDS)
 
     def lost(self, role: str, index: int, error: BaseException) -> None:
         """Counts a loss. Raises RuntimeError from the first one within the hour if that were too many."""

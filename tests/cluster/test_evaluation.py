@@ -14,6 +14,7 @@ from configs.load import load_config
 from configs.sections import RankerConfig, SamplingConfig
 from ranker.judges.function import FunctionRanker
 
+FIGURES = {"brightness": ("higher", "of 255")}
 CONDITIONS = [Condition("a", "prompt a"), Condition("b", "prompt b"), Condition("c", "prompt c")]
 
 
@@ -99,6 +100,48 @@ class Painter:
 def brightness(frames: np.ndarray, prompt: str) -> float:
     assert frames.shape == (3, 32, 32, 3), "the judge sees videos at the size that they were made with"
     return float(frames.mean())
+
+
+def test_an_evaluation_goes_on_after_a_kill_with_the_videos_of_the_same_policy(tmp_path: Path):
+    requests = evaluation_requests(CONDITIONS, videos=12, seed=0, conditions_per_request=1)
+
+    class Dying(Painter):
+        """`shows` requests, then none."""
+
+        def __init__(self, shows: int) -> None:
+            super().__init__(200)
+            self.left = shows
+
+        def show(self, request: Request, sampling: SamplingConfig, snapshot: None) -> list[ShownVideos]:
+            self.left -= 1
+            if self.left < 0:
+                raise ConnectionError
+            return super().show(request, sampling, snapshot)
+
+    def evaluated(shows: int, journal: Path, *, version: int) -> dict[str, Any]:
+        evaluator = Evaluator(f"{__name__}:meter", tmp_path, 0, 8.0, journal=journal)
+        made = evaluate(
+            "before",
+            requests,
+            generators=[InProcessHandle(Dying(shows))],
+            evaluator=InProcessHandle(evaluator),
+            sampling=SamplingConfig(),
+            version=version,
+            requests_in_flight=1,
+        )
+        return asyncio.run(made)
+
+    whole = evaluated(6, tmp_path / "whole.jsonl", version=0)
+    with pytest.raises(ConnectionError):
+        evaluated(4, tmp_path / "measured.jsonl", version=0)
+    with pytest.raises(ConnectionError):
+        evaluated(5, tmp_path / "measured.jsonl", version=1)  # of another policy nothing is there
+    assert evaluated(2, tmp_path / "measured.jsonl", version=0) == whole
+    assert evaluated(0, tmp_path / "measured.jsonl", version=0) == whole
+
+
+def meter(frames: np.ndarray, prompt: str) -> dict[str, float]:
+    return {"brightness": brightness(frames, prompt)}
 
 
 @pytest.mark.parametrize(("after", "wins", "losses"), [(200, 3, 0), (20, 0, 3)])

@@ -1,5 +1,6 @@
 """A closed terminal, as the kernel tells it, and SIGTERM, each to a process of its own."""
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cluster.signals import until_stopped
 from tests.cluster.small_run import ROOT
 
 LOOP = """
@@ -113,3 +115,29 @@ def test_what_starts_in_the_block_never_hears_a_closed_terminal():
         child.wait()
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.SIGHUP not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_what_fails_beside_a_command_ends_it_in_order():
+    ended: list[str] = []
+
+    async def saves() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.02)
+            ended.append("saved")
+
+    async def watches(*, fails: bool) -> None:
+        await asyncio.sleep(0.01 if fails else 60)
+        raise RuntimeError("too many")
+
+    with pytest.raises(RuntimeError, match="too many"):
+        asyncio.run(until_stopped(saves(), watches(fails=False), watches(fails=True)))
+    assert ended == ["saved"]
+
+
+def test_a_command_that_ends_ends_what_watches_it():
+    async def two() -> int:
+        return 2
+
+    assert asyncio.run(until_stopped(two(), asyncio.sleep(60))) == 2

@@ -155,6 +155,36 @@ def test_failures_beyond_the_limit_end_the_run_with_the_first_one(ray_here: None
     assert ended.value.__cause__ is first
 
 
+def test_what_ray_makes_anew_is_a_loss_of_its_role_too(ray_here: None, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    from cluster.on_ray import supervision
+
+    monkeypatch.setattr(supervision, "RESTARTS_SECONDS", 0.1)
+    losses: list[str] = []
+    supervisor = supervision.Supervisor(
+        2, on_failure=lambda role, index, error, count: losses.append(f"{role} {error}")
+    )
+    board: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Generator).remote(dies=False)
+    quiet: Any = ray.remote(num_cpus=0, max_restarts=-1)(Generator).remote(dies=False)
+
+    async def story() -> None:
+        small = {board._actor_id.hex(): "board-1.7", quiet._actor_id.hex(): "weights"}
+        watching = asyncio.ensure_future(supervisor.count_restarts(small))
+        for count in (1, 2, 3):
+            await board.times.remote()
+            ray.kill(board, no_restart=False)
+            for _ in range(300):
+                if len(losses) >= count:
+                    break
+                await asyncio.sleep(0.1)
+        await watching
+
+    with pytest.raises(RuntimeError, match=r"3 losses of the role board within an hour.*max_failures = 2.*first one"):
+        asyncio.run(asyncio.wait_for(story(), 120))
+    assert losses == ["board board-1.7 died, and Ray made it anew"] * 3
+
+
 def test_a_roles_own_error_is_no_loss(ray_here: None):
     import ray
 

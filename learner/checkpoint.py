@@ -46,8 +46,7 @@ def save_checkpoint(file: Path, state: LearnerState) -> None:
     if file.exists():
         raise FileExistsError(f"{file} exists; a checkpoint is never overwritten")
     tensors = {f"{group}/{name}": t.contiguous() for group in GROUPS for name, t in getattr(state, group).items()}
-    facts = {"format": FORMAT, "seed": state.seed, "steps": state.steps, "run": state.run}
-    written = json.dumps(facts)
+    written = json.dumps({"format": FORMAT, "seed": state.seed, "steps": state.steps, "run": state.run})
     with whole_file(file) as unfinished:
         save_file(tensors, unfinished, metadata={"facts": written, "sha256": _sha256(written, tensors)})
 

@@ -172,15 +172,12 @@ class Learner:
         finally:
             self._optimizer.clear()
         self.steps += 1
+        levels = [{"level": n, "pairs": int(sums[0]), **self._means(sums)} for n, sums in enumerate(table) if sums[0]]
         return {
             "step": float(self.steps),
             **self._means(table.sum(0)),
             "grad_norm": grad_norm,
-            "levels": [
-                {"level": level, "pairs": int(sums[0]), **self._means(sums)}
-                for level, sums in enumerate(table)
-                if sums[0]
-            ],
+            "levels": levels,
             "window": visited,
             "experts": {expert: window.experts.count(expert) for expert in self._names},
             **({"expert_switches": self.policy.idle.switches} if self.policy.idle else {}),
@@ -246,36 +243,24 @@ class Learner:
             )
         return samples
 
-    def _microbatches(self, samples: Sequence[Sample], of_step: Sequence[Shape]) -> list[list[int]]:
-        """Of this rank's samples. of_step: the shapes of those of all ranks."""
-        of_ranks = [*portions(of_step, self.config.pairs_per_step // self.mesh.data_size)]
-        return microbatches([sample.shape for sample in samples], self.config.microbatch_pairs, of_ranks=of_ranks)
-
     def _accumulate(
         self, samples: Sequence[Sample], shapes: Sequence[Shape], window: TimestepWindow, row: int, table: Tensor
     ) -> None:
-        """Forward and backward at one timestep of the window, in microbatches of samples."""
-        config = self.config
-        scale = 1.0 / config.pairs_per_step
-        if config.timesteps.reduce == "mean":
-            scale /= len(window.experts)
-        for columns in self._microbatches(samples, shapes):
-            timesteps = window.timesteps[row, columns]
-            losses, figures = self.objective(
-                self.policy,
-                [samples[column] for column in columns],
-                timesteps=timesteps,
-                sigmas=window.sigmas[row, columns],
-                expert=window.experts[row],
-            )
-            if not losses.isfinite().all():
-                failed = [
-                    f"{samples[column].id} (timestep {timestep:g})"
-                    for column, timestep, loss in zip(columns, timesteps.tolist(), losses, strict=True)
-                    if not loss.isfinite()
-                ]
-                ids = [samples[each].id for each, loss in zip(columns, losses, strict=True) if not loss.isfinite()]
-                raise UnusablePairs(ids, f"the loss is not finite for pair {', '.join(failed)}")
+        """Forward and backward at one timestep of the window, in microbatches of this rank's samples.
+
+        `shapes`: of the samples of all ranks.
+        """
+        config, expert = self.config, window.experts[row]
+        scale = 1.0 / config.pairs_per_step / (len(window.experts) if config.timesteps.reduce == "mean" else 1)
+        of_ranks = [*portions(shapes, config.pairs_per_step // self.mesh.data_size)]
+        own = [sample.shape for sample in samples]
+        for columns in microbatches(own, config.microbatch_pairs, of_ranks=of_ranks):
+            some, timesteps = [samples[column] for column in columns], window.timesteps[row, columns]
+            sigmas = window.sigmas[row, columns]
+            losses, figures = self.objective(self.policy, some, timesteps=timesteps, sigmas=sigmas, expert=expert)
+            if failed := (~losses.isfinite()).nonzero()[:, 0].tolist():
+                named = ", ".join(f"{some[place].id} (timestep {float(timesteps[place]):g})" for place in failed)
+                raise UnusablePairs([some[place].id for place in failed], f"the loss is not finite for pair {named}")
             (losses.sum() * scale).backward()
             logged = (losses.detach(), *(figures[name].detach() for name in self.objective.figures))
             rows = torch.stack([torch.ones_like(logged[0]), *logged], dim=1)
@@ -286,8 +271,7 @@ class Learner:
         return dict(zip(self._figures, (sums[1:] / sums[0]).tolist(), strict=True))
 
     def _levels(self, timesteps: Tensor) -> Tensor:
-        share = timesteps / self.policy.facts.num_train_timesteps
-        return (share * LEVELS).long().clamp(0, LEVELS - 1)
+        return (timesteps / self.policy.facts.num_train_timesteps * LEVELS).long().clamp(0, LEVELS - 1)
 
     def _level_of(self, timesteps: Tensor) -> int | None:
         if float(timesteps.max() - timesteps.min()) > self.policy.facts.num_train_timesteps / LEVELS:

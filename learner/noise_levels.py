@@ -33,17 +33,13 @@ def by_noise_level(steps: Sequence[Mapping[str, Any]]) -> dict[int, dict[str, fl
 
 def by_expert(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Likewise: expert -> how many `timesteps` it got, and the means of the figures that all have; 0 alone if none."""
-    visits: dict[str, list[Mapping[str, Any]]] = {}
-    for step in steps:
-        for expert in step.get("experts", ()):
-            visits.setdefault(expert, [])
-        for timestep in step.get("window", ()) if "experts" in step else ():
-            visits[timestep["expert"]].append(timestep)
+    counted = [step for step in steps if "experts" in step]
+    every = [timestep for step in counted for timestep in step.get("window", ())]
     # Stages of several kinds have figures of several names.
-    every = [timestep.keys() for visited in visits.values() for timestep in visited]
     names = set.intersection(*map(set, every)) - {"timestep", "level", "expert"} if every else ()
     found: dict[str, dict[str, float]] = {}
-    for expert, visited in visits.items():
+    for expert in dict.fromkeys(expert for step in counted for expert in step["experts"]):
+        visited = [timestep for timestep in every if timestep["expert"] == expert]
         means = {name: sum(each[name] for each in visited) / len(visited) for name in names if visited}
         found[expert] = {"timesteps": len(visited), **means}
     return found

@@ -155,8 +155,7 @@ class ImageTextReward:
             if len(self._texts) >= CACHED_TEXTS:
                 self._texts.clear()
             tokens = self._tokenizer(text, truncation=True, max_length=self._longest, return_tensors="pt")
-            tokens = tokens.to(self._device)
-            found = self._model.get_text_features(**tokens)
+            found = self._model.get_text_features(**tokens.to(self._device))
             self._texts[text] = functional.normalize(_features(found).float(), dim=-1)[0]
         return self._texts[text]
 
@@ -218,8 +217,7 @@ def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name == "proj" or name == "text_projection":
             renamed[f"{'visual' if name == 'proj' else 'text'}_projection.weight"] = tensor.T.contiguous()
         elif block := re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name):
-            place = f"{tower}.encoder.layers.{block[1]}."
-            inner = block[2]
+            place, inner = f"{tower}.encoder.layers.{block[1]}.", block[2]
             if found := re.fullmatch(r"attn\.in_proj_(weight|bias)", inner):
                 for part, rows in zip("qkv", tensor.chunk(3), strict=True):
                     renamed[f"{place}self_attn.{part}_proj.{found[1]}"] = rows
@@ -234,13 +232,7 @@ def from_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-_INNER = {
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    "attn.": "self_attn.",
-}
+_INNER = {"ln_": "layer_norm", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.": "self_attn."}
 _OUTER = {
     "conv1.weight": "embeddings.patch_embedding.weight",
     "class_embedding": "embeddings.class_embedding",

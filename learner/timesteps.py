@@ -72,7 +72,7 @@ def draw_window(
     """
     generator = keyed_generator("window", seed, step)
     horizon = int(scheduler.config.num_train_timesteps)
-    boundary = _boundary(boundary_ratio, horizon)
+    boundary = (boundary_ratio or 0.0) * horizon
     if config.kind == "levels":
         sigma = Levels(config, scheduler, steps, boundary_ratio=boundary_ratio).draw(generator)
         sigmas = torch.full((1, num_pairs), sigma)
@@ -102,19 +102,19 @@ def draw_window(
 class TimestepGrid:
     """N timesteps `[N]` and their sigmas `[N]`, noisiest first, float32, of a flow shift (None: the scheduler's own).
 
-    `horizon`: T. `boundary`: the timestep at and above which the high-noise expert works, None if there is one expert.
+    `horizon`: T. `boundary`: the timestep at and above which the high-noise expert works, 0 if there is one expert.
     """
 
     timesteps: Tensor
     sigmas: Tensor
     shift: float | None
     horizon: int
-    boundary: float | None
+    boundary: float
 
     @property
     def is_high_noise(self) -> Tensor:
         """Which timesteps the high-noise expert has; bool `[N]`."""
-        return self.timesteps >= (0 if self.boundary is None else self.boundary)
+        return self.timesteps >= self.boundary
 
 
 def timestep_grid(scheduler: Any, *, steps: int, shift: float | None, boundary_ratio: float | None) -> TimestepGrid:
@@ -130,7 +130,7 @@ def timestep_grid(scheduler: Any, *, steps: int, shift: float | None, boundary_r
     else:
         timesteps = (shift_sigma(unshifted_sigmas(scheduler, steps).double(), shift) * horizon).round().float()
         sigmas = timesteps / horizon
-    return TimestepGrid(timesteps, sigmas, shift, horizon, _boundary(boundary_ratio, horizon))
+    return TimestepGrid(timesteps, sigmas, shift, horizon, (boundary_ratio or 0.0) * horizon)
 
 
 def check_timesteps(
@@ -158,7 +158,7 @@ def check_timesteps(
 def _check_offsets(config: TimestepsConfig, grid: TimestepGrid) -> None:
     """Somewhere on the grid an offset must be likelier to stay in its expert's range than to be clipped at an end."""
     deviation = math.sqrt(config.offset_variance)
-    edge = math.ceil(grid.boundary or 0)
+    edge = math.ceil(grid.boundary)
     for first, last in [(edge, grid.horizon), (0, edge - 1)] if edge else [(0, grid.horizon)]:
         inside = [t for t in grid.timesteps.tolist() if first <= t <= last]
         if deviation and inside and all(_clipped(t, deviation, first, last) > 0.5 for t in inside):
@@ -201,7 +201,7 @@ def _choose_rows(config: TimestepsConfig, grid: TimestepGrid, step: int, generat
 
 def _round_on_same_side(moved: Tensor, rows: Tensor, grid: TimestepGrid) -> Tensor:
     """The nearest integer timestep in [0, T] that lies on its own side of the expert boundary; `[K, B]`."""
-    rounded, first_high = moved.round().clamp(0, grid.horizon), math.ceil(grid.boundary or 0)
+    rounded, first_high = moved.round().clamp(0, grid.horizon), math.ceil(grid.boundary)
     is_high_noise = grid.is_high_noise[rows][:, None]
     return torch.where(is_high_noise, rounded.clamp(min=first_high), rounded.clamp(max=first_high - 1))
 
@@ -214,7 +214,7 @@ def _nearest_on_same_side(moved: Tensor, rows: Tensor, grid: TimestepGrid) -> Te
 
 
 def _independent(
-    config: TimestepsConfig, generator: torch.Generator, *, horizon: int, boundary: float | None, num_pairs: int
+    config: TimestepsConfig, generator: torch.Generator, *, horizon: int, boundary: float, num_pairs: int
 ) -> TimestepWindow:
     """Diffusion-DPO's baselines: one integer timestep per pair, of 1 to T - 1, sigma = t / T, no shift.
 
@@ -223,7 +223,7 @@ def _independent(
     """
     first, last = 1, horizon - 1
     expert = HIGH_NOISE
-    if boundary is not None:
+    if boundary:
         expert = _expert(float(_draw(config, generator, first, last, horizon=horizon, count=1)), boundary)
         first_high = math.ceil(boundary)
         first, last = (max(first, first_high), last) if expert == HIGH_NOISE else (first, min(last, first_high - 1))
@@ -248,10 +248,6 @@ def _draw(
     return (horizon * normal.sigmoid()).round().clamp(first, last).float()
 
 
-def _boundary(ratio: float | None, horizon: int) -> float | None:
-    return None if ratio is None else ratio * horizon
-
-
-def _expert(timestep: float, boundary: float | None) -> str:
+def _expert(timestep: float, boundary: float) -> str:
     """diffusers' own rule, as inference applies it."""
-    return HIGH_NOISE if boundary is None or timestep >= boundary else LOW_NOISE
+    return HIGH_NOISE if timestep >= boundary else LOW_NOISE

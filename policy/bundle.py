@@ -95,6 +95,9 @@ class _Vae(_File):
     scale_factor_spatial: PositiveInt = 8
 
 
+Off = Literal[False] | None
+
+
 def _by_shift(off: bool | None) -> Any:
     return Field(off, description=f"want {json.dumps(off)}: Wan's sigmas follow from the flow shift alone")
 
@@ -104,9 +107,9 @@ class _Scheduler(_File):
 
     num_train_timesteps: Literal[1000] = Field(1000, description="want 1000: Wan's timesteps go from 0 to 1000")
     use_dynamic_shifting: Literal[False] = Field(False, description="want false: Wan has one flow shift for all sizes")
-    use_karras_sigmas: Literal[False] | None = _by_shift(False)
-    use_exponential_sigmas: Literal[False] | None = _by_shift(False)
-    use_beta_sigmas: Literal[False] | None = _by_shift(False)
+    use_karras_sigmas: Off = _by_shift(False)
+    use_exponential_sigmas: Off = _by_shift(False)
+    use_beta_sigmas: Off = _by_shift(False)
     shift_terminal: None = _by_shift(None)
 
 
@@ -124,10 +127,8 @@ class _UniPC(_Scheduler):
 
 class _Euler(_Scheduler):
     shift: Positive = Field(1.0, description="want a positive number (Wan2.1 has 3 or 5)")
-    stochastic_sampling: Literal[False] | None = Field(
-        False, description="want false: the same seed must give the same video"
-    )
-    invert_sigmas: Literal[False] | None = Field(False, description="want false: sampling goes from noise to video")
+    stochastic_sampling: Off = Field(False, description="want false: the same seed must give the same video")
+    invert_sigmas: Off = Field(False, description="want false: sampling goes from noise to video")
 
 
 _SCHEDULERS = {"UniPCMultistepScheduler": _UniPC, "FlowMatchEulerDiscreteScheduler": _Euler}
@@ -203,8 +204,7 @@ class BundleFacts:
                 f"sampling.num_frames = {num_frames}: this bundle makes 1 + a multiple of {self.vae_temporal} frames; "
                 f"the nearest are {below} and {below + self.vae_temporal}"
             )
-        for name, size, patch in (("height", height, self.patch[1]), ("width", width, self.patch[2])):
-            unit = self.vae_spatial * patch
+        for name, size, unit in zip(("height", "width"), (height, width), self.grid, strict=True):
             if size < unit or size % unit:
                 below = max(unit, size // unit * unit)
                 raise ValueError(
@@ -256,12 +256,10 @@ def check_bundle(path: str | Path) -> BundleFacts:
             raise ValueError(f"{where}: {name} is missing; a Wan bundle has it")
         if found not in (None, CLASSES.get(name, found)):
             raise ValueError(f"{where}: {name} is a {found}: not Wan, expected {CLASSES[name]}")
-    transformers = [_transformer(folder / name / "config.json") for name in experts]
-    first, text = transformers[0], _read(folder / "text_encoder" / "config.json", _TextEncoder)
-    vae = _read(folder / "vae" / "config.json", _Vae)
-    if vae.class_name != CLASSES["vae"]:
-        raise ValueError(f"{folder}/vae/config.json: _class_name = {vae.class_name}: expected {CLASSES['vae']}")
-    for name, config in zip(experts, transformers, strict=True):
+    transformers = {name: _read_model(folder, name, _Transformer) for name in experts}
+    first, text = transformers["transformer"], _read(folder / "text_encoder" / "config.json", _TextEncoder)
+    vae = _read_model(folder, "vae", _Vae)
+    for name, config in transformers.items():
         _check_sizes(folder / name / "config.json", config, first, vae, text)
         _check_pictures(folder / name / "config.json", config, vae, index)
     scheduler = _check_scheduler(folder / "scheduler" / "scheduler_config.json", index)
@@ -315,10 +313,11 @@ def _check_pipeline(where: Path, index: _Index) -> None:
         raise ValueError(f"{where}: boundary_ratio = None: two experts need a boundary (0.875 in Wan2.2-T2V)")
 
 
-def _transformer(where: Path) -> _Transformer:
-    config = _read(where, _Transformer)
-    if config.class_name != CLASSES["transformer"]:
-        raise ValueError(f"{where}: _class_name = {config.class_name}: not Wan, expected {CLASSES['transformer']}")
+def _read_model(folder: Path, name: str, kind: type[Kind]) -> Kind:
+    """The config of an expert or of the VAE, which says its class."""
+    config = _read(where := folder / name / "config.json", kind)
+    if config.class_name != CLASSES[name]:
+        raise ValueError(f"{where}: _class_name = {config.class_name}: not Wan, expected {CLASSES[name]}")
     return config
 
 
@@ -350,17 +349,15 @@ def _check_pictures(where: Path, config: _Transformer, vae: _Vae, index: _Index)
         )
     if index.class_name == "WanImageToVideoPipeline" and config.in_channels != framed and not index.expand_timesteps:
         raise ValueError(f"{given}: model_index.json has WanImageToVideoPipeline, which gives {framed} channels")
-    parts = [index.component(name) for name in ("image_encoder", "image_processor")]
     if config.image_dim is None:
         return
-    if config.in_channels != framed or None in parts:
+    if config.in_channels != framed or not (index.component("image_encoder") and index.component("image_processor")):
         raise ValueError(
             f"{where}: image_dim = {config.image_dim}: such a transformer has in_channels = {framed}, and its bundle "
             "an image_encoder and an image_processor"
         )
     file = where.parents[1] / "image_encoder" / "config.json"
-    size = _read(file, _ImageEncoder).hidden_size
-    if size != config.image_dim:
+    if (size := _read(file, _ImageEncoder).hidden_size) != config.image_dim:
         raise ValueError(f"{file}: hidden_size = {size}, the transformer has image_dim = {config.image_dim}")
     read_json(where.parents[1] / "image_processor" / "preprocessor_config.json")
 

@@ -112,14 +112,9 @@ class VideoPolicy:
         Raises ValueError if two different texts get the same embeddings, or some that are not finite.
         """
         encoder = _load(UMT5EncoderModel, self.facts, "text_encoder", dtype=self.dtype, device=self.device)
+        others: dict[str, Any] = dict.fromkeys(("transformer", "transformer_2", "vae"))
         text = WanPipeline.from_pretrained(
-            self.facts.path,
-            transformer=None,
-            transformer_2=None,
-            vae=None,
-            tokenizer=load_tokenizer(self.facts),
-            text_encoder=encoder,
-            local_files_only=True,
+            self.facts.path, tokenizer=load_tokenizer(self.facts), text_encoder=encoder, local_files_only=True, **others
         )
         one, two = (self._embeds_of(text, word) for word in ordinary_words(text.tokenizer))
         if torch.equal(one, two) or not (one.isfinite().all() and two.isfinite().all()):

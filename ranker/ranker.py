@@ -12,7 +12,6 @@ from buffers.labels import NOT_JUDGED, WHY_DROPPED, DecidedBy
 from buffers.records import CandidateVideos, Domain, RoleTimes, Verdict
 from configs.sections import RankerConfig
 from ranker.frames import sample_frames
-from ranker.judges.adapter_files import named_adapters
 from ranker.judges.qwen_vl import EngineDied, VllmJudge
 from ranker.questions import Question
 from ranker.rubric import DOMAIN_LABELS
@@ -55,23 +54,12 @@ class Opinion:
         return next(problems, WHY_DROPPED[self.verdict.dropped])
 
 
-def open_judge(config: RankerConfig) -> Judge:
-    """The judge that the config names, served by vLLM in this process."""
-    return VllmJudge(
-        config.path,
-        adapters=named_adapters(config.adapters),
-        dtype=config.dtype,
-        max_model_len=config.max_model_len,
-        max_pixels_per_video=config.max_pixels_per_video,
-        on_gpu=config.gpus_per_actor > 0,
-    )
-
-
 class Ranker:
     """Asks the judge about every pair in both orders and gives verdicts, usable or dropped with a reason.
 
     counted: what the run has counted so far (`ReplayBuffer.counts`), so that a ranker of a run that goes on, or one in
-    place of a dead one, goes on with its part of the run's `motion_share`.
+    place of a dead one, goes on with its part of the run's `motion_share`. open_judge: by default vLLM serves the
+    config's judge in this process.
     """
 
     def __init__(
@@ -79,7 +67,7 @@ class Ranker:
         config: RankerConfig,
         counted: Mapping[str, int] | None = None,
         *,
-        open_judge: Callable[[RankerConfig], Judge] = open_judge,
+        open_judge: Callable[[RankerConfig], Judge] = VllmJudge,
     ) -> None:
         self.config = config
         self._kept = {kind: (counted or {}).get(f"kept_{kind}", 0) / config.num_actors for kind in get_args(DecidedBy)}

@@ -1,6 +1,7 @@
 """Whether the judge can be served, and whether its context holds a question. Reads small files, no torch."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from buffers.records import Condition
@@ -20,18 +21,10 @@ def check_judge(config: RankerConfig) -> None:
 def check_questions(config: RunConfig, conditions: Sequence[Condition]) -> None:
     """Raises ValueError if a question about two videos of a condition is longer than `ranker.max_model_len`."""
     ranker, sampling = config.ranker, config.sampling
-    tokens = max(
-        longest_prompt(
-            Path(ranker.path),
-            frames=min(ranker.frames, sampling.num_frames),
-            height=height,
-            width=width,
-            fps=sampling.fps,
-            max_pixels_per_video=ranker.max_pixels_per_video,
-            framed=any(each.picture for each in conditions),
-        )
-        for height, width in sizes_of(sampling, conditions)
-    )
+    frames, pixels = min(ranker.frames, sampling.num_frames), ranker.max_pixels_per_video
+    of = partial(longest_prompt, Path(ranker.path), fps=sampling.fps, framed=any(each.picture for each in conditions))
+    sizes = sizes_of(sampling, conditions)
+    tokens = max(of(frames=frames, height=height, width=width, max_pixels_per_video=pixels) for height, width in sizes)
     if tokens > ranker.max_model_len:
         raise ValueError(
             f"ranker.max_model_len = {ranker.max_model_len}: a question about two videos of this size takes up to "

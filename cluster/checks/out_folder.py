@@ -30,8 +30,7 @@ def goes_on(config: RunConfig) -> bool:
     """
     folder = RunFolder(config.out)
     if not os.path.isfile(folder.config_file):  # Path.is_file raises if a folder on the way may not be entered
-        parts = [item.name for item in folder.parts if os.path.exists(item)]
-        if parts:
+        if parts := [item.name for item in folder.parts if os.path.exists(item)]:
             raise _held(folder, f" ({', '.join(parts)})", "Choose")
         return False
     before = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))

@@ -1,18 +1,13 @@
 """What `apogee check` prints: the plan, and the files that it is made of. `templates/check.txt` has the words."""
 
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster.checks.plan import plan
 from cluster.checks.run import Checked
 from cluster.evaluation import videos_made
 
 TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
+    loader=PackageLoader("cluster.commands"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
 )
 
 

@@ -67,10 +67,6 @@ class Comparison:
     seeds: int
     is_judged: bool
 
-    @property
-    def videos(self) -> int:
-        return sum(len(seeds) for request in self.requests for seeds in request.seeds)
-
 
 def prepare(
     places: Sequence[str],
@@ -132,7 +128,9 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
         with connect.connected(config.cluster, on_gpus=any(need.gpus for need in needed), logs=folder.logs):
             placement.wait_for_room(needed, config.cluster)
             crew = Crew(config, folder, started=time.time(), encoded_by={})
-            summaries = asyncio.run(until_stopped(_shown(comparison, crew, progress)))
+            summaries = asyncio.run(
+                until_stopped(_shown(comparison, crew, progress), crew.supervisor.count_restarts(crew.small))
+            )
         progress.phase("report")
         found = _found(comparison, summaries)
         write_whole(out / "comparison.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -143,7 +141,7 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
 
 async def _shown(comparison: Comparison, crew: Crew, progress: Progress) -> dict[str, dict[str, Any]]:
     """The evaluator's summary of every policy. The judge is started when all videos are there: it may need the GPUs."""
-    config, videos, summaries = comparison.config, comparison.videos, {}
+    config, videos, summaries = comparison.config, comparison.config.evaluation.videos, {}
     crew.start_generators(config)
     both: dict[str, Any] = {"evaluator": crew.evaluator, "recover": crew.supervisor.recover, "deadline": crew.deadline}
     for policy, snapshot in zip(comparison.policies, comparison.snapshots, strict=True):
@@ -187,7 +185,7 @@ def _found(comparison: Comparison, summaries: dict[str, dict[str, Any]]) -> dict
         }
         policies.append(about)
     evaluation = comparison.config.evaluation
-    asked = {"prompts": evaluation.prompts, "seeds": comparison.seeds, "videos": comparison.videos}
+    asked = {"prompts": evaluation.prompts, "seeds": comparison.seeds, "videos": evaluation.videos}
     return {**asked, "judge": judge, "meter": evaluation.meter, "policies": policies}
 
 

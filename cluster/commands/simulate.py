@@ -260,7 +260,9 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
         min(1.0, sum(part) / (len(part) * seconds)) if part else 0.0
         for part in (grown[: len(generators)], grown[len(generators) :])
     )
-    gpus, counts, busy = gpus_of(config, split), buffer.counts(), 1 - waited / seconds
+    gpus = split.generators * config.generator.gpus_per_actor + split.rankers * config.ranker.gpus_per_actor
+    gpus += split.workers * learner.gpus_per_worker
+    counts, busy = buffer.counts(), 1 - waited / seconds
     old = (counts["stale"] + counts["late"]) / max(1, counts["added"] + counts["late"])
     return Simulated(
         gpus=gpus,
@@ -277,9 +279,10 @@ async def _simulated(config: RunConfig, costs: Costs, split: Split, folder: Path
 
 
 def report(config: RunConfig, *, costs: Path | None, flops: float | None, gpus: Sequence[int], out: Path | None) -> str:
-    """What the command prints. Raises ValueError that names the options if no costs are given, or two kinds of them.
+    """What the command prints: the config's own split, and the best one of each count of GPUs.
 
-    Raises FileExistsError that names `out` if something is there, before anything is simulated.
+    `out`: a new folder for the table and a plot. Raises ValueError that names the options if no costs are given, or two
+    kinds of them, and FileExistsError that names `out` if something is there, before anything is simulated.
     """
     if out is not None:
         check_new(out)
@@ -289,21 +292,18 @@ def report(config: RunConfig, *, costs: Path | None, flops: float | None, gpus: 
         known = costs_of_flops(config, check_bundle(config.model.path), flops)
     else:
         raise ValueError("want one of --costs (a YAML file of seconds, or a run's folder) and --flops")
-    simulated = simulate_all(config, known, gpus, out)
-    return TEMPLATES.get_template("simulate.txt").render(costs=known, simulated=simulated)
-
-
-def gpus_of(config: RunConfig, split: Split) -> float:
-    generator, ranker, learner = config.generator, config.ranker, config.learner
-    of_generators = split.generators * generator.gpus_per_actor + split.rankers * ranker.gpus_per_actor
-    return of_generators + split.workers * learner.gpus_per_worker
-
-
-def split_of(config: RunConfig) -> Split:
-    """What the config itself says."""
     stage = config.of_stage(config.first_stage)
     rankers = stage.ranker.num_actors if stage.asks_ranker else 0
-    return Split(stage.generator.num_actors, rankers, stage.learner.num_workers)
+    simulated = [simulate(config, known, Split(stage.generator.num_actors, rankers, stage.learner.num_workers))]
+    for count in gpus:
+        tried = [simulate(config, known, split) for split in splits(config, known, count)]
+        simulated.append(max(tried, key=lambda each: each.pairs_an_hour))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        table = {"costs": known.model_dump(), "simulated": [asdict(each) for each in simulated]}
+        (out / "simulated.json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        pace_over_gpus(table["simulated"], out / "simulated.png")
+    return TEMPLATES.get_template("simulate.txt").render(costs=known, simulated=simulated)
 
 
 def splits(config: RunConfig, costs: Costs, gpus: int) -> list[Split]:
@@ -329,17 +329,3 @@ def splits(config: RunConfig, costs: Costs, gpus: int) -> list[Split]:
     if not found:
         raise ValueError(f"--gpus {gpus}: too few for a generator, a ranker and a learner worker of this config")
     return [split for _, split in sorted(found, key=lambda each: (-each[0], each[1].workers))[:3]]
-
-
-def simulate_all(config: RunConfig, costs: Costs, counts: Sequence[int], out: Path | None) -> list[Simulated]:
-    """The config's own split, and the best one of each count of GPUs; `out`: a new folder for the table and a plot."""
-    found = [simulate(config, costs, split_of(config))]
-    for gpus in counts:
-        tried = [simulate(config, costs, split) for split in splits(config, costs, gpus)]
-        found.append(max(tried, key=lambda each: each.pairs_an_hour))
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        known = {"costs": costs.model_dump(), "simulated": [asdict(each) for each in found]}
-        (out / "simulated.json").write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        pace_over_gpus(known["simulated"], out / "simulated.png")
-    return found

@@ -17,7 +17,7 @@ from cluster.commands.check import TEMPLATES
 from cluster.monitor.balance import balance, role_figures
 from cluster.monitor.rows import Row, evaluation_rows, of_kind, read_metrics, step_rows
 from cluster.monitor.wording import duration, figure_interval, figure_value
-from cluster.report.summary import read_config
+from cluster.report.summary import read_config, stages_run
 from cluster.run_folder import RunFolder
 
 RECENT = 20
@@ -62,9 +62,8 @@ def status(place: Path) -> str:
 
 def _steps(rows: list[Row], config: dict[str, Any]) -> dict[str, Any]:
     """Where the learner is, its pace, and its figures: medians of the last steps."""
-    steps, stages, last = step_rows(rows), config["stages"], config["last_stage"]
-    done = stages[config["first_stage"] : None if last is None else last + 1]
-    recent, total = steps[-RECENT:], sum(stage["steps"] for stage in done)
+    steps, stages = step_rows(rows), config["stages"]
+    recent, total = steps[-RECENT:], sum(stage["steps"] for stage in stages_run(config))
     paces = [later["time"] - earlier["time"] for earlier, later in pairwise(recent)]
     pace = statistics.median(paces) if paces else None
     figures = {key for row in recent for key, value in row.items() if isinstance(value, float)} - {"time", "step"}

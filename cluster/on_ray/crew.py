@@ -221,7 +221,8 @@ class Crew:
         row = {"role": role, "index": index, "failures": count, "error": str(error)[:2000]}
         self.metrics.record.remote("failure", row)
         cause = error.cause if isinstance(error, RayTaskError) else error
-        if actor := getattr(cause, "actor_id", None):
+        dead = (getattr(each, "actor_id", None) for each in (cause, *getattr(cause, "worker_failures", {}).values()))
+        if actor := next(filter(None, dead), None):
             threading.Thread(target=keep_log, args=(actor, self._folder.logs / f"{role}-{index}.{count}.log")).start()
 
     def _generator(self, index: int) -> Any:

@@ -20,12 +20,6 @@ def write_comparison(out: Path, found: dict[str, Any], config: RunConfig) -> Pat
         if size > EMBEDDED_BYTES:
             break
         rows.append({"prompt": sides[0]["prompt"], "sides": sides})
-    return write_page(
-        out / "report.html",
-        "comparison.html",
-        sampling=config.sampling.model_dump(),
-        found=found,
-        names=[name for policy in found["policies"] for name in policy["figures"]],
-        rows_of_videos=rows,
-        more=found["videos"] - len(rows),
-    )
+    about = {"names": [name for policy in found["policies"] for name in policy["figures"]], "rows_of_videos": rows}
+    sampling = config.sampling.model_dump()
+    return write_page(out / "report.html", "comparison.html", sampling=sampling, found=found, **about)

@@ -20,14 +20,9 @@ def write_ranker_report(
     file: Path, config: RankerScoringConfig, figures: dict[str, Any], shown: Sequence[Shown], *, version: str
 ) -> Path:
     """Write the page from `ranker.scoring.score`'s figures and the failures to play, and return its path."""
+    failures = [(scored.pair, scored.verdict, _playable(a), _playable(b)) for scored, a, b in shown]
     return write_page(
-        file,
-        "judge_scores.html",
-        config=config,
-        version=version,
-        figures=figures,
-        meanings=MEANINGS,
-        failures=[(scored.pair, scored.verdict, _playable(a), _playable(b)) for scored, a, b in shown],
+        file, "judge_scores.html", config=config, version=version, figures=figures, meanings=MEANINGS, failures=failures
     )
 
 

@@ -6,7 +6,7 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cluster.monitor import wording
 from cluster.report import plots
@@ -17,17 +17,11 @@ PIXELATED_UP_TO = 128
 
 SQUARE = {"width": 1, "height": 1}
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+FOLDER = PackageLoader("cluster.report")
+TEMPLATES = Environment(loader=FOLDER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 """The templates write numbers with the functions of `monitor/wording.py` and draw with those of `plots.py`."""
 
-_WRITTEN = (wording.percent, wording.duration)
-_WRITTEN += (wording.figure_value, wording.figure_interval, wording.figure_unit)
+_WRITTEN = (wording.percent, wording.duration, wording.figure_value, wording.figure_interval, wording.figure_unit)
 TEMPLATES.filters |= {function.__name__: function for function in _WRITTEN}
 TEMPLATES.filters["base64"] = lambda content: base64.b64encode(content).decode("ascii")
 _DRAWN = (plots.curves, plots.shares, plots.whiskers, plots.busy_bars)

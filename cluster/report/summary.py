@@ -48,9 +48,7 @@ def summarise(rows: list[Row], config: Mapping[str, Any]) -> dict[str, Any]:
         "figures": _compared(evaluations, measured),
         "texts": {phase: text_counts(videos) for phase, videos in measured.items()},
         "by_domain": {
-            domain: _compared(
-                evaluations, {phase: parts[domain] for phase, parts in domains.items() if domain in parts}
-            )
+            domain: _compared(evaluations, {phase: parts.get(domain, {}) for phase, parts in domains.items()})
             for domain in dict.fromkeys(domain for parts in domains.values() for domain in parts)
         },
         "by_stage": _by_stage(evaluations, [stage["kind"] for stage in stages], config.get("first_stage", 0)),
@@ -169,24 +167,18 @@ def _by_stage(evaluations: Mapping[str, Row], kinds: Sequence[str], first_stage:
         return []
     rows = []
     earlier = first = None
-    names = phases_after(kinds, first=first_stage)
-    for phase, kind in zip(["before", *names], ["before", *kinds], strict=True):
+    phases = ["before", *phases_after(kinds, first=first_stage)]
+    for phase, kind in zip(phases, ["before", *kinds], strict=True):
         if phase not in evaluations:
             continue
         measured, about = evaluations[phase]["measured"], evaluations[phase]["about"]
-        figures = figures_of(measured, about)
         changes, whole = (differences_of(measured, other) if other else {} for other in (earlier, first))
-        rows.append(
-            {
-                "phase": phase,
-                "kind": kind,
-                **{key: evaluations[phase].get(key) for key in ("passes", "seconds")},
-                "figures": {
-                    name: {"value": figure, "change": changes.get(name), "whole": whole.get(name)}
-                    for name, figure in figures.items()
-                },
-            }
-        )
+        figures = {
+            name: {"value": figure, "change": changes.get(name), "whole": whole.get(name)}
+            for name, figure in figures_of(measured, about).items()
+        }
+        cost = {key: evaluations[phase].get(key) for key in ("passes", "seconds")}
+        rows.append({"phase": phase, "kind": kind, **cost, "figures": figures})
         earlier, first = measured, first or measured
     return rows
 

@@ -24,19 +24,10 @@ from policy.policy import VideoPolicy
 
 
 @dataclass(frozen=True)
-class GuidedPair:
+class GuidedPair(PairTensors):
     """Two videos of one condition, and where in their ranges the teacher's two scales are, in [0, 1]."""
 
-    pair: PairTensors
     drawn: tuple[float, float]
-
-    @property
-    def id(self) -> str:
-        return self.pair.id
-
-    @property
-    def shape(self) -> torch.Size:
-        return self.pair.shape
 
 
 @dataclass(frozen=True)
@@ -59,7 +50,7 @@ class Distill:
         loaded = []
         for pair in load_pairs(batch, seed=seed):
             one, two = torch.rand(2, generator=keyed_generator("guidance", seed, batch.step, pair.id)).tolist()
-            loaded.append(GuidedPair(pair, (one, two)))
+            loaded.append(GuidedPair(**vars(pair), drawn=(one, two)))
         return loaded
 
     def __call__(
@@ -73,8 +64,7 @@ class Distill:
         scale, stg_scale = (low + (high - low) * share for (low, high), share in ranges)
         scale, stg_scale = torch.where(guided, scale, 1.0), torch.where(skipping, stg_scale, 0.0)
         distances = []
-        both = noised([each.pair for each in pairs], timesteps, sigmas, device=policy.device)
-        for noisy, timestep, conditioning, _ in both:
+        for noisy, timestep, conditioning, _ in noised(pairs, timesteps, sigmas, device=policy.device):
             with reference_pass(policy.transformers):
                 inputs = (noisy, timestep, conditioning, self.negative)
                 teacher, plain = guided_velocity(

@@ -73,8 +73,7 @@ def reference_pass(transformers: Transformers) -> Iterator[None]:
     before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
     try:
         for layer in layers:
-            held = REFERENCE in layer.lora_A
-            layer._active_adapter, layer._disable_adapters = [REFERENCE], not held
+            layer._active_adapter, layer._disable_adapters = [REFERENCE], REFERENCE not in layer.lora_A
         with torch.no_grad():
             yield
     finally:

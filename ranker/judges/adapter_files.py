@@ -1,14 +1,13 @@
 """A domain's LoRA adapter on disk, checked against the checkpoint that it is served with. Reads headers only."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
 from buffers.records import Domain
 from configs.sections import AdaptersConfig
-from policy.weight_files import READ_DTYPES, read_headers
+from policy.weight_files import READ_DTYPES, read_headers, read_json
 from ranker.judges.checkpoint import checkpoint_version
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,7 +30,7 @@ def check_adapter(folder: Path, checkpoint: Path, *, key: str) -> int:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{key}: {folder / name} is missing; want a folder that PEFT has written")
     try:
-        rank = json.loads((folder / ADAPTER_CONFIG).read_text())["r"]
+        rank = read_json(folder / ADAPTER_CONFIG)["r"]
         held = read_headers(folder, ADAPTER_WEIGHTS)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{key}: {folder} is no LoRA adapter ({error})") from error

@@ -1,6 +1,5 @@
 """A Qwen3-VL checkpoint folder, as far as its small files tell: what it is, which one, and how long its prompts get."""
 
-import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from tokenizers import Tokenizer
 from buffers.people.fingerprints import fingerprint_of
 from buffers.records import Domain
 from configs.keys import shown
-from policy.weight_files import read_headers
+from policy.weight_files import read_headers, read_json
 from ranker.rubric import VIDEO, domain_prompt, prompt_text
 
 
@@ -26,17 +25,11 @@ def check_checkpoint(folder: Path, *, key: str = "ranker.path") -> dict[str, Any
     if not path.is_file():
         raise FileNotFoundError(f"{key}: {path} is missing; {folder} is no Qwen3-VL checkpoint folder")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{key}: {path} is not a JSON object ({error})") from error
-    if kind != "qwen3_vl":
-        raise ValueError(f"{key}: {path} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
-    if config.get("quantization_config"):
-        raise ValueError(
-            f"{key}: {path} has quantization_config; quantised weights are not read, use the original ones"
-        )
-    try:
+        config = read_json(path)
+        if (kind := config.get("model_type")) != "qwen3_vl":
+            raise ValueError(f"{path} has model_type {kind!r}; a Qwen3-VL checkpoint has 'qwen3_vl'")
+        if config.get("quantization_config"):
+            raise ValueError(f"{path} has quantization_config; quantised weights are not read, use the original ones")
         read_headers(folder, "model.safetensors")
     except (ValueError, OSError) as error:
         raise type(error)(f"{key}: {error}") from error
@@ -60,7 +53,7 @@ def longest_prompt(
     """
     length = _length(folder)
     try:
-        vision = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vision_config"]
+        vision = read_json(folder / "config.json")["vision_config"]
         side = vision["patch_size"] * vision["spatial_merge_size"]
         slices = math.ceil(frames / vision["temporal_patch_size"])
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any, get_args
 import numpy as np
 
 from buffers.records import Domain
+from configs.sections import RankerConfig
 from ranker.frames import sample_frames
-from ranker.judges.adapter_files import check_adapters, judge_versions
+from ranker.judges.adapter_files import check_adapters, judge_versions, named_adapters
 from ranker.judges.checkpoint import check_checkpoint
 from ranker.questions import Question, label_ids, pixel_settings
 from ranker.rubric import domain_prompt, prompt_text
@@ -41,27 +42,18 @@ class EngineDied(RuntimeError):
 class VllmJudge:
     """An engine that answers questions, of all callers together; a domain's adapter answers its questions.
 
-    Raises (before vllm is imported) FileNotFoundError or ValueError if `path` is not a Qwen3-VL checkpoint, an adapter
-    is another one's, or the tokenizer splits a label.
+    Raises (before vllm is imported) FileNotFoundError or ValueError if `config.path` is not a Qwen3-VL checkpoint, an
+    adapter is another one's, or the tokenizer splits a label.
     """
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        adapters: Mapping[Domain, Path] | None = None,
-        dtype: str,
-        max_model_len: int,
-        max_pixels_per_video: int,
-        on_gpu: bool = False,
-    ) -> None:
-        folder, adapters = Path(path), adapters or {}
-        config = check_checkpoint(folder)
+    def __init__(self, config: RankerConfig) -> None:
+        folder, adapters = Path(config.path), named_adapters(config.adapters)
+        checkpoint = check_checkpoint(folder)
         ranks = check_adapters(adapters, folder, key="ranker.adapters")
-        self.versions: Mapping[Domain, str] = judge_versions(folder, adapters)
+        self.versions = judge_versions(folder, adapters)
         """Which weights judge a domain, such as `judge@c8a12476+human@01ab23cd`."""
         on_cpu = _prepare_environment()
-        if on_gpu and on_cpu:
+        if config.gpus_per_actor > 0 and on_cpu:
             raise ValueError(
                 "ranker.gpus_per_actor is above 0, and CUDA cannot be used in the ranker's process: the judge would "
                 "run on the CPU, far slower. Check the driver and the CUDA build of torch, or set it to 0"
@@ -73,17 +65,18 @@ class VllmJudge:
         check_judge_weights(folder)
         processor = AutoProcessor.from_pretrained(folder)
         self.label_ids = label_ids(processor.tokenizer)
-        pixels = pixel_settings(processor, max_pixels_per_video)
+        pixels = pixel_settings(processor, config.max_pixels_per_video)
         pixels.pop("do_sample_frames")  # vLLM takes it per video
         from vllm import LLM, SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.lora.request import LoRARequest
 
-        extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": _kv_bytes(config, max_model_len)}
+        cache = _kv_bytes(checkpoint, config.max_model_len)
+        extra: dict[str, Any] = {"enforce_eager": True, "kv_cache_memory_bytes": cache}
         self.engine = LLM(
             model=str(folder),
-            dtype=dtype,  # pyright: ignore[reportArgumentType]
-            max_model_len=max_model_len,
+            dtype=config.dtype,
+            max_model_len=config.max_model_len,
             limit_mm_per_prompt={"video": 2, "image": 0},
             mm_processor_kwargs=pixels,
             enable_prefix_caching=True,
@@ -109,7 +102,7 @@ class VllmJudge:
         # The first request compiles and loads the adapters; it should not be a run's first pair.
         for reading in self.ask([Question(domain, still, still) for domain in get_args(Domain)]):
             if reading.problem:
-                raise ValueError(f"ranker.path = {path}: the first question was refused: {reading.problem}")
+                raise ValueError(f"ranker.path = {folder}: the first question was refused: {reading.problem}")
 
     def ask(self, questions: Sequence[Question]) -> list[Reading]:
         """One reading per question, in order. May be called from many threads: the engine batches what they ask.
@@ -195,8 +188,7 @@ class VllmJudge:
         return number.partition("-")[0]  # outputs come without the random end of the number
 
     def _reading(self, completion: Any) -> Reading:
-        said = completion.logprobs[0]
-        one, two, three, four = (float(said[number].logprob) for number in self.label_ids)
+        one, two, three, four = (float(completion.logprobs[0][number].logprob) for number in self.label_ids)
         return Reading((one, two, three, four), completion.token_ids[0] in self.label_ids)
 
 

@@ -26,7 +26,6 @@ from cluster.checks.plan import sizes_of
 from cluster.monitor.progress import Progress
 from cluster.on_ray.pool import Pool, pool
 from configs.schema import RunConfig
-from configs.sections import SamplingConfig
 from policy.bundle import BundleFacts, check_bundle
 
 ROWS_AT_ONCE = 1024
@@ -48,7 +47,9 @@ def ingest(config: RunConfig, manifest: Path, into: str, *, skip_bad_rows: bool)
     shape = facts.latent_shape(sampling.num_frames, *sizes_of(sampling, grid=facts.grid)[0])
     cut = f"{sampling.width} x {sampling.height}"
     if sampling.pixels is not None:
-        cut = f"about {sampling.pixels} pixels of {_aspects(sampling)}"
+        offered = ", ".join(f"{wide}:{high}" for wide, high in sampling.aspects)
+        aspects = f"the nearest aspect of {offered}" if offered else "their own aspect"
+        cut = f"about {sampling.pixels} pixels of {aspects}"
     read = each_row(manifest, max_characters=config.prompts.max_characters)
     rows = ((number, made_or_why(_of_bundle, facts, row)) for number, row in read)
     parts = encoded_by(facts, max_text_tokens=config.model.max_text_tokens)
@@ -152,11 +153,6 @@ def _encode(encoders: Pool, store: PairStore, items: list[Item]) -> Calls:
 def _shape_of(item: Item) -> Path | None:
     """The file whose aspect all videos of an item get: its first frame, or its first video."""
     return item.condition.first_frame or next((video.file for video in item.videos), None)
-
-
-def _aspects(sampling: SamplingConfig) -> str:
-    offered = ", ".join(f"{wide}:{high}" for wide, high in sampling.aspects)
-    return f"the nearest aspect of {offered}" if offered else "their own aspect"
 
 
 def _exact(manifest: Path, parts: dict[str, str]) -> set[str]:

@@ -3,7 +3,6 @@
 import textwrap
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -22,14 +21,6 @@ SHOWN_PAIRS, SHOWN_ANCHORS, FRAMES = 8, 4, 3
 
 _LABELS = {None: "choice alone", 1: "1, A less distorted", 2: "2, B less distorted", 3: "3, A moves better"}
 _LABELS[4] = "4, B moves better"
-
-
-class SheetRow(NamedTuple):
-    """A line of the contact sheet. `videos`: what each is, and its pixels, uint8 `[frames, height, width, 3]`."""
-
-    prompt: str
-    facts: str
-    videos: list[tuple[str, np.ndarray]]
 
 
 def counts(store: PairStore) -> dict[str, dict[str, int]]:
@@ -65,10 +56,12 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
     """A PNG of frames of pairs and anchors from all over the store. Raises ValueError where there is nothing to draw,
     or the config's bundle is not the one that the store was made with.
     """
-    pairs = _spread(store.catalog.ids("pairs"), SHOWN_PAIRS)
-    anchors = _spread(store.catalog.ids("anchors"), SHOWN_ANCHORS)
+    held = ((store.catalog.ids("pairs"), SHOWN_PAIRS), (store.catalog.ids("anchors"), SHOWN_ANCHORS))
+    pairs, anchors = ([ids[place] for place in spread(len(ids), count)] for ids, count in held)
     if not pairs and not anchors:
         raise ValueError(f"{store.place} holds no videos")
+    from matplotlib.figure import Figure
+
     from buffers.tensors import decode
     from cluster.checks.bundle import encoded_by
     from policy.policy import VideoPolicy
@@ -77,41 +70,26 @@ def draw_sheet(config: RunConfig, store: PairStore, path: Path) -> Path:
     check_encoded_by(store.place, encoded_by(policy.facts, max_text_tokens=config.model.max_text_tokens))
     read, anchored = store.read(pairs), store.anchors(anchors)
     prompts = store.conditionings({item.condition_id for item in (*read, *anchored)})
-
-    def pixels(latents: TensorData) -> np.ndarray:
-        return policy.decode(decode(latents)[None])[0]
-
-    rows: list[SheetRow] = []
+    rows: list[tuple[str, str, dict[str, TensorData]]] = []
     for pair in read:
         facts = f"{pair.source}, {f'label {pair.verdict.label}' if pair.verdict else 'choice alone'}"
-        videos = [("chosen", pixels(pair.chosen)), ("rejected", pixels(pair.rejected))]
-        rows.append(SheetRow(prompts[pair.condition_id].condition.prompt, facts, videos))
+        rows.append((pair.condition_id, facts, {"chosen": pair.chosen, "rejected": pair.rejected}))
     for anchor in anchored:
-        videos = [("positive" if anchor.positive else "negative", pixels(anchor.latents))]
-        rows.append(SheetRow(prompts[anchor.condition_id].condition.prompt, "anchor", videos))
-    _draw(rows, path)
-    return path
-
-
-def _spread(ids: list[str], count: int) -> list[str]:
-    """So many of them, from the first to the last."""
-    return [ids[place] for place in spread(len(ids), count)]
-
-
-def _draw(rows: list[SheetRow], path: Path) -> None:
-    from matplotlib.figure import Figure
-
+        name = "positive" if anchor.positive else "negative"
+        rows.append((anchor.condition_id, "anchor", {name: anchor.latents}))
     widths = [2.0, *[1.0] * FRAMES, 0.12, *[1.0] * FRAMES]
     figure = Figure(figsize=(1.3 * sum(widths), 1.75 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(widths), squeeze=False, width_ratios=widths)
-    for axes, row in zip(grid, rows, strict=True):
+    for axes, (condition, facts, videos) in zip(grid, rows, strict=True):
         for ax in axes:
             ax.axis("off")
-        axes[0].text(0.0, 0.5, f"{textwrap.fill(row.prompt, 28)}\n{row.facts}", va="center", fontsize=8)
-        for number, (name, video) in enumerate(row.videos):
-            shown = np.linspace(0, len(video) - 1, FRAMES).round().astype(int)
-            for place, frame in enumerate(shown):
+        prompt = textwrap.fill(prompts[condition].condition.prompt, 28)
+        axes[0].text(0.0, 0.5, f"{prompt}\n{facts}", va="center", fontsize=8)
+        for number, (name, latents) in enumerate(videos.items()):
+            video = policy.decode(decode(latents)[None])[0]
+            for place, frame in enumerate(np.linspace(0, len(video) - 1, FRAMES).round().astype(int)):
                 ax = axes[1 + number * (FRAMES + 1) + place]
                 ax.imshow(video[frame], interpolation="nearest")
                 ax.set_title(f"{name}, frame {frame}" if place == 0 else f"{frame}", fontsize=8)
     figure.savefig(path, dpi=110)
+    return path

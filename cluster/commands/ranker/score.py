@@ -148,8 +148,7 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         return
     file = folder / "judge.json"
     held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    keys = [key for key in {**held, **settings} if held.get(key) != settings.get(key)]
-    if keys:
+    if keys := [key for key in {**held, **settings} if held.get(key) != settings.get(key)]:
         differ = "; ".join(f"{key} = {held.get(key)!r} there, {settings.get(key)!r} now" for key in keys)
         raise ValueError(f"out = {folder} holds verdicts of another judge or config: {differ}. Choose another out")
 

@@ -132,7 +132,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         edit("model_index.json", text_encoder=["transformers", "T5EncoderModel"]),
         "model_index.json: text_encoder is a T5EncoderModel: … expected UMT5EncoderModel",
     ),
-    "another VAE": (edit("vae/config.json", _class_name="AutoencoderKL"), "_class_name = AutoencoderKL: expected"),
+    "another VAE": (edit("vae/config.json", _class_name="AutoencoderKL"), "_class_name = AutoencoderKL: not Wan"),
     "another text width": (edit(CONFIG, text_dim=128), "text_dim = 128 but the text encoder has"),
     "no vocabulary": (without_vocabulary, "tokenizer holds no vocabulary"),
     "an empty vocabulary": (with_an_empty_vocabulary, "tokenizer holds no vocabulary"),

@@ -55,7 +55,7 @@ def test_policies_of_different_ranks_fit_into_one_adapter_and_each_has_its_own_s
     assert ready.snapshots[0] is None and ready.snapshots[1].adapter.keys() == ready.snapshots[2].adapter.keys()
     seeds = [seeds for request in ready.requests for seeds in request.seeds]
     assert [len(each) for each in seeds] == [3, 3] and len({seed for each in seeds for seed in each}) == 6
-    assert ready.is_judged and ready.config.ranker.both_orders and ready.videos == 6
+    assert ready.is_judged and ready.config.ranker.both_orders and ready.config.evaluation.videos == 6
 
 
 def test_one_policy_is_measured_and_compared_with_nothing(config: RunConfig, tmp_path: Path):

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from buffers.labels import WHY_DROPPED
 from buffers.records import CandidateVideos, Condition, Domain
-from configs.sections import RankerConfig
+from configs.sections import AdaptersConfig, RankerConfig
 from examples.miniature.world import FPS, Scene, render
 from ranker.frames import sample_frames
 from ranker.judges.adapter_files import adapter_version
@@ -26,8 +26,13 @@ JUDGE = WEIGHTS / "judge"
 ADAPTERS: dict[Domain, Path] = {domain: WEIGHTS / "judge_adapters" / domain for domain in DOMAINS}
 
 
+def settings(folder: Path, **adapters: str) -> RankerConfig:
+    limits: dict[str, Any] = {"max_model_len": 1024, "max_pixels_per_video": 2**24}
+    return RankerConfig(path=str(folder), adapters=AdaptersConfig(**adapters), dtype="float32", **limits)
+
+
 def open_judge(folder: Path) -> VllmJudge:
-    return VllmJudge(str(folder), dtype="float32", max_model_len=1024, max_pixels_per_video=2**24)
+    return VllmJudge(settings(folder))
 
 
 def test_another_model_is_refused_before_vllm_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +81,7 @@ def test_the_real_judge_served_by_vllm(tmp_path: Path, monkeypatch: pytest.Monke
     from examples.miniature.judge_forward import Judge
     from ranker.ranker import Ranker
 
-    judge = VllmJudge(str(JUDGE), adapters=ADAPTERS, dtype="float32", max_model_len=1024, max_pixels_per_video=2**24)
+    judge = VllmJudge(settings(JUDGE, **{domain: str(folder) for domain, folder in ADAPTERS.items()}))
     model: Any = Qwen3VLForConditionalGeneration.from_pretrained(JUDGE, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(JUDGE)
     trained = Judge(model).tokens

@@ -65,7 +65,7 @@ def _driven(checked: Checked, folder: RunFolder) -> Path:
             prompts, spatial = (checked.training, checked.held_out), checked.facts.vae_spatial
             all_of_it = Run(config, folder, crew, progress, *prompts, vae_spatial=spatial)
             try:
-                asyncio.run(until_stopped(run_stages(all_of_it), crew.supervisor.count_restarts(crew.small)))
+                asyncio.run(until_stopped(run_stages(all_of_it), crew.supervisor.watch_ray(crew.small)))
             except (Exception, KeyboardInterrupt) as error:
                 stopped = error
         interrupted = isinstance(stopped, KeyboardInterrupt)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import yaml
 from pydantic import ValidationError
@@ -54,6 +55,23 @@ class Sampled:
         """Into an adapter's folder."""
         said = {"distilled": self.distilled, "sampling": self.sampling.model_dump(mode="json")}
         (adapter / SAMPLING_FILE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def lock(file: IO[Any], out: Path | str) -> None:
+    """This process alone holds the file until it is closed.
+
+    Raises BlockingIOError or PermissionError if another one does; OSError that names `out` if the file system has no
+    locks.
+    """
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise
+    except OSError as error:
+        raise OSError(
+            f"out={out}: the file system has no locks ({error.strerror}), which SQLite needs; choose a folder on "
+            "another one"
+        ) from None
 
 
 class RunFolder:
@@ -117,15 +135,10 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / DRIVER).open("a+", encoding="utf-8") as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file, self.path)
             except (BlockingIOError, PermissionError):
                 raise BlockingIOError(
                     f"out={self.path}: {self._named_driver()} drives this run; stop it first, or choose another folder"
-                ) from None
-            except OSError as error:
-                raise OSError(
-                    f"out={self.path}: the file system has no locks ({error.strerror}), which SQLite needs; choose a "
-                    "folder on another one"
                 ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -12,7 +12,7 @@ import yaml
 
 from cluster.checks.plan import Plan
 from cluster.evaluation import videos_kept
-from cluster.run_folder import RunFolder
+from cluster.run_folder import RunFolder, lock
 from configs.schema import RunConfig
 
 MP4_BYTES_PER_PIXEL = 0.1
@@ -81,7 +81,10 @@ def check_new(out: Path) -> None:
 
 
 def check_writable(out: str) -> None:
-    """Raises NotADirectoryError or PermissionError that names the folder; nothing is left behind."""
+    """Raises NotADirectoryError or PermissionError that names the folder, or OSError if no file of it can be locked.
+
+    Nothing is left behind.
+    """
     existing = _nearest_existing(out)
     if not existing.is_dir():
         raise NotADirectoryError(f"out={out}: {existing} is a file; out= has to name a folder")
@@ -94,6 +97,8 @@ def check_writable(out: str) -> None:
             f"out={out}: cannot write in {existing} ({error.strerror}); choose a folder that you may write to, "
             "for example out=runs/NAME, or change its permissions"
         ) from error
+    with tempfile.TemporaryFile(dir=existing) as probe:
+        lock(probe, out)
 
 
 def check_disk(plan: Plan, *, conditions: int) -> None:

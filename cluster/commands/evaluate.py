@@ -129,7 +129,7 @@ def run_comparison(comparison: Comparison, out: Path, *, vbench: Path | None) ->
             placement.wait_for_room(needed, config.cluster)
             crew = Crew(config, folder, started=time.time(), encoded_by={})
             summaries = asyncio.run(
-                until_stopped(_shown(comparison, crew, progress), crew.supervisor.count_restarts(crew.small))
+                until_stopped(_shown(comparison, crew, progress), crew.supervisor.watch_ray(crew.small))
             )
         progress.phase("report")
         found = _found(comparison, summaries)

@@ -50,6 +50,7 @@ def status(place: Path) -> str:
         },
         "failures": Counter(row["role"] for row in of_kind(rows, "failure")),
         "last_failure": next(reversed(of_kind(rows, "failure")), None),
+        "late": next((row["actors"] for row in reversed(of_kind(rows, "late"))), []),
         "set_aside": [id_ for row in of_kind(rows, "set_aside") for id_ in row["ids"]],
         "advice": next((row["advice"] for row in reversed(of_kind(rows, "guard"))), None),
         "evaluations": {

@@ -19,9 +19,8 @@ from cluster.monitor.rows import Row
 from configs.schema import RunConfig
 from media.whole import drop_torn_line
 
-Kind = Literal[
-    "step", "verdicts", "roles", "evaluation", "glance", "guard", "phase", "failure", "left_out", "set_aside", "balance"
-]
+OfActors = Literal["roles", "failure", "late", "balance"]
+Kind = OfActors | Literal["step", "verdicts", "evaluation", "glance", "guard", "phase", "left_out", "set_aside"]
 
 BALANCE_ROWS = 60
 """Ten minutes of a generator, so many steps of the learner."""

@@ -43,6 +43,8 @@ async def _show(crew: Any, progress: Any) -> None:
     learned = {key: step.get(key) for key in ("step", "loss", "implicit_accuracy")} if step else {}
     if warning := await crew.metrics.latest.remote("guard"):
         learned["warning"] = warning["advice"]
+    if late := await crew.metrics.latest.remote("late"):
+        learned["not_started"] = ", ".join(late["actors"]) or None
     progress.update(**learned, pairs_kept=counts["added"], pairs_dropped=dropped)
 
 

@@ -68,7 +68,9 @@ class Crew:
         self.evaluator = self._small_actor(
             Evaluator, "evaluator", config.evaluation.meter, folder.path, kept, fps, reward, folder.measured
         )
-        self.supervisor = Supervisor(config.cluster.max_failures, on_failure=self._record_failure)
+        self.supervisor = Supervisor(
+            config.cluster.max_failures, on_failure=self._record_failure, on_late=self._record_late
+        )
         self.generators = self.supervisor.watch("generator", self._generator, count=0)
         self.rankers = self.supervisor.watch("ranker", self._ranker, count=0)
 
@@ -224,6 +226,9 @@ class Crew:
         dead = (getattr(each, "actor_id", None) for each in (cause, *getattr(cause, "worker_failures", {}).values()))
         if actor := next(filter(None, dead), None):
             threading.Thread(target=keep_log, args=(actor, self._folder.logs / f"{role}-{index}.{count}.log")).start()
+
+    def _record_late(self, names: list[str]) -> None:
+        self.metrics.record.remote("late", {"actors": names, "not_started": len(names)})
 
     def _generator(self, index: int) -> Any:
         assert self._generators_of is not None, "generators are made by start_generators"

@@ -33,8 +33,11 @@ OF_A_DEVICE = re.compile(r"CUDA|CUBLAS|CUDNN|NCCL|NVML|Xid", re.IGNORECASE)
 OF_A_PEER = re.compile(r"gloo|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
 """What a learner worker says if another one has died: it may be heard before the death is."""
 
-RESTARTS_SECONDS = 5.0
-"""How often Ray is asked which small actors it has made anew."""
+RAY_SECONDS = 5.0
+"""How often Ray is asked which small actors it has made anew, and which actors wait for room."""
+
+PENDING_SECONDS = 120.0
+"""After these an actor that has not started is named."""
 
 LOG_LINES = 2000
 
@@ -45,11 +48,18 @@ class Supervisor:
     """Watches lists of actors. `recover` puts a new actor in the place of a lost one, in the list that the loop reads.
 
     limit: of the losses of a role within an hour. on_failure: is told role, index and error of everything that was
-    lost, and how many that were so far.
+    lost, and how many that were so far. on_late: is told which actors have not started for a while, whenever they are
+    others.
     """
 
-    def __init__(self, limit: int, *, on_failure: Callable[[str, int, BaseException, int], None]) -> None:
-        self._limit, self._on_failure = limit, on_failure
+    def __init__(
+        self,
+        limit: int,
+        *,
+        on_failure: Callable[[str, int, BaseException, int], None],
+        on_late: Callable[[list[str]], None] = lambda names: None,
+    ) -> None:
+        self._limit, self._on_failure, self._on_late = limit, on_failure, on_late
         self._watched: dict[str, tuple[list[Any], Callable[[int], Any]]] = {}
         self._replaced: set[str] = set()
         self._losses: dict[str, list[tuple[float, BaseException]]] = defaultdict(list)
@@ -109,18 +119,27 @@ class Supervisor:
         reason.__cause__ = error
         self.lost("request", 0, reason)
 
-    async def count_restarts(self, small: Mapping[str, str]) -> None:
-        """Until it is cancelled: that Ray has made a small actor (id -> name) anew is a loss. Raises as `lost`."""
-        counted = Counter[str]()
+    async def watch_ray(self, small: Mapping[str, str]) -> None:
+        """Until it is cancelled: that Ray has made a small actor (id -> name) anew is a loss; an actor of these lists
+        that does not start is named. Raises as `lost`."""
+        counted, since, told = Counter[str](), dict[str, float](), list[str]()
         while True:
-            for actor, name in list(small.items()):
-                known = {}
-                with contextlib.suppress(Exception):  # Ray's own store may be away for a while
-                    known = await asyncio.to_thread(state.actors, actor)
-                for _ in range(known.get("NumRestarts", 0) - counted[actor]):
+            await asyncio.sleep(RAY_SECONDS)
+            try:
+                restarts, pending = await asyncio.to_thread(_restarts_and_pending, list(small))
+            except Exception:  # Ray's own store may be away for a while
+                continue
+            for actor, count in restarts.items():
+                for _ in range(count - counted[actor]):
                     counted[actor] += 1
-                    self.lost(name.partition("-")[0], 0, RuntimeError(f"{name} died, and Ray made it anew"))
-            await asyncio.sleep(RESTARTS_SECONDS)
+                    self.lost(small[actor].partition("-")[0], 0, RuntimeError(f"{small[actor]} died; Ray made it anew"))
+            now, names = time.monotonic(), dict[str, str]()
+            for role, (handles, _) in self._watched.items():
+                names |= {handle._actor_id.hex(): f"{role} {index}" for index, handle in enumerate(handles)}
+            since = {actor: since.get(actor, now) for actor in names if actor in pending}
+            late = [names[actor] for actor, began in since.items() if now - began > PENDING_SECONDS]
+            if late != told:
+                self._on_late(told := late)
 
     def lost(self, role: str, index: int, error: BaseException) -> None:
         """Counts a loss. Raises RuntimeError from the first one within the hour if that were too many."""
@@ -149,6 +168,13 @@ def group_was_lost(error: BaseException) -> bool:
         not isinstance(each, UserExceptionWithTraceback) or OF_A_DEVICE.search(str(each)) or OF_A_PEER.search(str(each))
         for each in error.worker_failures.values()
     )
+
+
+def _restarts_and_pending(small: list[str]) -> tuple[dict[str, int], set[str]]:
+    """How often each of these actors was made anew, and who of the driver's job has not started. Ids."""
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    pending = {*state.actors(None, job, "PENDING_CREATION"), *state.actors(None, job, "DEPENDENCIES_UNREADY")}
+    return {actor: state.actors(actor).get("NumRestarts", 0) for actor in small}, pending
 
 
 def keep_log(actor: str, file: Path) -> None:

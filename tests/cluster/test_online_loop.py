@@ -129,7 +129,8 @@ class Scene:
     async def _run(self, **options: Any) -> int:
         loop = asyncio.get_running_loop()
         config = BufferConfig(capacity=self.capacity, max_staleness=self.max_staleness)
-        self.buffer = ReplayBuffer(config, folder=self.folder / "buffer", seed=0)
+        of_steps: Any = {"pairs_per_step": PAIRS_PER_STEP, "publish_every": 1}
+        self.buffer = ReplayBuffer(config, folder=self.folder / "buffer", seed=0, **of_steps)
         self.store = WeightStore(put=lambda snapshot: snapshot)
 
         def call(coroutine: Any) -> Any:
@@ -262,6 +263,18 @@ def test_a_ranker_that_hangs_is_told_of_and_its_question_is_answered_by_another(
     scene = Scene(tmp_path, rankers=[Hanging(), FakeRanker()], learner=FakeLearner(seconds=0.3))
     assert scene.run(recover=lambda *given: bool(told.append(given)), deadline=0.5) == 6
     assert told and all(isinstance(error, TimeoutError) for error, _ in told)
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_a_generator_that_does_not_start_holds_nothing_up(bound: int, tmp_path: Path):
+    class Pending(FakeGenerator):
+        async def load_weights(self, snapshot: Snapshot) -> Receipt:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    scene = Scene(tmp_path, generators=[Pending(), FakeGenerator()], max_staleness=bound)
+    assert scene.run() == 6
+    assert scene.generators[1].requests >= 6
 
 
 def test_a_ranker_that_has_not_started_is_not_asked(tmp_path: Path):

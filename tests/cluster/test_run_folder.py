@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -152,3 +154,18 @@ def test_prompt_embeddings_count_once_for_each_condition(tmp_path):
     assert (some - none) / 1.25 / 100 == pytest.approx(512 * 4096 * 2)
     pairs = plan(paper).training_videos / 2 + paper.buffer.capacity
     assert (all_of_them - none) / 1.25 == pytest.approx(pairs * 512 * 4096 * 2)  # no more conditions than pairs
+
+
+def test_a_file_system_without_locks_is_refused_by_the_checks_and_by_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def without_locks(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", without_locks)
+    out = tmp_path / "run"
+    with pytest.raises(OSError, match=f"out={out}: the file system has no locks .*, which SQLite needs"):
+        check_writable(str(out))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match=f"out={out}: the file system has no locks"), RunFolder(out).driven():
+        pytest.fail("two drivers could drive this run")

@@ -14,10 +14,13 @@ from tests.cluster.fake_run import fake_run
 DRIVES = "import sys, time; from cluster.run_folder import RunFolder\nwith RunFolder(sys.argv[1]).driven(): "
 
 
-def test_a_run_in_the_middle_says_where_it_is_how_fast_and_what_was_lost(tmp_path: Path):
+def test_a_run_in_the_middle_says_where_it_is_how_fast_and_what_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     run = fake_run(tmp_path / "run", partial=True)
     with run.metrics_file.open("a") as file:
         file.write('{"time": 160, "kind": "failure", "role": "generator", "index": 3, "error": "Xid 79\\nmore"}\n')
+        file.write('{"time": 160, "kind": "late", "actors": ["generator 3"], "not_started": 1}\n')
         file.write('{"time": 161, "kind": "set_aside", "step": 1, "ids": ["pair-9"]}\n')
     (run.checkpoints / "1-online" / "00000001").mkdir(parents=True)
     (run.checkpoints / "1-online" / "00000001" / "state.safetensors").touch()
@@ -36,6 +39,9 @@ def test_a_run_in_the_middle_says_where_it_is_how_fast_and_what_was_lost(tmp_pat
     ):
         assert said in text, said
     assert "a step takes" not in text  # one step has no pace
+    assert "not started" not in text  # nobody drives the run: of no actor is known how it is
+    monkeypatch.setattr(RunFolder, "driver", lambda self: "process 7 on node-1")
+    assert "not started: generator 3. There is no room" in status(run.path)
 
 
 def test_a_run_that_has_not_begun_to_learn_and_no_run_at_all(tmp_path: Path):

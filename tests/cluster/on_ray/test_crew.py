@@ -160,7 +160,7 @@ def test_what_ray_makes_anew_is_a_loss_of_its_role_too(ray_here: None, monkeypat
 
     from cluster.on_ray import supervision
 
-    monkeypatch.setattr(supervision, "RESTARTS_SECONDS", 0.1)
+    monkeypatch.setattr(supervision, "RAY_SECONDS", 0.1)
     losses: list[str] = []
     supervisor = supervision.Supervisor(
         2, on_failure=lambda role, index, error, count: losses.append(f"{role} {error}")
@@ -170,7 +170,7 @@ def test_what_ray_makes_anew_is_a_loss_of_its_role_too(ray_here: None, monkeypat
 
     async def story() -> None:
         small = {board._actor_id.hex(): "board-1.7", quiet._actor_id.hex(): "weights"}
-        watching = asyncio.ensure_future(supervisor.count_restarts(small))
+        watching = asyncio.ensure_future(supervisor.watch_ray(small))
         for count in (1, 2, 3):
             await board.times.remote()
             ray.kill(board, no_restart=False)
@@ -182,7 +182,35 @@ def test_what_ray_makes_anew_is_a_loss_of_its_role_too(ray_here: None, monkeypat
 
     with pytest.raises(RuntimeError, match=r"3 losses of the role board within an hour.*max_failures = 2.*first one"):
         asyncio.run(asyncio.wait_for(story(), 120))
-    assert losses == ["board board-1.7 died, and Ray made it anew"] * 3
+    assert losses == ["board board-1.7 died; Ray made it anew"] * 3
+
+
+def test_an_actor_that_finds_no_room_is_named_until_it_has_started(ray_here: None, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    from cluster.on_ray import supervision
+
+    monkeypatch.setattr(supervision, "RAY_SECONDS", 0.1)
+    monkeypatch.setattr(supervision, "PENDING_SECONDS", 1.0)
+    holds: Any = ray.remote(num_cpus=3)(Generator).remote(False)
+    ray.get(holds.times.remote())
+    told: list[list[str]] = []
+
+    async def story() -> None:
+        supervisor = supervision.Supervisor(5, on_failure=lambda *loss: None, on_late=told.append)
+        sizes = (0, 2)  # after a shrink the second one finds no room
+        supervisor.watch("generator", lambda index: ray.remote(num_cpus=sizes[index])(Generator).remote(False), count=2)
+        watching = asyncio.ensure_future(supervisor.watch_ray({}))
+        while len(told) < 1:
+            await asyncio.sleep(0.1)
+        ray.kill(holds)
+        while len(told) < 2:
+            await asyncio.sleep(0.1)
+        watching.cancel()
+        supervisor.stop("generator")
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+    assert told == [["generator 1"], []]
 
 
 def test_a_roles_own_error_is_no_loss(ray_here: None):

@@ -36,9 +36,7 @@ class Encoder:
 
     def __init__(self, model: ModelConfig, sampling: SamplingConfig, *, device: str, exact: Iterable[str] = ()) -> None:
         self._sampling, self._exact = sampling, frozenset(exact)
-        self._policy = VideoPolicy.load(
-            model.path, dtype=model.dtype, device=device, max_text_tokens=model.max_text_tokens, experts=False
-        )
+        self._policy = VideoPolicy.load(**dict(model), device=device, experts=False)
 
     def videos(self, videos: list[VideoFiles]) -> list[TensorData | str]:
         """Normalised latents in the policy's dtype, `[channels, latent_frames, latent_height, latent_width]` each."""

@@ -45,6 +45,8 @@ REWARD = {"reward": {"better": "higher", "unit": "of the reward that is learned 
 EQUAL_DB = 100.0
 
 Meter = Callable[[np.ndarray, str], Mapping[str, Value]]
+Reward = Callable[[np.ndarray, str], float] | None
+"""None: the run learns from none."""
 
 
 @dataclass
@@ -79,13 +81,7 @@ class Evaluator:
     """
 
     def __init__(
-        self,
-        meter: str | None,
-        out: Path,
-        kept: int,
-        fps: float,
-        reward: Callable[[np.ndarray, str], float] | None = None,
-        journal: Path | None = None,
+        self, meter: str | None, out: Path, kept: int, fps: float, reward: Reward = None, journal: Path | None = None
     ) -> None:
         self._name = meter
         self._meter: Meter | None = None
@@ -170,6 +166,8 @@ class Evaluator:
         videos = [video for _, video in sorted(self._videos[phase].items())]
         measured = [video for video in videos if video.figures]
         names = measured[0].figures if measured else ()
+        about = {**self.about, **self._about_judged(phase), **(REWARD if self._reward else {})}
+        about |= FRAMED if any(video.condition.picture for video in videos) else {}
         return {
             "videos": len(videos),
             "seconds": statistics.median(video.seconds for video in videos),
@@ -179,12 +177,7 @@ class Evaluator:
                 for video in videos
                 if video.file
             ],
-            "about": {
-                **self.about,
-                **self._about_judged(phase),
-                **(REWARD if self._reward else {}),
-                **(FRAMED if any(video.condition.picture for video in videos) else {}),
-            },
+            "about": about,
             "measured": {
                 "prompt": [video.condition.prompt for video in measured],
                 "domain": [video.condition.domain or "unknown" for video in measured],
@@ -212,12 +205,10 @@ class Evaluator:
         against = self._against.get(phase)
         return {name: {**about, "against": against} for name, about in JUDGED.items()} if against else {}
 
-    def _checked(self, values: Mapping[str, Any]) -> dict[str, Value]:
+    def _checked(self, given: Mapping[str, Any]) -> dict[str, Value]:
         """The meter's values as plain ones. Raises ValueError unless the bools and numbers are those of `FIGURES`."""
         # JSON does not know numpy's types.
-        plain: dict[str, Value] = {
-            name: value.item() if hasattr(value, "item") else value for name, value in values.items()
-        }
+        plain: dict[str, Value] = {name: each.item() if hasattr(each, "item") else each for name, each in given.items()}
         numbers = {name: value for name, value in plain.items() if not isinstance(value, str)}
         if numbers.keys() != self.about.keys():
             raise ValueError(

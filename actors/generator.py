@@ -39,15 +39,8 @@ class Generator:
         self.version = 0
         device = "cuda" if config.generator.gpus_per_actor > 0 else "cpu"
         check_device(device)
-        self._policy = VideoPolicy.load(
-            config.model.path,
-            dtype=config.model.dtype,
-            device=device,
-            lora=config.learner.lora,
-            seed=config.seed,
-            max_text_tokens=config.model.max_text_tokens,
-            idle_expert=config.model.idle_expert,
-        )
+        lora, seed = config.learner.lora, config.seed
+        self._policy = VideoPolicy.load(**dict(config.model), device=device, lora=lora, seed=seed)
         if config.start_from is not None:
             load_lora(config.start_from, self._policy.transformers)
         self.sample_as(config.sampling)
@@ -137,9 +130,7 @@ class Generator:
     def _prepared(self, request: Request, sampling: SamplingConfig) -> tuple[list[Described], Conditioning]:
         """The conditions with their pictures, and a row for each."""
         height, width = _size(request, sampling)
-        described = [
-            Described(each.prompt, first_frame(each, height=height, width=width)) for each in request.conditions
-        ]
+        described = [Described(one.prompt, first_frame(one, height=height, width=width)) for one in request.conditions]
         return described, self._policy.prepare(described, num_frames=sampling.num_frames)
 
     def _sampled(self, request: Request, sampling: SamplingConfig, prepared: Conditioning) -> Tensor:
@@ -151,13 +142,9 @@ class Generator:
         noise = torch.stack([draw_noise(seed, shape) for seeds in request.seeds for seed in seeds])
         self._counts["requests"] += 1
         self._counts["videos"] += len(noise)
-        return sample_latents(
-            self._policy,
-            noise=noise,
-            conditioning=prepared.repeated(times),
-            negative=self._policy.prompt_embeds([sampling.negative_prompt]) if sampling.guided_steps else None,
-            sampling=sampling,
-        )
+        rows = prepared.repeated(times)
+        negative = self._policy.prompt_embeds([sampling.negative_prompt]) if sampling.guided_steps else None
+        return sample_latents(self._policy, noise=noise, conditioning=rows, negative=negative, sampling=sampling)
 
     def negative(self) -> EncodedCondition:
         """The conditioning of the unconditional pass, as a condition of its own."""

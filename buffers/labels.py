@@ -29,17 +29,8 @@ Four = tuple[float, float, float, float]
 DecidedBy = Literal["distortion", "motion"]
 """What a label compares. Motion decides only if distortion is alike."""
 
-DropReason = Literal[
-    "disagreement",
-    "low_confidence",
-    "low_label_mass",
-    "invalid_label",
-    "lost",
-    "motion_share",
-    "tie",
-    "not_finite",
-    "not_asked",
-]
+InDoubt = Literal["disagreement", "low_confidence", "low_label_mass"]
+DropReason = Literal[InDoubt, "invalid_label", "lost", "motion_share", "tie", "not_finite", "not_asked"]
 """Why a preference is not learned from. It is counted, and never guessed around."""
 
 WHY_DROPPED: dict[DropReason, str] = {
@@ -58,7 +49,7 @@ WHY_DROPPED: dict[DropReason, str] = {
 NOT_JUDGED: tuple[DropReason, ...] = ("lost", "not_asked")
 """Nobody answered: such a pair says nothing about the judge."""
 
-IN_DOUBT: tuple[DropReason, ...] = ("disagreement", "low_confidence", "low_label_mass")
+IN_DOUBT: tuple[DropReason, ...] = get_args(InDoubt)
 """The judge gave a label, and it is not sure enough: people can say more of such a pair."""
 
 LABEL_COUNTS = tuple(f"label_{label}" for label in LABELS)

@@ -281,6 +281,11 @@ class Pair:
     scores: Scores | None = None
 
     @property
+    def ages(self) -> bool:
+        """Whether a policy that has learned since makes it worse."""
+        return self.source not in AGELESS
+
+    @property
     def bytes(self) -> int:
         """Size of the latents of both videos."""
         return self.chosen.nbytes + self.rejected.nbytes

@@ -21,18 +21,7 @@ from buffers.labels import IN_DOUBT, TALLY
 from buffers.mixing import quotas
 from buffers.pairing import anchored_pairs, judged_pair, unjudged_pair
 from buffers.portions import portions
-from buffers.records import (
-    AGELESS,
-    Batch,
-    Candidates,
-    EncodedCondition,
-    Pair,
-    Preference,
-    Request,
-    RoleTimes,
-    Slot,
-    Source,
-)
+from buffers.records import Batch, Candidates, EncodedCondition, Pair, Preference, Request, RoleTimes, Slot, Source
 from buffers.store.pair_store import PairStore
 from buffers.store.waiting import WAITING, Draw, WaitingPairs
 from configs.sections import BufferConfig, MixConfig
@@ -88,11 +77,12 @@ class ReplayBuffer:
         self._config = config
         self._pairs_per_step, self._publish_every = pairs_per_step, publish_every
         self._store = PairStore(Path(folder), encoded_by=encoded_by)
-        self._offline = self._anchors = None
-        if config.mix.offline and config.offline:
-            self._offline = PairStore(config.offline, write=False, encoded_by=encoded_by)
-        if config.mix.half_online and config.anchors:
-            self._anchors = PairStore(config.anchors, write=False, encoded_by=encoded_by)
+
+        def opened(where: str | None, share: float) -> PairStore | None:
+            return PairStore(where, write=False, encoded_by=encoded_by) if where and share else None
+
+        self._offline = opened(config.offline, config.mix.offline)
+        self._anchors = opened(config.anchors, config.mix.half_online)
         self._doubtful = PairStore(doubtful, encoded_by=encoded_by) if doubtful else None
         self._waiting = WaitingPairs(Path(folder) / WAITING, seed=seed, stage=stage, max_uses=config.max_uses)
         self._version = self._waiting.state("version")
@@ -106,7 +96,7 @@ class ReplayBuffer:
         self._closed = False
         self._end: dict[str, int] = {}
         self._counts: Counter[str] = Counter(self._waiting.counts())
-        self._calls: Counter[str] = Counter()
+        self._calls = {"adds": 0, "takes": 0}
         self._busy_s = self._add_wait_s = self._take_wait_s = 0.0
         # Both bind to the event loop at their first wait, not here: an actor is made outside of its loop.
         self._changed = asyncio.Condition()
@@ -290,18 +280,10 @@ class ReplayBuffer:
         `counts`: adds and takes (calls), add_waiting_ms and take_waiting_ms (who waits for whom), usable (pairs that
         may be taken now), reserved (pairs being stored).
         """
-        return RoleTimes(
-            busy_s=self._busy_s,
-            waiting_s=self._add_wait_s + self._take_wait_s,
-            counts={
-                "adds": self._calls["adds"],
-                "takes": self._calls["takes"],
-                "add_waiting_ms": round(self._add_wait_s * 1000),
-                "take_waiting_ms": round(self._take_wait_s * 1000),
-                "usable": 0 if self._closed else sum(pairs for pairs, _, _ in self._waiting.sums().values()),
-                "reserved": self._reserved,
-            },
-        )
+        waited = {"add_waiting_ms": round(self._add_wait_s * 1000), "take_waiting_ms": round(self._take_wait_s * 1000)}
+        usable = 0 if self._closed else sum(pairs for pairs, _, _ in self._waiting.sums().values())
+        counts = {**self._calls, **waited, "usable": usable, "reserved": self._reserved}
+        return RoleTimes(self._busy_s, self._add_wait_s + self._take_wait_s, counts)
 
     def _recall(self) -> None:
         """Takes up what was stored and is not waiting yet: by a process that was killed, or by people since then."""
@@ -384,22 +366,16 @@ class ReplayBuffer:
             coming[slot.source] += pairs
         sums = self._waiting.sums()
         here: dict[Source, int] = {source: sums.get(source, (0,))[0] for source in self._made}
-        wanted: list[Source]
         if self._strict:
             wanted = [source for source in self._made if self._is_short(source, here[source], coming[source])]
         elif len(self._made) == 1:
             return next(iter(self._made))  # `add` is the pace
         else:
             # Here, since a source that waits for room must not stand in the way of one that is missing.
-            is_full = sum(size for _, size in self._held()) + self._reserved_bytes >= self._config.capacity_gb * 1e9
-            least = self._quotas(self._pairs_per_step)
-            room = {
-                source: least.get(source, 0) if is_full else self._room(self._made[source]) for source in self._made
-            }
-            wanted = [source for source in self._made if here[source] < room[source]]
-        if not wanted:
-            return None
-        return min(wanted, key=lambda source: (here[source] + coming[source]) / self._made[source])
+            is_full = self._held()[1] >= self._config.capacity_gb * 1e9
+            room = self._quotas(self._pairs_per_step) if is_full else self._room()
+            wanted: list[Source] = [source for source in self._made if here[source] < room.get(source, 0)]
+        return min(wanted, key=lambda source: (here[source] + coming[source]) / self._made[source], default=None)
 
     def _is_short(self, source: Source, here: int, coming: int) -> bool:
         """Whether the steps until the next publication take more of a source than waits and is on its way."""
@@ -408,9 +384,10 @@ class ReplayBuffer:
         uses_left = self._waiting.uses_left(source) + coming * self._config.max_uses
         return steps > 0 and (here + coming < one or uses_left < every)
 
-    def _room(self, share: float) -> int:
-        """How many pairs of a source may wait. A batch may want two more than its share (`buffers.mixing`)."""
-        return math.ceil(self._config.capacity * share / sum(self._made.values())) + 2
+    def _room(self) -> dict[Source, int]:
+        """How many pairs of each source may wait. A batch may want two more than its share (`buffers.mixing`)."""
+        capacity, shares = self._config.capacity, sum(self._made.values())
+        return {source: math.ceil(capacity * share / shares) + 2 for source, share in self._made.items()}
 
     def _remembered(self, **more: int) -> dict[str, int]:
         """The counts as `WaitingPairs` keeps them, so that a run that goes on counts on."""
@@ -418,17 +395,17 @@ class ReplayBuffer:
 
     def _over(self) -> int:
         """Pairs that must go before more may come; 0 if there is room. Sources that the mix leaves out do not count."""
-        held = self._held()
-        pairs = sum(pairs for pairs, _ in held) + self._reserved
-        size = sum(size for _, size in held) + self._reserved_bytes
+        pairs, size = self._held()
         pairs_over, bytes_over = pairs - self._config.capacity, size - self._config.capacity_gb * 1e9
         if pairs_over < 0 and bytes_over < 0:
             return 0
         return max(pairs_over, math.ceil(bytes_over * pairs / max(size, 1))) + 1
 
-    def _held(self) -> list[tuple[int, int]]:
-        """Pairs and bytes that wait, of each source that is generated."""
-        return [sums[:2] for source, sums in self._waiting.sums().items() if source in self._made]
+    def _held(self) -> tuple[int, int]:
+        """Pairs and bytes that wait or are being stored, of the sources that are generated."""
+        held = [sums for source, sums in self._waiting.sums().items() if source in self._made]
+        pairs, size = sum(pairs for pairs, _, _ in held), sum(size for _, size, _ in held)
+        return pairs + self._reserved, size + self._reserved_bytes
 
     def _quotas(self, count: int) -> dict[Source, int]:
         drawn: dict[Source, int] = {source: sums[2] for source, sums in self._waiting.sums().items()}
@@ -450,12 +427,10 @@ class ReplayBuffer:
         """Chooses the global batch of a step, or what it lacks. It is on disk before any rank sees a pair of it."""
         draw = self._waiting.drawn(step)
         missing = draw.missing if draw else count
-        if draw is not None and not missing:
-            return draw
-        remember = self._remembered(taken=missing)
-        draw = self._waiting.draw(step, self._version, self._quotas(missing), remember=remember)
-        self._counts["taken"] += missing
-        self._changed.notify_all()
+        if draw is None or missing:
+            remember = self._remembered(taken=missing)
+            draw = self._waiting.draw(step, self._version, self._quotas(missing), remember=remember)
+            self._counts["taken"] += missing
         return draw
 
     def _read(self, step: int, draw: Draw, rank: int, world_size: int) -> Batch:
@@ -473,21 +448,16 @@ class ReplayBuffer:
         ordered = [pairs[id_] for id_ in ids]
         # A generator may hold new weights a moment before this buffer hears of them: no older than 0. People's own do
         # not age, and what another run generated counts versions of another policy.
-        aged = (p.id in own and p.source not in AGELESS for p in ordered)
-        staleness = (
-            max(0, draw.version - p.policy_version) if ages else 0 for ages, p in zip(aged, ordered, strict=True)
-        )
-        return Batch(step, tuple(ordered), conditionings, tuple(staleness), tuple(known[id_] for id_ in in_order))
+        stale = (max(0, draw.version - pair.policy_version) if pair.ages and pair.id in own else 0 for pair in ordered)
+        return Batch(step, tuple(ordered), conditionings, tuple(stale), tuple(known[id_] for id_ in in_order))
 
-    def _check_take(self, step: int, count: int, rank: int, world_size: int) -> None:
-        if step < 0 or count < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"step {step}, count {count}, rank {rank} of {world_size}: no such share of a batch")
-        if count % world_size:
-            raise ValueError(
-                f"learner.pairs_per_step ({count}) must be divisible by learner.num_workers ({world_size})"
-            )
+    def _check_take(self, step: int, count: int, rank: int, workers: int) -> None:
+        if step < 0 or count < 1 or not 0 <= rank < workers:
+            raise ValueError(f"step {step}, count {count}, rank {rank} of {workers}: no such share of a batch")
+        if count % workers:
+            raise ValueError(f"learner.pairs_per_step ({count}) must be divisible by learner.num_workers ({workers})")
         if count > (capacity := self._config.capacity):
             raise ValueError(f"learner.pairs_per_step ({count}) is more than buffer.capacity ({capacity})")
 
     def _too_old(self, pair: Pair) -> bool:
-        return pair.source not in AGELESS and self._version - pair.policy_version > self._config.max_staleness
+        return pair.ages and self._version - pair.policy_version > self._config.max_staleness

@@ -9,7 +9,8 @@ follows YAML 1.1: `1e-4` is text, `no` is false, `010` is eight, and the second 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -47,7 +48,8 @@ def load_as(schema: type[Schema], path: Path | str, overrides: Iterable[str] = (
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        found = [_explain(schema, dict(problem), path, lines, overridden) for problem in error.errors()]
+        origin = partial(_origin, path, lines, overridden)
+        found = [_explain(schema, dict(problem), origin) for problem in error.errors()]
         raise ConfigError("\n".join(found)) from None
 
 
@@ -169,9 +171,7 @@ def _check_step(node: Any, location: Location, override: str) -> None:
         raise ConfigError(f"override {override!r}: {before or 'a config'} has named keys, not an index {part}")
 
 
-def _explain(
-    schema: type[BaseModel], problem: dict[str, Any], path: Path, lines: dict[Location, int], overridden: set[Location]
-) -> str:
+def _explain(schema: type[BaseModel], problem: dict[str, Any], origin: Callable[[Location], str]) -> str:
     """One of pydantic's findings in our words, with where the value came from."""
     location: Location = tuple(problem["loc"])
     if location[:1] == ("stages",):  # pydantic puts the kind of a stage between its number and its keys
@@ -181,11 +181,9 @@ def _explain(
         problem = {**problem, "input": problem["input"].get("kind")}
     message = str(problem["msg"])
     if problem["type"] == "value_error":
-        return "\n".join(
-            f"{_origin(_location(line.split(' = ')[0]), path, lines, overridden)}: {line}"
-            for line in message.removeprefix("Value error, ").splitlines()
-        )
-    where = _origin(location, path, lines, overridden)
+        sentences = message.removeprefix("Value error, ").splitlines()
+        return "\n".join(f"{origin(_location(each.split(' = ')[0]))}: {each}" for each in sentences)
+    where = origin(location)
     if problem["type"] == "extra_forbidden":
         suggestion = nearest_key(schema, location)
         right = f"did you mean {suggestion}?" if suggestion else "see configs/schema.py for the known ones"
@@ -197,7 +195,7 @@ def _explain(
     return f"{where}: {dotted(location)} = {shown(problem['input'])}: {message.removeprefix('Input ')}"
 
 
-def _origin(location: Location, path: Path, lines: dict[Location, int], overridden: set[Location]) -> str:
+def _origin(path: Path, lines: dict[Location, int], overridden: set[Location], location: Location) -> str:
     """The override, or the file and the line of the value or of the section around it."""
     places = [location[:end] for end in range(len(location), 0, -1)]
     given = [f"override {dotted(place)}" for place in places if place in overridden]

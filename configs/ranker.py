@@ -6,9 +6,7 @@ from pydantic import Field
 
 from configs import sections
 from configs.paths import PathText
-from configs.sections import Count, Domain, Pixels, Positive, Section
-
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from configs.sections import Count, Domain, Names, Pixels, Positive, Section
 
 
 class JudgeLoraConfig(Section):
@@ -21,7 +19,7 @@ class JudgeLoraConfig(Section):
     """Of every adapted layer."""
     alpha: Positive = 64
     """The adapter's output is scaled by alpha / rank."""
-    targets: list[str] = Field(min_length=1, default_factory=lambda: list(PROJECTIONS))
+    targets: Names = Field(default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
     """Names of linear layers in the blocks of the language model."""
 
 

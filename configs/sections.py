@@ -30,6 +30,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Band = Annotated[list[Quantity], Field(min_length=2, max_length=2)]
 """Where a stage warns, and where it stops."""
 Aspect = Annotated[list[Annotated[int, Field(gt=0, le=16_384)]], Field(min_length=2, max_length=2)]
+Names = Annotated[list[str], Field(min_length=1)]
 Doubtful = Literal["drop", "keep"]
 TimestepKind = Literal["apo", "uniform", "logit_normal", "levels"]
 Discounts = Annotated[list[Annotated[float, Field(ge=-10.0, le=10.0)]], Field(min_length=2, max_length=2)]
@@ -188,14 +189,7 @@ class LoraConfig(Section):
     """Of every adapted layer."""
     alpha: Positive = 32
     """The adapter's output is scaled by alpha / rank."""
-    targets: Annotated[list[str], Field(min_length=1)] = [
-        "to_q",
-        "to_k",
-        "to_v",
-        "to_out.0",
-        "ffn.net.0.proj",
-        "ffn.net.2",
-    ]
+    targets: Names = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2"]
     """Ends of the names of linear layers inside a transformer block. One that matches no layer is an error."""
 
 

@@ -5,7 +5,7 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
-from buffers.people.rows import AnchorRow, PairRow, PromptRow
+from buffers.people.rows import EXPORTED, AnchorRow, PairRow, PromptRow
 from buffers.portions import portions
 from buffers.records import EncodedCondition, Judged
 from buffers.store.catalog import StoredPair
@@ -56,8 +56,7 @@ def _pair_row(pair: StoredPair, judged: Judged, conditioning: EncodedCondition) 
         return PairRow(**columns, choice="a")
     if verdict.dropped:  # In doubt: people are to give the answer.
         return PairRow(**columns)
-    names = ("label", "label_mass", "agreed", "first_shown", "rubric_version", "ranker_version")
-    columns |= {name: getattr(verdict, name) for name in names}
+    columns |= {name: getattr(verdict, name) for name in ("label", *EXPORTED)}
     return PairRow(**columns, probabilities=list(verdict.probabilities), judged_as=verdict.domain)
 
 

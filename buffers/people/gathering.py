@@ -16,7 +16,7 @@ from typing import Any
 from buffers.labels import LABELS, LABELS_OF, choice_of
 from buffers.people.agreement import Agreement, majority
 from buffers.people.fingerprints import seen_fingerprint
-from buffers.people.rows import KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
+from buffers.people.rows import EXPORTED, KINDS, ConditionFiles, Kind, PromptRow, VideoFiles
 from buffers.records import Source, Verdict, condition_id
 from buffers.store.database import Database
 from configs.keys import shown
@@ -24,11 +24,11 @@ from configs.keys import shown
 READERS = 16
 """Threads that look at files: they mostly wait for the disk."""
 
-_TABLES = (
-    "CREATE TABLE files (path TEXT PRIMARY KEY, print TEXT) WITHOUT ROWID",
-    "CREATE TABLE answers (item TEXT, annotator TEXT, row INTEGER, kind TEXT, content TEXT, UNIQUE (item, annotator))",
-    "CREATE TABLE given (kind TEXT, id TEXT, of TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID",
-)
+_TABLES = """
+CREATE TABLE files (path TEXT PRIMARY KEY, print TEXT) WITHOUT ROWID;
+CREATE TABLE answers (item TEXT, annotator TEXT, row INTEGER, kind TEXT, content TEXT, UNIQUE (item, annotator));
+CREATE TABLE given (kind TEXT, id TEXT, of TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID;
+"""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,10 @@ class Gathered:
 
     def __init__(self, path: Path, *, rule: str) -> None:
         """`path`: of a new file. `rule`: how clips are cut. The same video cut by another rule has another id."""
-        self._db = Database(path, durable=False)
+        self._db = Database(path, durable=False, tables=_TABLES)
         self._rule = rule
         self.kappa = {name: Agreement() for name in ("video", "label", "polarity")}
         self._taken = 0
-        with self._db.transaction() as db:
-            for statement in _TABLES:
-                db.execute(statement)
 
     def add(self, rows: Mapping[int, PromptRow]) -> list[Skipped]:
         """Takes rows by their number. Returns those with a file that cannot be read, or an id that is another's."""
@@ -152,17 +149,10 @@ class Gathered:
         if label is not None:
             shares = [row.probabilities or [float(row.label == each) for each in LABELS] for row in labelled]
             one, two, three, four = (sum(share) / len(shares) for share in zip(*shares, strict=True))
-            verdict = Verdict(
-                label=label,
-                probabilities=(one, two, three, four),
-                label_mass=first.label_mass,
-                agreed=len(choices) == 1 if first.agreed is None else first.agreed,
-                first_shown=first.first_shown,
-                dropped=None,
-                domain=first.judged_as or first.domain or "general",
-                rubric_version=first.rubric_version,
-                ranker_version=first.ranker_version,
-            )
+            facts = {name: getattr(first, name) for name in EXPORTED}
+            facts |= {"agreed": len(choices) == 1} if first.agreed is None else {}
+            domain = first.judged_as or first.domain or "general"
+            verdict = Verdict(label, (one, two, three, four), dropped=None, domain=domain, **facts)
         videos = item.videos if choice == "a" else item.videos[::-1]
         return replace(item, videos=videos, verdict=verdict, source=first.source, policy_version=first.policy_version)
 

@@ -138,10 +138,8 @@ def _csv(manifest: Path) -> Iterator[Row]:
             raise ValueError(f"{manifest}, line 1: {columns}; it must name the columns")
         columns = [column.strip() for column in columns]
         if not columns or _repeated(columns) or not all(columns):
-            hint = "; pandas leaves its index out with index=False" if columns[:1] == [""] else ""
-            raise ValueError(
-                f"{manifest}: the first line must name the columns, each once; it holds {shown(columns)}{hint}"
-            )
+            held = shown(columns) + ("; pandas leaves its index out with index=False" if columns[:1] == [""] else "")
+            raise ValueError(f"{manifest}: the first line must name the columns, each once; it holds {held}")
         for number, cells in records:
             if isinstance(cells, str):
                 yield Row(number, {}, cells)

@@ -35,6 +35,8 @@ from configs.keys import shown
 Kind = Literal["pair", "anchor", "prompt"]
 PEOPLE = "people"
 """Rubric and ranker of a verdict that no model gave."""
+EXPORTED = ("label_mass", "agreed", "first_shown", "rubric_version", "ranker_version")
+"""What an exported pair says of its verdict in columns that are named as the verdict's own fields."""
 
 
 @dataclass(frozen=True)
@@ -242,20 +244,18 @@ class PairRow(PromptRow, _Comparison):
     @model_validator(mode="after")
     def _label_fits_probabilities(self) -> "PairRow":
         """The label must be the likeliest, or the likeliest of those that name the likelier video."""
-        given = self.probabilities
-        if given is None:
+        four = self.probabilities
+        if four is None:
             return self
-        if not math.isclose(sum(given), 1.0, abs_tol=1e-3):
-            raise ValueError(f"probabilities = {given}; want {_FOUR}")
+        if not math.isclose(sum(four), 1.0, abs_tol=1e-3):
+            raise ValueError(f"probabilities = {four}; want {_FOUR}")
         if self.label is None:
             raise ValueError(f"choice = {self.choice!r} and probabilities of the four labels are given; want a label")
-        share: dict[int, float] = dict(zip(LABELS, given, strict=True))
-        likelier = [labels for labels in LABELS_OF.values() if 2 * sum(share[each] for each in labels) >= sum(given)]
+        share: dict[int, float] = dict(zip(LABELS, four, strict=True))
+        likelier = [labels for labels in LABELS_OF.values() if 2 * sum(share[each] for each in labels) >= sum(four)]
         if all(share[self.label] < max(share[each] for each in labels) for labels in (LABELS, *likelier)):
-            best = max(LABELS, key=lambda label: share[label])
-            raise ValueError(
-                f"label = {self.label} contradicts probabilities = {given}, which make {best} the likeliest"
-            )
+            top = max(LABELS, key=lambda label: share[label])
+            raise ValueError(f"label = {self.label} contradicts probabilities = {four}, which make {top} the likeliest")
         return self
 
     def from_a(self, video_id: str) -> "PairRow":

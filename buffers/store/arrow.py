@@ -27,59 +27,48 @@ _NOTHING = TensorData("uint8", (0,), np.empty(0, np.uint8))
 """What a null row of a tensor column holds."""
 
 
-def _required(kind: pa.DataType, *names: str) -> list[pa.Field]:
-    return [pa.field(name, kind, nullable=False) for name in names]
+TEXT, WHOLE, NUMBER, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 
-_TENSOR = pa.struct(
-    [*_required(pa.string(), "dtype"), *_required(pa.list_(pa.int64()), "shape"), *_required(pa.large_binary(), "data")]
-)
+def _fields(kinds: Mapping[str, pa.DataType]) -> list[pa.Field]:
+    """A column with `?` behind its name may be null."""
+    return [pa.field(name.rstrip("?"), kind, nullable=name.endswith("?")) for name, kind in kinds.items()]
+
+
+def _table(kind: str, kinds: Mapping[str, pa.DataType]) -> pa.Schema:
+    metadata = {_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()}
+    return pa.schema(_fields(kinds), metadata=metadata)
+
+
+_TENSOR = pa.struct(_fields({"dtype": TEXT, "shape": pa.list_(WHOLE), "data": pa.large_binary()}))
 
 _VERDICT = pa.struct(
-    [
-        *_required(pa.int8(), "label"),
-        *_required(pa.list_(pa.float64(), 4), "probabilities"),
-        *_required(pa.float64(), "label_mass"),
-        *_required(pa.bool_(), "agreed"),
-        *_required(pa.int8(), "first_shown"),
-        pa.field("dropped", pa.string()),
-        *_required(pa.string(), "domain", "rubric_version", "ranker_version"),
-    ]
+    _fields(
+        {"label": pa.int8(), "probabilities": pa.list_(NUMBER, 4), "label_mass": NUMBER, "agreed": BOOL}
+        | {"first_shown": pa.int8(), "dropped?": TEXT, "domain": TEXT, "rubric_version": TEXT, "ranker_version": TEXT}
+    )
 )
 
-_SCORES = pa.struct([*_required(pa.float64(), "a", "b"), pa.field("dropped", pa.string())])
+_SCORES = pa.struct(_fields({"a": NUMBER, "b": NUMBER, "dropped?": TEXT}))
 
-
-def _table(kind: str, *fields: pa.Field) -> pa.Schema:
-    return pa.schema(fields, metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
-
-
-LATENTS = _table("latents", *_required(pa.string(), "id"), *_required(_TENSOR, "latents"))
+LATENTS = _table("latents", {"id": TEXT, "latents": _TENSOR})
 
 CONDITIONINGS = _table(
     "conditionings",
-    *_required(pa.string(), "id", "prompt"),
-    pa.field("domain", pa.string()),
-    *_required(_TENSOR, "prompt_embeds"),
-    *(pa.field(name, _TENSOR) for name in _OF_FIRST_FRAMES),
+    {"id": TEXT, "prompt": TEXT, "domain?": TEXT, "prompt_embeds": _TENSOR}
+    | {f"{name}?": _TENSOR for name in _OF_FIRST_FRAMES},
 )
 
 PAIRS = _table(
     "pairs",
-    *_required(pa.string(), "id", "condition_id", "chosen_id", "rejected_id"),
-    *_required(pa.int64(), "policy_version"),
-    *_required(pa.string(), "source"),
-    *_required(pa.int64(), "bytes"),
-    pa.field("verdict", _VERDICT),
-    pa.field("scores", _SCORES),
+    {"id": TEXT, "condition_id": TEXT, "chosen_id": TEXT, "rejected_id": TEXT, "policy_version": WHOLE}
+    | {"source": TEXT, "bytes": WHOLE, "verdict?": _VERDICT, "scores?": _SCORES},
 )
 """`bytes`: size of the latents of both videos."""
 
-ANCHORS = _table(
-    "anchors", *_required(pa.string(), "id", "condition_id", "video_id"), *_required(pa.bool_(), "positive")
-)
+ANCHORS = _table("anchors", {"id": TEXT, "condition_id": TEXT, "video_id": TEXT, "positive": BOOL})
 
-VERDICTS = _table("verdicts", *_required(pa.string(), "id"), pa.field("verdict", _VERDICT))
+VERDICTS = _table("verdicts", {"id": TEXT, "verdict?": _VERDICT})
 """Corrections: the newest verdict of a pair that was stored with another verdict."""
 
 TABLES = {"latents": LATENTS, "conditionings": CONDITIONINGS, "pairs": PAIRS, "anchors": ANCHORS, "verdicts": VERDICTS}

@@ -14,13 +14,17 @@ class Database:
     `durable`: whether a transaction is on disk when it ends, or may be lost in a power cut (never torn).
     """
 
-    def __init__(self, path: Path, *, durable: bool) -> None:
-        """Raises sqlite3.DatabaseError if the file is none, OSError that names it if it cannot be made or written."""
+    def __init__(self, path: Path, *, durable: bool, tables: str = "") -> None:
+        """`tables`: statements that make what is not there yet.
+
+        Raises sqlite3.DatabaseError if the file is none, OSError that names it if it cannot be made or written.
+        """
         self._path, self._lock = path, threading.RLock()
         with self._named():
             self.connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.connection.executescript(tables)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -238,10 +238,8 @@ class PairStore:
     def _judged(self, facts: Mapping[str, dict[str, Any]]) -> dict[str, Judged]:
         """Of pairs, given their facts."""
         newer = self._facts("verdicts", self.catalog.known("verdicts", facts))
-        judged = {
-            id_: Judged(p["chosen_id"], p["rejected_id"], p["verdict"], p.get("scores")) for id_, p in facts.items()
-        }
-        return judged | {id_: judged[id_].corrected(correction["verdict"]) for id_, correction in newer.items()}
+        old = {id_: Judged(p["chosen_id"], p["rejected_id"], p["verdict"], p.get("scores")) for id_, p in facts.items()}
+        return old | {id_: old[id_].corrected(correction["verdict"]) for id_, correction in newer.items()}
 
     def _facts(self, kind: str, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
         return {id_: arrow.read_facts(row) for id_, row in self._rows(kind, ids).items()}

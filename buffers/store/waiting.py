@@ -23,30 +23,23 @@ from buffers.store.database import Database
 WAITING = "waiting.sqlite"
 """Its name in the folder of a run's own store."""
 
-_STATEMENTS = (
-    """
-    CREATE TABLE IF NOT EXISTS waiting (
-        id TEXT PRIMARY KEY, source TEXT, policy_version INTEGER, uses INTEGER, chance INTEGER, bytes INTEGER
-    ) WITHOUT ROWID
-    """,
-    "CREATE INDEX IF NOT EXISTS next ON waiting (source, uses, policy_version, chance)",
-    "CREATE INDEX IF NOT EXISTS by_age ON waiting (policy_version)",
-    "CREATE TABLE IF NOT EXISTS sums (source TEXT PRIMARY KEY, pairs INTEGER, bytes INTEGER, drawn INTEGER)",
-    """
-    CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON waiting BEGIN
-        INSERT INTO sums VALUES (new.source, 1, new.bytes, 0)
-            ON CONFLICT DO UPDATE SET pairs = pairs + 1, bytes = bytes + new.bytes;
-    END
-    """,
-    """
-    CREATE TRIGGER IF NOT EXISTS fewer AFTER DELETE ON waiting BEGIN
-        UPDATE sums SET pairs = pairs - 1, bytes = bytes - old.bytes WHERE source = old.source;
-    END
-    """,
-    "CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, version INTEGER, ids TEXT)",
-    "CREATE TABLE IF NOT EXISTS finished (source TEXT, number INTEGER, PRIMARY KEY (source, number)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID",
-)
+_TABLES = """
+CREATE TABLE IF NOT EXISTS waiting (id TEXT PRIMARY KEY, source TEXT, policy_version INTEGER, uses INTEGER,
+    chance INTEGER, bytes INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS next ON waiting (source, uses, policy_version, chance);
+CREATE INDEX IF NOT EXISTS by_age ON waiting (policy_version);
+CREATE TABLE IF NOT EXISTS sums (source TEXT PRIMARY KEY, pairs INTEGER, bytes INTEGER, drawn INTEGER);
+CREATE TRIGGER IF NOT EXISTS more AFTER INSERT ON waiting BEGIN
+    INSERT INTO sums VALUES (new.source, 1, new.bytes, 0)
+        ON CONFLICT DO UPDATE SET pairs = pairs + 1, bytes = bytes + new.bytes;
+END;
+CREATE TRIGGER IF NOT EXISTS fewer AFTER DELETE ON waiting BEGIN
+    UPDATE sums SET pairs = pairs - 1, bytes = bytes - old.bytes WHERE source = old.source;
+END;
+CREATE TABLE IF NOT EXISTS draws (step INTEGER PRIMARY KEY, version INTEGER, ids TEXT);
+CREATE TABLE IF NOT EXISTS finished (source TEXT, number INTEGER, PRIMARY KEY (source, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS state (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
+"""
 
 
 @dataclass(frozen=True)
@@ -73,10 +66,8 @@ class WaitingPairs:
         OSError, sqlite3.DatabaseError that names the file if it is damaged.
         """
         self._seed, self._max_uses = seed, max_uses
-        self._db = Database(path, durable=True)
+        self._db = Database(path, durable=True, tables=_TABLES)
         with self._db.transaction() as db:
-            for statement in _STATEMENTS:
-                db.execute(statement)
             if self.state("stage") != stage:
                 db.execute("DELETE FROM finished")
                 db.execute("UPDATE sums SET drawn = 0")

@@ -4,6 +4,7 @@ A plain class. It knows of ranks only its `Mesh`, and of the loss only its `Obje
 the window is keyed by (seed, step), the noise by (seed, step, sample), so a restart repeats what was.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -258,7 +259,8 @@ class Learner:
             some, timesteps = [samples[column] for column in columns], window.timesteps[row, columns]
             sigmas = window.sigmas[row, columns]
             losses, figures = self.objective(self.policy, some, timesteps=timesteps, sigmas=sigmas, expert=expert)
-            if failed := (~losses.isfinite()).nonzero()[:, 0].tolist():
+            if not losses.isfinite().all():
+                failed = [place for place, loss in enumerate(losses.tolist()) if not math.isfinite(loss)]
                 named = ", ".join(f"{some[place].id} (timestep {float(timesteps[place]):g})" for place in failed)
                 raise UnusablePairs([some[place].id for place in failed], f"the loss is not finite for pair {named}")
             (losses.sum() * scale).backward()

@@ -108,7 +108,7 @@ def test_check_prints_the_plan_and_then_every_problem(
     ("file", "text", "right"),
     [
         ("config.json", '{"model_type": "llava"}', "model_type 'llava'"),
-        ("config.json", "{", "not a JSON object"),
+        ("config.json", "{", "config.json: not valid JSON"),
         ("config.json", None, "config.json is missing"),
         ("model.safetensors", None, "model.safetensors is missing: the folder is incomplete"),
         ("tokenizer.json", None, "has no tokenizer.json"),

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cluster.commands.simulate import Split, costs_of_run, simulate
+from cluster.commands.simulate import costs_of_run, simulate
 from cluster.monitor.rows import read_metrics, step_rows
 from configs.load import load_config
 from configs.schema import RunConfig
@@ -45,6 +45,7 @@ def main() -> None:
             first = first or place
             found[name] = compared(load_config(CONFIG, overrides), place, first)
             print(name, json.dumps(found[name], indent=2), flush=True)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps({"steps": given.steps, "runs": found}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -54,11 +55,10 @@ def compared(config: RunConfig, place: Path, first: Path) -> dict[str, Any]:
     start, end = steps[len(steps) // 3 - 1], steps[-1]
     counted = (end["step"] - start["step"]) * config.learner.pairs_per_step
     real = 3600 * counted / (end["time"] - start["time"])
-    split = Split(config.generator.num_actors, config.ranker.num_actors, config.learner.num_workers)
     row: dict[str, Any] = {"pairs_an_hour": round(real)}
     for name, source in (("own_costs", place), ("costs_of_the_first", first)):
         costs = costs_of_run(source)
-        simulated = simulate(config, costs, split, steps=len(steps)).pairs_an_hour
+        simulated = simulate(config, costs, steps=len(steps)).pairs_an_hour
         row[name] = {**{key: round(value, 4) for key, value in costs}, "pairs_an_hour": round(simulated)}
         row[name]["error_percent"] = round(100 * (simulated / real - 1), 1)
     return row

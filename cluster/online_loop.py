@@ -85,7 +85,8 @@ async def run(
         in_flight: set[asyncio.Future[None]] = set()
         try:
             while True:
-                await with_newest_weights(index)  # one that finds no room to start holds up no slot
+                if generators[index] not in versions:
+                    await with_newest_weights(index)  # one that finds no room to start holds up no slot
                 slot = await buffer.admit.remote(conditions_per_request)
                 if slot is None:
                     await asyncio.wait([learning])  # the buffer is closed: the learner comes to its end

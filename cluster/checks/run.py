@@ -20,6 +20,7 @@ from cluster.checks import judge, out_folder, resources
 from cluster.checks.bundle import encoded_by
 from cluster.checks.plan import Plan, plan, sizes_of
 from cluster.evaluation import is_judged
+from cluster.monitor.metrics import check_tracker
 from cluster.run_folder import Sampled
 from configs.keys import shown
 from configs.paths import absolute
@@ -94,7 +95,8 @@ def check(config: RunConfig) -> Checked:
     _anchors(config, checked)
     _start(config, checked)
     _functions_and_judge(config, checked)
-    _tracker(config, checked)
+    with checked.collected(f"tracker = {config.tracker}"):
+        check_tracker(config)
     _processes(config, checked)
     with checked.collected():
         checked.goes_on = out_folder.goes_on(checked.config)
@@ -253,23 +255,6 @@ def _functions_and_judge(config: RunConfig, checked: Checked) -> None:
             for key, path, conditions in _prompts(config, checked)[: 2 if is_judged(config) else 1]:
                 with checked.collected(f"{key} = {path}"):
                     judge.check_prompts(config.ranker, conditions)
-
-
-def _tracker(config: RunConfig, checked: Checked) -> None:
-    if config.tracker != "wandb":
-        return
-    with checked.collected("tracker = wandb"):
-        try:
-            import wandb
-        except ImportError:
-            raise ValueError("is not installed: python -m pip install --editable '.[wandb]', or trackio") from None
-        if os.environ.get("WANDB_MODE", "online") == "online":
-            try:
-                known, why = wandb.login(prompt=False), "nobody is logged in"
-            except wandb.Error as error:
-                known, why = False, str(error)
-            if not known:
-                raise ValueError(f"{why}; run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline")
 
 
 def _processes(config: RunConfig, checked: Checked) -> None:

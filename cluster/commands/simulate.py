@@ -198,13 +198,19 @@ class SimulatedRanker(_Worker):
         return keeps
 
 
-def simulate(config: RunConfig, costs: Costs, split: Split, *, steps: int = STEPS) -> Simulated:
-    """The first stage of the config, for so many steps. Raises ValueError if it generates nothing."""
+def simulate(config: RunConfig, costs: Costs, split: Split | None = None, *, steps: int = STEPS) -> Simulated:
+    """The first stage of the config, for so many steps; split: None for the config's own.
+
+    Raises ValueError if the stage generates nothing.
+    """
     stage = config.of_stage(config.first_stage)
     if not stage.generates:
         raise ValueError(
             f"stages.{config.first_stage} ({stage.stages[0].kind}) generates nothing: nobody waits for another"
         )
+    if split is None:
+        rankers = stage.ranker.num_actors if stage.asks_ranker else 0
+        split = Split(stage.generator.num_actors, rankers, stage.learner.num_workers)
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder,
         asyncio.Runner(loop_factory=VirtualLoop) as runner,
@@ -292,9 +298,7 @@ def report(config: RunConfig, *, costs: Path | None, flops: float | None, gpus: 
         known = costs_of_flops(config, check_bundle(config.model.path), flops)
     else:
         raise ValueError("want one of --costs (a YAML file of seconds, or a run's folder) and --flops")
-    stage = config.of_stage(config.first_stage)
-    rankers = stage.ranker.num_actors if stage.asks_ranker else 0
-    simulated = [simulate(config, known, Split(stage.generator.num_actors, rankers, stage.learner.num_workers))]
+    simulated = [simulate(config, known)]
     for count in gpus:
         tried = [simulate(config, known, split) for split in splits(config, known, count)]
         simulated.append(max(tried, key=lambda each: each.pairs_an_hour))

@@ -79,7 +79,7 @@ class MetricsLog:
         self._file.flush()
         self._latest[kind] = row
         figures = _figures(row)
-        self._track(row, dict(figures))
+        self._track(row, figures)
         if self._gauge is not None:
             tags = {"role": "run", "domain": self._domain, **row}
             for key, value in figures.items():
@@ -95,10 +95,11 @@ class MetricsLog:
         if self._tracker is None or not figures:
             return
         try:
+            videos: dict[str, Any] = {}
             for each in row.get("kept", [])[:SAMPLES]:
                 path, caption = Path(self._file.name).parent / each["file"], f"{row['phase']}: {each['prompt']}"
-                figures[f"videos/{path.stem}"] = self._library.Video(str(path), caption=caption, format="mp4")
-            self._tracker.log(figures)
+                videos[f"videos/{path.stem}"] = self._library.Video(str(path), caption=caption, format="mp4")
+            self._tracker.log(figures | videos)
         except Exception as error:  # the rows are on disk; that nobody can look on is no reason to end a run
             print(f"the tracker gets nothing any more: {error!r}")
             self._tracker = None
@@ -124,6 +125,24 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
         for key, value in numbers.items()
         if key not in UNTRACKED and isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def check_tracker(config: RunConfig) -> None:
+    """Raises ValueError if Weights & Biases is asked for and would get nothing."""
+    if config.tracker != "wandb":
+        return
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("is not installed: python -m pip install --editable '.[wandb]', or trackio") from None
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    try:
+        known, why = wandb.login(prompt=False), "nobody is logged in"
+    except wandb.Error as error:
+        known, why = False, str(error)
+    if not known:
+        raise ValueError(f"{why}; run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline")
 
 
 def start_tracker(config: RunConfig, folder: Path) -> tuple[Any, Any]:

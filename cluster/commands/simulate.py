@@ -76,7 +76,10 @@ def costs_of_run(place: Path) -> Costs:
             videos.setdefault(row["index"], []).append(row["counts"].get("videos", 0))
     made = sum(max(seen) - min(seen) for seen in videos.values()) / 2
     if not (steps and counted and made):
-        raise ValueError(f"{place}: the run has made no pair or no step yet; there is nothing to go by")
+        raise ValueError(
+            f"{place}: the run has made no pair or no step yet, or its loop was shorter than the half minute in which "
+            "its actors are asked twice; there is nothing to go by"
+        )
     judged, added = counted[-1].get("judged", 0), counted[-1]["added"]
     learner = config["learner"] | config["stages"][0].get("learner", {})
     return Costs(
